@@ -1,0 +1,2 @@
+//! Daily commands of the project: `cargo xtask COMMAND`.
+fn main() {}
