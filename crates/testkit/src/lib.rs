@@ -1,5 +1,7 @@
 //! Simulation.
 #![forbid(unsafe_code)]
+pub mod notation;
+pub mod pattern;
 pub mod ranges;
 pub mod sim;
 
