@@ -1,5 +1,6 @@
 //! Simulation.
 #![forbid(unsafe_code)]
+pub mod disk;
 pub mod notation;
 pub mod pattern;
 pub mod ranges;
