@@ -398,7 +398,8 @@ fn too_many_queries_or_exports_are_refused_not_cut() {
     assert_eq!(said(&[option(opt::LIST_META_CONTEXT, &queries("disk", &many[1..]))]), "9 ack");
 
     let long = ExportInfo::new(0, "n".repeat(4000), 0).unwrap().with_description("d".repeat(4000)).unwrap();
-    let shelf = Shelf(vec![Arc::new(long); 200]);
+    let long = Arc::new(long);
+    let shelf = Shelf((0..200).map(|_| Arc::clone(&long)).collect());
     let mut output = Vec::new();
     haggling().receive(&shelf, &option(opt::LIST, &[]), &mut output).unwrap();
     assert_eq!(replies(&output), "3 error 9: the list of exports is too long");
