@@ -27,6 +27,7 @@
 
 pub mod bitmap;
 pub mod compress;
+pub mod driver;
 pub mod entry;
 pub mod extension;
 pub mod feature;
