@@ -26,8 +26,10 @@
 //! types; a `Header` exists only after every one of its numbers passed the limits in [`header`].
 
 pub mod bitmap;
+pub mod check;
 pub mod compress;
 pub mod driver;
+pub mod create;
 pub mod entry;
 pub mod extension;
 pub mod feature;

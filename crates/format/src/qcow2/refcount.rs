@@ -78,7 +78,7 @@ impl RefcountWidth {
 
     /// The largest count.
     #[must_use]
-    pub const fn max(self) -> u64 {
+    pub const fn count_max(self) -> u64 {
         u64::MAX >> (64 - self.bits())
     }
 
@@ -102,23 +102,23 @@ impl RefcountWidth {
     pub fn get(self, block: &[u8], index: usize) -> Option<u64> {
         if self.bits() < 8 {
             let (byte, shift) = self.in_byte(index);
-            return Some(u64::from(block.get(byte)? >> shift) & self.max());
+            return Some(u64::from(block.get(byte)? >> shift) & self.count_max());
         }
         let len = usize::from(self.bytes());
         let bytes = block.get(index.checked_mul(len)?..)?.get(..len)?;
         Some(bytes.iter().fold(0, |count, &byte| count << 8 | u64::from(byte)))
     }
 
-    /// Stores a count; `None`, and nothing changed, past the end of the block or above [`Self::max`].
+    /// Stores a count; `None`, and nothing changed, past the end of the block or above [`Self::count_max`].
     #[must_use]
     pub fn set(self, block: &mut [u8], index: usize, count: u64) -> Option<()> {
-        if count > self.max() {
+        if count > self.count_max() {
             return None;
         }
         let bytes = count.to_be_bytes();
         if self.bits() < 8 {
             let (byte, shift) = self.in_byte(index);
-            let [.., mask] = self.max().to_be_bytes();
+            let [.., mask] = self.count_max().to_be_bytes();
             let [.., count] = bytes;
             let byte = block.get_mut(byte)?;
             *byte = *byte & !(mask << shift) | count << shift;
@@ -177,7 +177,7 @@ mod tests {
             let count = 64 * 8 / width.bits() as usize;
             for index in 0..count {
                 let before: Vec<_> = (0..count).map(|i| width.get(&block, i)).collect();
-                for value in [0, 1, width.max() / 2, width.max()] {
+                for value in [0, 1, width.count_max() / 2, width.count_max()] {
                     assert_eq!(width.set(&mut block, index, value), Some(()));
                     assert_eq!(width.get(&block, index), Some(value), "{width:?} {index}");
                 }
@@ -195,7 +195,7 @@ mod tests {
     fn a_count_that_does_not_fit_is_refused() {
         for width in every_width().filter(|width| width.bits() < 64) {
             let mut block = vec![0; 64];
-            assert_eq!(width.set(&mut block, 0, width.max() + 1), None);
+            assert_eq!(width.set(&mut block, 0, width.count_max() + 1), None);
             assert!(block.iter().all(|&byte| byte == 0));
         }
     }
@@ -225,7 +225,7 @@ mod tests {
     fn only_powers_of_two_up_to_64_are_widths() {
         assert_eq!([0, 3, 65, 128, u64::MAX].map(RefcountWidth::from_bits), [None; 5]);
         assert_eq!(RefcountWidth::from_order(7), None);
-        assert_eq!((RefcountWidth::MIN.max(), RefcountWidth::MAX.max()), (1, u64::MAX));
+        assert_eq!((RefcountWidth::MIN.count_max(), RefcountWidth::MAX.count_max()), (1, u64::MAX));
     }
 
     #[test]

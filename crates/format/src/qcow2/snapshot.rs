@@ -135,12 +135,14 @@ impl Snapshot {
         if len_bytes > L1_BYTES_MAX {
             return Err(SnapshotL1Error::Length(self.l1_entries));
         }
-        match HostOffset::checked(self.l1_at) {
-            Some(at) if cluster.is_aligned(at) && at.get() <= HOST_END - L1_BYTES_MAX => {
-                Ok(L1Table { at, entries: self.l1_entries })
-            }
-            _ => Err(SnapshotL1Error::Offset(self.l1_at)),
+        let error = SnapshotL1Error::Offset(self.l1_at);
+        if self.l1_at & (cluster.bytes() - 1) != 0 {
+            return Err(error);
         }
+        // Where a table without entries starts means nothing.
+        let at = if len_bytes == 0 { 0 } else { self.l1_at };
+        let at = HostOffset::checked(at).filter(|at| at.get() <= HOST_END - len_bytes).ok_or(error)?;
+        Ok(L1Table { at, entries: self.l1_entries })
     }
 
     /// Whether the entry lacks what the version of the image demands: the disk's length, from version 3 on.

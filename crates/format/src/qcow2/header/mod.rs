@@ -50,6 +50,27 @@ pub enum Version {
     V3,
 }
 
+impl Version {
+    /// The version that a value of the option `compat` names: `v2` or `0.10`, `v3` or `1.1`.
+    #[must_use]
+    pub fn from_compat(value: &str) -> Option<Self> {
+        match value {
+            "v2" | "0.10" => Some(Self::V2),
+            "v3" | "1.1" => Some(Self::V3),
+            _ => None,
+        }
+    }
+
+    /// The release of QEMU that reads it first: what `info` shows as `compat`.
+    #[must_use]
+    pub const fn compat(self) -> &'static str {
+        match self {
+            Self::V2 => "0.10",
+            Self::V3 => "1.1",
+        }
+    }
+}
+
 /// How the guest's data is encrypted (spec "Header": `crypt_method`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Crypt {
