@@ -165,7 +165,11 @@ impl State {
         if self.power.is_off() || is_whole || flight.fault.is_some() || self.lacks_space(&flight.request) {
             return;
         }
-        let parts = some_sectors(&mut self.rng, &flight.left, self.options.sector_bytes);
+        let unit_bytes = match flight.request.effect {
+            Some(Effect::Zeroes { hole: true }) => self.options.sector_bytes.max(BLOCK_BYTES), // or no hole would be left
+            _ => self.options.sector_bytes,
+        };
+        let parts = some_sectors(&mut self.rng, &flight.left, unit_bytes);
         self.transfer(op, parts, buf);
     }
 
