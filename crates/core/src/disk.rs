@@ -1,0 +1,205 @@
+//! What a protocol driver's bytes lie on: a device that takes operations and says when each is done.
+//!
+//! ```text
+//!   core, drivers --submit(op, buffer)--> Disk   (io_uring, thread pool, simulated disk, memory)
+//!                 <---- Completion -----         ready at once, or finished later through its Finisher
+//! ```
+//! An operation owns its buffer until the device is done with it. Dropping a [`Completion`] abandons the *answer*, never
+//! the operation: the device still owns the buffer, and frees it when it has finished.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use drystone_base::{Error, GuestRange, Kind, Result};
+use drystone_buf::Buf;
+
+use crate::runtime::LocalRef;
+
+/// One operation on a device. Offsets are the device's own bytes and, like lengths, multiples of its alignment.
+#[derive(Debug)]
+pub enum DiskOp {
+    /// Fill the buffer from `at`. Bytes past the device's end read as zeroes.
+    Read {
+        /// First byte on the device.
+        at: u64,
+        /// Filled on success; its contents are unspecified after an error.
+        buf: Buf,
+    },
+    /// Store the buffer at `at`.
+    Write {
+        /// First byte on the device.
+        at: u64,
+        /// The bytes.
+        buf: Buf,
+        /// The bytes must be on stable storage before the operation is done.
+        fua: bool,
+    },
+    /// Everything that was done before this operation began is on stable storage when it is done.
+    Flush,
+    /// The contents of the range do not matter any more. Advice: a device may do nothing.
+    Discard(GuestRange),
+    /// The range reads as zeroes afterwards.
+    WriteZeroes {
+        /// What to zero.
+        range: GuestRange,
+        /// The range may become a hole; otherwise its space stays allocated.
+        may_unmap: bool,
+        /// Refuse with [`Kind::Unsupported`] rather than write zero bytes the slow way.
+        fast_only: bool,
+    },
+    /// Set the device's length in bytes. New bytes read as zeroes.
+    Truncate {
+        /// The new length.
+        len: u64,
+        /// Whether and how space for new bytes is reserved.
+        preallocation: Preallocation,
+    },
+}
+
+/// How space is reserved when a file is made or grown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preallocation {
+    /// Not at all: the file is sparse.
+    #[default]
+    Off,
+    /// The format's metadata only. Files do not know this mode.
+    Metadata,
+    /// By asking the file system (`fallocate`).
+    Falloc,
+    /// By writing zero bytes.
+    Full,
+}
+
+/// What a finished operation leaves: its result and its buffer, if it had one.
+#[derive(Debug)]
+pub struct DiskDone {
+    /// Whether it worked.
+    pub result: Result<()>,
+    /// The buffer of a read or write.
+    pub buf: Option<Buf>,
+}
+
+/// A device. Any I/O thread submits to it.
+pub trait Disk: Send + Sync + 'static {
+    /// Starts `op` on the calling thread. Never blocks.
+    fn submit(&self, local: &LocalRef, op: DiskOp) -> Completion;
+}
+
+/// The answer to a submitted operation, now or later.
+#[must_use = "the operation goes on, but nobody learns whether it worked"]
+pub struct Completion(State);
+
+enum State {
+    Ready(Option<DiskDone>),
+    Pending(Rc<OpCell>),
+}
+
+/// Where the device leaves the result for whoever awaits it. One thread, so no locks.
+struct OpCell(RefCell<Progress>);
+
+enum Progress {
+    Running(Option<Waker>),
+    Done(DiskDone),
+    Taken,
+}
+
+/// The device's end of a [`Completion`]. Dropping it unfinished fails the operation with [`Kind::Cancelled`].
+#[must_use = "an operation whose finisher is dropped fails"]
+pub struct Finisher(Rc<OpCell>);
+
+impl Completion {
+    /// The operation was done synchronously.
+    pub fn ready(result: Result<()>, buf: Option<Buf>) -> Self {
+        Self(State::Ready(Some(DiskDone { result, buf })))
+    }
+
+    /// The operation goes on; the device keeps the [`Finisher`] and, until it calls it, the buffer.
+    pub fn pending() -> (Self, Finisher) {
+        let cell = Rc::new(OpCell(RefCell::new(Progress::Running(None))));
+        (Self(State::Pending(Rc::clone(&cell))), Finisher(cell))
+    }
+
+    /// The result, if the operation was done synchronously or has finished already.
+    pub fn try_take(&mut self) -> Option<DiskDone> {
+        match &mut self.0 {
+            State::Ready(done) => done.take(),
+            State::Pending(cell) => cell.take(),
+        }
+    }
+}
+
+impl OpCell {
+    fn take(&self) -> Option<DiskDone> {
+        let mut progress = self.0.borrow_mut();
+        match std::mem::replace(&mut *progress, Progress::Taken) {
+            Progress::Done(done) => Some(done),
+            other => {
+                *progress = other;
+                None
+            }
+        }
+    }
+}
+
+impl Finisher {
+    /// Ends the operation and wakes whoever awaits it.
+    pub fn finish(self, result: Result<()>, buf: Option<Buf>) {
+        self.set(DiskDone { result, buf });
+    }
+
+    /// Whether somebody still holds the other end.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
+
+    fn set(&self, done: DiskDone) {
+        let before = self.0.0.replace(Progress::Done(done));
+        if let Progress::Running(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Finisher {
+    fn drop(&mut self) {
+        if matches!(&*self.0.0.borrow(), Progress::Running(_)) {
+            self.set(DiskDone {
+                result: Err(Error::new(Kind::Cancelled, "the device went away")),
+                buf: None,
+            });
+        }
+    }
+}
+
+impl Future for Completion {
+    type Output = DiskDone;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DiskDone> {
+        if let Some(done) = self.try_take() {
+            return Poll::Ready(done);
+        }
+        if let State::Pending(cell) = &self.0
+            && let Progress::Running(waker) = &mut *cell.0.borrow_mut()
+        {
+            match waker {
+                Some(known) => known.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            State::Ready(_) => "Completion(ready)",
+            State::Pending(_) => "Completion(pending)",
+        })
+    }
+}

@@ -1,0 +1,12 @@
+//! The block graph.
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod disk;
+pub mod driver;
+pub mod graph;
+pub mod lane;
+pub mod request;
+pub mod runtime;
+mod sync;
+pub mod waits;
