@@ -123,7 +123,13 @@ fn class(path: &str) -> Class {
     if has("tests") && (has("misuse") || has("ui")) {
         return Class::Fixture;
     }
-    if has("tests") || has("benches") || has("examples") || has("fuzz") || has("tests.rs") {
+    if has("tests")
+        || has("benches")
+        || has("examples")
+        || has("fuzz")
+        || has("tests.rs")
+        || path.ends_with("_tests.rs")
+    {
         return Class::Test;
     }
     if matches!(folders.first(), Some(&"xtask" | &"bench")) || has("build.rs") {
@@ -263,6 +269,7 @@ mod tests {
         let cases = [
             ("crates/core/src/lib.rs", Class::Production),
             ("crates/core/src/gate/tests.rs", Class::Test),
+            ("crates/core/src/gate_tests.rs", Class::Test),
             ("crates/core/tests/it/main.rs", Class::Test),
             ("crates/core/tests/misuse/drain.rs", Class::Fixture),
             ("crates/core/build.rs", Class::Tool),
