@@ -54,7 +54,15 @@ impl Tree {
     /// The files of a git checkout: tracked ones, and new ones that are not ignored.
     pub(crate) fn load(root: &Path) -> Result<Self, String> {
         let mut git = Command::new("git");
-        git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+        git.current_dir(root).args([
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]);
         let listing = run::quiet(&mut git)?;
         let mut files = BTreeMap::new();
         for path in listing.split_terminator('\0') {

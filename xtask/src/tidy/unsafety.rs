@@ -76,7 +76,7 @@ mod tests {
 
     fn found(path: &str, text: &str) -> Vec<String> {
         let tree = Tree::of(&[(path, text)]);
-        let target = Target { name: "x".into(), kind: "lib".into(), path: "crates/job/src/lib.rs".into() };
+        let target = Target { kind: "lib".into(), path: "crates/job/src/lib.rs".into(), ..Target::default() };
         let core = Target { path: "crates/core/src/lib.rs".into(), ..target.clone() };
         let package = Package { targets: vec![target, core], ..Package::default() };
         let workspace = Workspace { packages: vec![package], ..Workspace::default() };
