@@ -10,7 +10,7 @@
 //! | by requests, on any I/O thread | `locate` | look at what is in memory; no wait, no allocation when the answer is cached |
 //! | by requests, on any I/O thread | `load`, `read`, `write`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
 //! | by plans, on the control thread | `grant`, `check` | compute, and nothing else |
-//! | by changes, on the control thread | `stage`, `close` | open, lock, allocate, do I/O; fail (`stage`) |
+//! | by changes, on the control thread | `stage`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
 //!
 //! A driver with several users at once is `Sync`: it locks its own tables, never across an await.
 
@@ -25,7 +25,7 @@ use crate::graph::node::{ChildKey, Node};
 use crate::graph::permission::Grant;
 use crate::graph::role::{ParentState, Role, default_grant};
 use crate::request::io::Io;
-use crate::runtime::LocalFuture;
+use crate::runtime::{LocalFuture, LocalRef};
 
 /// What a node is when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,8 +159,8 @@ pub struct StageRequest<'a> {
     pub new: NodeMode,
     /// New options, in the driver's own type, if the plan reopens the node.
     pub options: Option<&'a (dyn Any + Send + Sync)>,
-    /// I/O while the gates are open.
-    pub io: Io<'a>,
+    /// The control thread, for opening files.
+    pub local: &'a LocalRef,
 }
 
 /// What a driver has prepared for a change. Exactly one of `commit` and `undo` is called.
@@ -171,18 +171,37 @@ pub trait Staged {
         Box::pin(async { Ok(()) })
     }
 
-    /// Takes effect. Synchronous, without I/O; cannot fail. Children before parents.
-    fn commit(&mut self);
+    /// Takes effect, and publishes what is different now. Synchronous, without I/O; cannot fail. Children before parents.
+    fn commit(&mut self, publish: &Publish<'_>);
 
     /// Takes back what was prepared, and what `settle` did as far as it matters.
     fn undo<'a>(&'a mut self) -> LocalFuture<'a, ()>;
+}
+
+/// Facts of a node that a commit of its driver changes. Queries read them without entering a gate.
+pub struct Publish<'n>(&'n Node);
+
+impl<'n> Publish<'n> {
+    pub(crate) fn to(node: &'n Node) -> Self {
+        Self(node)
+    }
+
+    /// The disk is `len` bytes long now.
+    pub fn len(&self, len: u64) {
+        self.0.set_len(len);
+    }
+
+    /// Requests to the node's device must be aligned to `bytes` now: a power of two.
+    pub fn request_alignment(&self, bytes: u32) {
+        self.0.set_request_alignment(bytes);
+    }
 }
 
 /// Nothing had to be prepared.
 pub struct NothingStaged;
 
 impl Staged for NothingStaged {
-    fn commit(&mut self) {}
+    fn commit(&mut self, _publish: &Publish<'_>) {}
     fn undo<'a>(&'a mut self) -> LocalFuture<'a, ()> {
         Box::pin(async {})
     }
@@ -309,11 +328,16 @@ pub trait Driver: Any + Send + Sync {
         })
     }
 
-    /// The node has left the graph: stores what must be stored and gives up descriptors and locks. Children are closed
-    /// afterwards. An error is reported; the node is gone all the same.
-    fn close<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        let _ = io;
-        Box::pin(async { Ok(()) })
+    /// Stores everything that the driver holds in memory and marks the image clean, with nobody else inside: before the
+    /// node leaves the graph, becomes read-only or inactive. The node can be written again if the change is undone.
+    fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        self.flush(io)
+    }
+
+    /// The node has left the graph (or never entered it): gives up descriptors and locks. No I/O to children.
+    fn close<'a>(&'a self, local: &'a LocalRef) -> LocalFuture<'a, ()> {
+        let _ = local;
+        Box::pin(async {})
     }
 }
 

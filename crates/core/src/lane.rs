@@ -80,6 +80,13 @@ pub struct Ticket<'l, M: Mode> {
 }
 
 impl<M: Mode> Ticket<'_, M> {
+    /// A ticket for a sub-task of this request in a lane of its own, counted without asking the gate again. The drain that
+    /// waits for this request waits for the sub-task, too.
+    pub fn fork<'n>(&self, lane: &'n mut Lane) -> Ticket<'n, M> {
+        let presence = self.presence.as_ref().map(Presence::fork);
+        Ticket { lane, presence, mode: PhantomData }
+    }
+
     /// Fills `buf` from `at` and gives it back. Its contents are unspecified after an error.
     pub async fn read(&mut self, at: GuestOffset, buf: Buf) -> (Result<()>, Buf) {
         self.run(Work::Read { at, buf }).await.with_buf()

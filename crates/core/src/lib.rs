@@ -2,9 +2,11 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod control;
 pub mod disk;
 pub mod driver;
 pub mod graph;
+pub mod job;
 pub mod lane;
 pub mod request;
 pub mod runtime;

@@ -32,7 +32,7 @@ use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
 const ADVANCES_FOR_GRACE: u32 = 3;
 
 /// One root's (or one job's) entrance to the graph.
-pub struct Gate {
+pub(crate) struct Gate {
     /// How many quiet nodes are reached from behind this gate. Open when zero.
     closed: AtomicU32,
     /// Advances of the phase so far; the lowest bit is the side that new passages count on.
@@ -142,7 +142,12 @@ impl Gate {
 
     /// Whether the gate is closed now. For assertions and reports.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst) != 0
+        self.closed_count() != 0
+    }
+
+    /// How many quiet places are reached from behind the gate.
+    pub(crate) fn closed_count(&self) -> u32 {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Sets the number of quiet nodes that are reached from behind the gate. Control thread only.

@@ -24,7 +24,7 @@ const EXTENTS_MAX: usize = 65_536;
 /// The disk is remembered in windows of this many bytes, and no extent crosses a window's border.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// Windows are spread over this many locks.
-const STRIPES: u64 = 16;
+const STRIPES: usize = 16;
 
 /// Where bytes of a settled node are.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ struct CachedExtent {
 pub(crate) struct ChainCache {
     /// Odd while the node is settled; moves with every change of that.
     generation: AtomicU64,
-    stripes: [RwLock<Stripe>; STRIPES as usize],
+    stripes: [RwLock<Stripe>; STRIPES],
 }
 
 #[derive(Default)]
@@ -84,8 +84,8 @@ impl ChainCache {
     }
 
     fn stripe(&self, at: GuestOffset) -> &RwLock<Stripe> {
-        let index = usize::try_from((at.get() / WINDOW_BYTES) % STRIPES).unwrap_or(0);
-        match self.stripes.get(index) {
+        let window = usize::try_from(at.get() / WINDOW_BYTES).unwrap_or(usize::MAX);
+        match self.stripes.get(window % STRIPES) {
             Some(stripe) => stripe,
             None => unreachable!("a number modulo STRIPES is below it"),
         }
@@ -133,7 +133,7 @@ impl Visit<'_> {
         if self.cache.generation.load(Ordering::Acquire) != self.generation {
             return;
         }
-        if stripe.extents.len() >= EXTENTS_MAX / usize::try_from(STRIPES).unwrap_or(1) {
+        if stripe.extents.len() >= EXTENTS_MAX / STRIPES {
             stripe.extents.clear();
         }
         stripe.extents.insert(at, CachedExtent { len, place });
