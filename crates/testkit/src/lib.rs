@@ -1,6 +1,7 @@
 //! Simulation.
 #![forbid(unsafe_code)]
 pub mod disk;
+pub mod model;
 pub mod notation;
 pub mod pattern;
 pub mod ranges;

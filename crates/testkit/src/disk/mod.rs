@@ -16,6 +16,7 @@
 //!
 //! Not here: which order of writes is right. A test finds that out by cutting the power ([`crate::crash`]).
 
+mod client;
 mod crash;
 mod device;
 mod fault;
@@ -31,6 +32,7 @@ mod tests;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+pub use client::DiskClient;
 pub use crash::{CrashState, Survivor};
 pub use fault::{Fault, FaultEffect};
 pub use hold::Hold;

@@ -1,0 +1,3 @@
+//! The parts of the test kit against each other.
+
+mod agreement;
