@@ -28,8 +28,8 @@
 pub mod bitmap;
 pub mod check;
 pub mod compress;
-pub mod driver;
 pub mod create;
+pub mod driver;
 pub mod entry;
 pub mod extension;
 pub mod feature;

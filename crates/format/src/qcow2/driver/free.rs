@@ -15,8 +15,8 @@ use drystone_base::{GuestRange, Result};
 use drystone_core::graph::grace::Stamp;
 use drystone_core::request::io::Io;
 
-use super::refs::{Run, push_cluster};
 use super::Qcow2;
+use super::refs::{Run, push_cluster};
 
 /// Unlinked runs past which a request stores metadata, so that the list stays short.
 const UNLINKED_MAX: usize = 4096;
@@ -96,7 +96,9 @@ impl Qcow2 {
     }
 
     async fn discard_in_file(&self, io: Io<'_>, run: Run) -> Result<()> {
-        let Some(at) = self.cluster.host_start(run.first).filter(|_| self.pass_discard) else { return Ok(()) };
+        let Some(at) = self.cluster.host_start(run.first).filter(|_| self.pass_discard) else {
+            return Ok(());
+        };
         let file = io.file()?;
         let bytes = (run.count * self.cluster.bytes()).min(file.len().saturating_sub(at.get()));
         match GuestRange::checked(at.get(), bytes) {

@@ -303,7 +303,10 @@ impl Map {
     }
 
     /// Keeps every table from being made or moved.
-    pub(super) async fn lock_all_tables<'t>(&'t self, io: Io<'t>) -> drystone_core::request::serialise::RangeGuard<'t> {
+    pub(super) async fn lock_all_tables<'t>(
+        &'t self,
+        io: Io<'t>,
+    ) -> drystone_core::request::serialise::RangeGuard<'t> {
         let all = GuestRange::new(GuestOffset::ZERO, drystone_base::LEN_MAX);
         self.loading.lock(io, all, "L2 tables").await
     }

@@ -30,12 +30,10 @@ pub mod open;
 mod read;
 mod refs;
 mod resize;
+mod source;
 mod store;
 mod write;
 mod zero;
-
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -149,7 +147,9 @@ impl Qcow2 {
         let Some(_table) = self.map.table(spot.l1_index)? else {
             let place = if access == Access::Write { Place::Ask } else { Place::Backing };
             let len = if access == Access::Write {
-                self.map.slice_left_bytes(spot).min(ALLOCATION_BYTES_MAX.max(self.cluster.bytes() - spot.byte))
+                self.map
+                    .slice_left_bytes(spot)
+                    .min(ALLOCATION_BYTES_MAX.max(self.cluster.bytes() - spot.byte))
             } else {
                 self.map.table_left_bytes(spot)
             };
@@ -202,8 +202,13 @@ impl Qcow2 {
     }
 
     fn data_extent(&self, at: HostOffset, byte: u64, len: u64, access: Access) -> Result<Extent> {
-        if access == Access::Write && self.refs.is_fixed(self.clusters_of(at, self.cluster.clusters(byte + len))) {
-            return Err(Error::new(Kind::Corrupt, format!("guest data at {at} overlaps the image's own tables")));
+        if access == Access::Write
+            && self.refs.is_fixed(self.clusters_of(at, self.cluster.clusters(byte + len)))
+        {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("guest data at {at} overlaps the image's own tables"),
+            ));
         }
         let at = HostOffset::checked(at.get() + byte)
             .ok_or_else(|| Error::new(Kind::Corrupt, "guest data lies past the largest file"))?;
@@ -228,7 +233,10 @@ impl Driver for Qcow2 {
             self.demand_undamaged()?;
             if !self.is_marked.load(Ordering::Acquire) {
                 // The first write marks the image before it touches anything.
-                let len = self.map.slice_left_bytes(spot).min(ALLOCATION_BYTES_MAX.max(self.cluster.bytes()) - spot.byte);
+                let len = self
+                    .map
+                    .slice_left_bytes(spot)
+                    .min(ALLOCATION_BYTES_MAX.max(self.cluster.bytes()) - spot.byte);
                 return Ok(Extent { len, place: Place::Ask });
             }
         }
@@ -247,14 +255,25 @@ impl Driver for Qcow2 {
         })
     }
 
-    fn write<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> LocalFuture<'a, BufResult> {
+    fn write<'a>(
+        &'a self,
+        io: Io<'a>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    ) -> LocalFuture<'a, BufResult> {
         Box::pin(async move {
             let (result, buf) = self.write_clusters(io, at, buf, flags).await;
             (self.watch(result), buf)
         })
     }
 
-    fn write_zeroes<'a>(&'a self, io: Io<'a>, range: GuestRange, flags: ZeroFlags) -> LocalFuture<'a, Result<()>> {
+    fn write_zeroes<'a>(
+        &'a self,
+        io: Io<'a>,
+        range: GuestRange,
+        flags: ZeroFlags,
+    ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { self.watch(self.zero_range(io, range, flags).await) })
     }
 
@@ -266,7 +285,12 @@ impl Driver for Qcow2 {
         Box::pin(async move { self.watch(self.store_metadata(io).await) })
     }
 
-    fn resize<'a>(&'a self, io: Io<'a>, len: u64, preallocation: Preallocation) -> LocalFuture<'a, Result<()>> {
+    fn resize<'a>(
+        &'a self,
+        io: Io<'a>,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { self.watch(self.grow(io, len, preallocation).await) })
     }
 

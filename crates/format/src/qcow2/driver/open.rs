@@ -67,8 +67,11 @@ impl Qcow2 {
         let per_cluster = header.cluster().entries() as u64;
         let refcount_entries = u64::from(header.refcounts().clusters) * per_cluster;
         // Only writers count clusters.
-        let refcounts =
-            if options.read_only { Vec::new() } else { load_table(file, header.refcounts().at, refcount_entries).await? };
+        let refcounts = if options.read_only {
+            Vec::new()
+        } else {
+            load_table(file, header.refcounts().at, refcount_entries).await?
+        };
         let cluster = header.cluster();
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
@@ -107,7 +110,8 @@ async fn load_table(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u6
     let len = entries * 8;
     let end = at.get().checked_add(len).filter(|end| *end <= file.len());
     if end.is_none() {
-        let text = format!("a table of {len} bytes at {at} ends past the end of the file ({} bytes)", file.len());
+        let text =
+            format!("a table of {len} bytes at {at} ends past the end of the file ({} bytes)", file.len());
         return Err(Error::new(Kind::InvalidImage, text));
     }
     let buf = file.read_new(at.in_child(), usize::try_from(len).unwrap_or(usize::MAX)).await?;
@@ -119,7 +123,9 @@ async fn demand_access(file: Io<'_>, header: &Header, options: Qcow2Options) -> 
     let bitmaps = load_bitmaps(file, header).await;
     match header.access(&bitmaps) {
         Access::ReadWrite => Ok(()),
-        Access::Refused(reason) => Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason)),
+        Access::Refused(reason) => {
+            Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
+        }
         Access::ReadOnly(ReadOnlyReason::Bitmaps(_)) if options.drop_bitmaps => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
         Access::ReadOnly(reason) => {

@@ -36,7 +36,9 @@ impl Cache {
 
     fn copy(&self, stored: Compressed, byte: usize, out: &mut [u8]) -> bool {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, cluster)) = state.last.as_ref().filter(|(known, _)| *known == stored) else { return false };
+        let Some((_, cluster)) = state.last.as_ref().filter(|(known, _)| *known == stored) else {
+            return false;
+        };
         copy_part(cluster, byte, out);
         true
     }

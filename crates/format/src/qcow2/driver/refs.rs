@@ -121,7 +121,10 @@ impl Refs {
         let mut at = state.hint;
         loop {
             if at >= end {
-                return Err(Error::new(Kind::NoSpace, "the image has reached the largest size of its format"));
+                return Err(Error::new(
+                    Kind::NoSpace,
+                    "the image has reached the largest size of its format",
+                ));
             }
             let index = usize::try_from(at / per_block).unwrap_or(usize::MAX);
             let Some(raw) = state.table.get(index).copied() else { return Ok(Search::GrowTable) };
@@ -152,7 +155,8 @@ impl Refs {
 
     fn table_entry(&self, index: usize, raw: u64) -> Result<Option<HostOffset>> {
         parse_table_entry(raw, self.cluster).map_err(|error| {
-            Error::new(Kind::Corrupt, format!("entry {index} of the refcount table is damaged")).because(error)
+            Error::new(Kind::Corrupt, format!("entry {index} of the refcount table is damaged"))
+                .because(error)
         })
     }
 
@@ -213,7 +217,10 @@ impl Refs {
                 let slot = usize::try_from(number % self.per_block()).unwrap_or(0);
                 let count = self.width.get(&block.bytes, slot).unwrap_or(0);
                 let Some(less) = count.checked_sub(1) else {
-                    return Err(Error::new(Kind::Corrupt, "a cluster that is given back has a count of zero"));
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        "a cluster that is given back has a count of zero",
+                    ));
                 };
                 put(self.width, &mut block.bytes, slot, less);
                 block.dirty = true;
@@ -284,7 +291,10 @@ impl Refs {
             blocks += 1;
         }
         if len as u64 * ENTRY_BYTES > REFCOUNT_TABLE_BYTES_MAX {
-            return Err(Error::new(Kind::NoSpace, "the refcount table has reached the largest size of its format"));
+            return Err(Error::new(
+                Kind::NoSpace,
+                "the refcount table has reached the largest size of its format",
+            ));
         }
         let start = first_region * self.per_block();
         let too_large = || Error::new(Kind::NoSpace, "the image has reached the largest size of its format");

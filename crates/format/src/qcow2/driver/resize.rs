@@ -20,17 +20,25 @@ impl Qcow2 {
         }
         let old_len = self.header().len_guest();
         if !len.is_multiple_of(512) {
-            return Err(Error::new(Kind::InvalidInput, "the new size must be a multiple of 512").in_option("size"));
+            return Err(
+                Error::new(Kind::InvalidInput, "the new size must be a multiple of 512").in_option("size")
+            );
         }
         if len < old_len {
             return Err(Error::new(Kind::Unsupported, "shrinking is not supported").in_option("size"));
         }
         if len > LEN_MAX || self.cluster.l1_entries(len) * ENTRY_BYTES > L1_BYTES_MAX {
-            return Err(Error::new(Kind::TooLarge, "the new size needs a larger L1 table than the format allows")
-                .in_option("size"));
+            return Err(Error::new(
+                Kind::TooLarge,
+                "the new size needs a larger L1 table than the format allows",
+            )
+            .in_option("size"));
         }
-        if self.version == Version::V2 && io.child(ChildKey::Backing).is_some_and(|backing| backing.len() > old_len) {
-            let text = "the backing file is longer than the disk and would show in the new part (version 2 image)";
+        if self.version == Version::V2
+            && io.child(ChildKey::Backing).is_some_and(|backing| backing.len() > old_len)
+        {
+            let text =
+                "the backing file is longer than the disk and would show in the new part (version 2 image)";
             return Err(Error::new(Kind::Unsupported, text));
         }
         self.mark_for_writing(io).await?;
@@ -62,7 +70,9 @@ impl Qcow2 {
         let entries = usize::try_from(self.cluster.l1_entries(len)).unwrap_or(usize::MAX);
         if entries <= self.map.l1_len() {
             let _structure = self.lock_structure(io).await;
-            return self.change_size(io, HeaderChange { len_guest: Some(len), ..HeaderChange::default() }).await;
+            return self
+                .change_size(io, HeaderChange { len_guest: Some(len), ..HeaderChange::default() })
+                .await;
         }
         let bytes_len = entries as u64 * ENTRY_BYTES;
         let clusters = self.cluster.clusters(bytes_len);
@@ -99,7 +109,9 @@ impl Qcow2 {
         };
         for run in short {
             let (first, count) = match &found {
-                Ok(taken) if taken.first == run.first => (run.first.index() + taken.count, run.count - taken.count),
+                Ok(taken) if taken.first == run.first => {
+                    (run.first.index() + taken.count, run.count - taken.count)
+                }
                 _ => (run.first.index(), run.count),
             };
             if count > 0 {
@@ -134,7 +146,8 @@ impl Qcow2 {
 
     async fn change_size(&self, io: Io<'_>, change: HeaderChange) -> Result<()> {
         let header = self.header().changed(&change);
-        let header = header.map_err(|error| Error::new(Kind::InvalidInput, "cannot change the size").because(error))?;
+        let header = header
+            .map_err(|error| Error::new(Kind::InvalidInput, "cannot change the size").because(error))?;
         self.write_header(io, header).await
     }
 
@@ -146,8 +159,12 @@ impl Qcow2 {
         match GuestRange::checked(start, end.saturating_sub(start)) {
             Some(range) if !range.is_empty() => {
                 // The node's length changes when this is done, so the range is addressed below that check.
-                self.zero_range(io, range.align_out(self.cluster.bytes()), ZeroFlags { may_unmap: true, ..ZeroFlags::default() })
-                    .await
+                self.zero_range(
+                    io,
+                    range.align_out(self.cluster.bytes()),
+                    ZeroFlags { may_unmap: true, ..ZeroFlags::default() },
+                )
+                .await
             }
             _ => Ok(()),
         }

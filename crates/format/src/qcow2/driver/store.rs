@@ -155,7 +155,8 @@ impl Qcow2 {
             return Ok(());
         }
         let marked = self.header().for_writing();
-        let marked = marked.map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
+        let marked = marked
+            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
         if let Some(header) = marked {
             self.write_header(io, header).await?;
         }
@@ -166,7 +167,8 @@ impl Qcow2 {
     /// Replaces the header, durably. With the structure lock held.
     pub(super) async fn write_header(&self, io: Io<'_>, header: super::Header) -> Result<()> {
         let bytes = header.encode();
-        let bytes = bytes.map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
+        let bytes = bytes
+            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
         let file = io.file()?;
         file.flush().await?;
         write_bytes(file, HostOffset::ZERO, &bytes).await?;

@@ -112,7 +112,8 @@ impl Qcow2 {
         let wanted = self.cluster.clusters(spot.byte + len.min(ALLOCATION_BYTES_MAX));
         let max = usize::try_from(wanted).unwrap_or(usize::MAX).min(self.map.slice_entries() - spot.index);
         let raw = loop {
-            let raws = |slice: &super::map::Slice| (0..max).map(|n| slice.raw(spot.index + n)).collect::<Vec<u64>>();
+            let raws =
+                |slice: &super::map::Slice| (0..max).map(|n| slice.raw(spot.index + n)).collect::<Vec<u64>>();
             if let Some(raw) = self.map.with(spot.slice, raws) {
                 break raw;
             }
@@ -220,7 +221,9 @@ impl Qcow2 {
         n: usize,
         (at, len): (u64, u64),
     ) -> Result<Option<Buf>> {
-        let (Some(entry), Some(at)) = (before.entries.get(n), GuestOffset::checked(at)) else { return Ok(None) };
+        let (Some(entry), Some(at)) = (before.entries.get(n), GuestOffset::checked(at)) else {
+            return Ok(None);
+        };
         // Past the end of the disk there is nothing to preserve.
         let len = len.min(io.len().saturating_sub(at.get()));
         self.old_bytes(io, at, *entry, usize::try_from(len).unwrap_or(0)).await
@@ -263,7 +266,9 @@ impl Qcow2 {
     pub(super) fn unlink_entry(&self, entry: L2Entry) {
         match entry {
             L2Entry::Unallocated | L2Entry::Zero(None) => {}
-            L2Entry::Data(place) | L2Entry::Zero(Some(place)) => self.frees.unlink(self.clusters_of(place.at, 1)),
+            L2Entry::Data(place) | L2Entry::Zero(Some(place)) => {
+                self.frees.unlink(self.clusters_of(place.at, 1))
+            }
             L2Entry::Compressed(stored) => {
                 let end = stored.at.get() + u64::from(stored.stored_bytes);
                 let first = self.cluster.host_cluster(stored.at).index();
@@ -309,14 +314,16 @@ impl Qcow2 {
 
     async fn switch_refcount_table(&self, io: Io<'_>, growth: Growth) -> Result<()> {
         let old = self.header().refcounts();
-        let clusters = u32::try_from(growth.clusters)
-            .map_err(|_| Error::new(Kind::NoSpace, "the refcount table has reached the largest size of its format"))?;
+        let clusters = u32::try_from(growth.clusters).map_err(|_| {
+            Error::new(Kind::NoSpace, "the refcount table has reached the largest size of its format")
+        })?;
         let change = HeaderChange {
             refcounts: Some(RefcountTable { at: growth.at, clusters }),
             ..HeaderChange::default()
         };
         let header = self.header().changed(&change);
-        let header = header.map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
+        let header = header
+            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
         self.write_header(io, header).await?;
         self.refs.install(growth);
         self.fix_metadata();

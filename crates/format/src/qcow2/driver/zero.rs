@@ -60,7 +60,11 @@ impl Qcow2 {
     fn split(&self, io: Io<'_>, range: GuestRange) -> (GuestRange, GuestRange, GuestRange) {
         let bytes = self.cluster.bytes();
         let start = range.start().get().next_multiple_of(bytes).min(range.end().get());
-        let end = if range.end().get() >= io.len() { range.end().get() } else { range.end().align_down(bytes).get() };
+        let end = if range.end().get() >= io.len() {
+            range.end().get()
+        } else {
+            range.end().align_down(bytes).get()
+        };
         let end = end.max(start);
         let head = range.take(start - range.start().get());
         let middle = range.skip(head.len()).take(end - start);
@@ -79,7 +83,9 @@ impl Qcow2 {
     async fn reads_as_zeroes(&self, io: Io<'_>, at: GuestOffset) -> Result<bool> {
         Ok(match self.entry_at(io, at).await? {
             L2Entry::Zero(_) => true,
-            L2Entry::Unallocated => io.child(ChildKey::Backing).is_none_or(|backing| backing.len() <= at.get()),
+            L2Entry::Unallocated => {
+                io.child(ChildKey::Backing).is_none_or(|backing| backing.len() <= at.get())
+            }
             L2Entry::Data(_) | L2Entry::Compressed(_) => false,
         })
     }
@@ -114,7 +120,9 @@ impl Qcow2 {
         let len = self.map.slice_left_bytes(spot).min(range.len());
         let count = usize::try_from(self.cluster.clusters(spot.byte + len)).unwrap_or(0);
         loop {
-            let raws = |slice: &super::map::Slice| (0..count).map(|n| slice.raw(spot.index + n)).collect::<Vec<u64>>();
+            let raws = |slice: &super::map::Slice| {
+                (0..count).map(|n| slice.raw(spot.index + n)).collect::<Vec<u64>>()
+            };
             let Some(raw) = self.map.with(spot.slice, raws) else {
                 self.map.load(io, spot).await?;
                 continue;
@@ -123,7 +131,8 @@ impl Qcow2 {
             for (n, raw) in raw.iter().enumerate() {
                 entries.push(self.map.parse(super::Spot { index: spot.index + n, ..spot }, *raw)?);
             }
-            let new: Vec<L2Entry> = entries.iter().map(|entry| self.changed(*entry, goal, has_backing)).collect();
+            let new: Vec<L2Entry> =
+                entries.iter().map(|entry| self.changed(*entry, goal, has_backing)).collect();
             let encoded: Vec<u64> = new.iter().map(|entry| entry.encode(self.cluster)).collect();
             if encoded == raw {
                 return Ok(len);
@@ -141,7 +150,9 @@ impl Qcow2 {
 
     fn changed(&self, entry: L2Entry, goal: Become, has_backing: bool) -> L2Entry {
         match (goal, entry) {
-            (Become::ZeroKeeping, L2Entry::Data(place @ Allocated { copied: true, .. })) => L2Entry::Zero(Some(place)),
+            (Become::ZeroKeeping, L2Entry::Data(place @ Allocated { copied: true, .. })) => {
+                L2Entry::Zero(Some(place))
+            }
             (Become::ZeroKeeping, L2Entry::Zero(_)) => entry,
             // Reads as zeroes already.
             (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
@@ -156,9 +167,10 @@ impl Qcow2 {
 /// Whether the new entry still owns what the old one did.
 fn keeps_space(old: L2Entry, new: L2Entry) -> bool {
     match (old, new) {
-        (L2Entry::Data(place) | L2Entry::Zero(Some(place)), L2Entry::Zero(Some(kept)) | L2Entry::Data(kept)) => {
-            place.at == kept.at
-        }
+        (
+            L2Entry::Data(place) | L2Entry::Zero(Some(place)),
+            L2Entry::Zero(Some(kept)) | L2Entry::Data(kept),
+        ) => place.at == kept.at,
         (L2Entry::Unallocated | L2Entry::Zero(None), _) => true,
         (old, new) => old == new,
     }
