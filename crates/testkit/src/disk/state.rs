@@ -84,7 +84,7 @@ impl State {
         }
         let begun = self.power.moment();
         let left = self.to_transfer(&request);
-        let fault = self.faults.strike(kind, range);
+        let fault = self.faults.strike(op, kind, range);
         let is_held = self.holds.catch(op, kind, range);
         let pace = self.draw_pace(is_held);
         self.trace.push(OpRecord { op, shard, kind, range, fua: request.fua, begun, ended: None });
@@ -97,7 +97,7 @@ impl State {
         let Self { options, media, .. } = self;
         let len = media.visible().len();
         let range = request.range_shown(len)?;
-        if !range.is_aligned(options.align_bytes) && request.kind != OpKind::Truncate {
+        if !range.is_aligned(u64::from(options.align_bytes)) && request.kind != OpKind::Truncate {
             let text = format!("a request of {range} is not aligned to {} bytes", options.align_bytes);
             return Err(Error::new(Kind::OutOfRange, text));
         }
