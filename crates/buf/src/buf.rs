@@ -94,8 +94,11 @@ impl Buf {
     #[must_use = "the rest is freed if it is dropped"]
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(at <= self.len);
-        let tail =
-            Self { block: ManuallyDrop::new(Arc::clone(&self.block)), start: self.start + at, len: self.len - at };
+        let tail = Self {
+            block: ManuallyDrop::new(Arc::clone(&self.block)),
+            start: self.start + at,
+            len: self.len - at,
+        };
         self.len = at;
         tail
     }

@@ -58,9 +58,9 @@ impl Pool {
         match self.classes.iter().find(|shelf| shelf.block_bytes >= len_bytes) {
             None => Buf::zeroed(len_bytes),
             Some(shelf) => {
-                let block = shelf
-                    .take()
-                    .unwrap_or_else(|| Arc::new(Block::zeroed(shelf.block_bytes, Some(Arc::downgrade(shelf)))));
+                let block = shelf.take().unwrap_or_else(|| {
+                    Arc::new(Block::zeroed(shelf.block_bytes, Some(Arc::downgrade(shelf))))
+                });
                 Buf::whole(block, len_bytes)
             }
         }

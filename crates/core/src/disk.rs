@@ -168,7 +168,10 @@ impl Finisher {
 impl Drop for Finisher {
     fn drop(&mut self) {
         if matches!(&*self.0.0.borrow(), Progress::Running(_)) {
-            self.set(DiskDone { result: Err(Error::new(Kind::Cancelled, "the device went away")), buf: None });
+            self.set(DiskDone {
+                result: Err(Error::new(Kind::Cancelled, "the device went away")),
+                buf: None,
+            });
         }
     }
 }

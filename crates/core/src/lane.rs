@@ -1,5 +1,26 @@
-//! [`Lane`]: one submitter of sequential requests.
+//! [`Lane`] and [`Ticket`]: how requests enter the graph.
+//!
+//! ```text
+//!   lane.enter(&backend).await  ->  Ticket<'lane, Mode>   one request in flight; borrows the lane
+//!   ticket.read(at, buf).await  ->  (Result, Buf)         runs to its end even if the caller goes away
+//! ```
+//! | capability | right |
+//! |---|---|
+//! | `&mut Lane` | wait: for a gate, or for a peer outside the graph |
+//! | `Ticket<'_, ReadOnly>` | read, flush, ask for block status |
+//! | `Ticket<'_, ReadWrite>` | write, zero, discard, resize, too |
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_buf::Buf;
+
+use crate::backend::{Backend, Mode, ReadWrite, Root};
+use crate::disk::Preallocation;
+use crate::driver::{Status, WriteFlags, ZeroFlags};
+use crate::request::presence::Presence;
+use crate::request::run::{Finished, Machine, Outcome, Running, Work, enter};
 use crate::runtime::{Local, LocalRef};
 
 /// One submitter of sequential requests on one I/O thread: a queue slot of an export, one worker of a job.
@@ -8,18 +29,139 @@ use crate::runtime::{Local, LocalRef};
 /// one ticket, and nobody awaits a socket while holding one. Not `Clone`, not `Send`.
 pub struct Lane {
     local: LocalRef,
+    /// Where this lane's requests run. Gone while one runs on that nobody waits for.
+    place: Option<Box<dyn Machine>>,
+    /// The root entered last: spares the count of its owners a write per request.
+    root: Option<Arc<Root>>,
 }
 
 impl Lane {
     /// A lane on the calling thread.
     #[must_use]
     pub fn new(local: LocalRef) -> Self {
-        Self { local }
+        Self { local, place: None, root: None }
     }
 
     /// The thread that the lane lives on.
     #[must_use]
     pub fn local(&self) -> &dyn Local {
         &*self.local
+    }
+
+    /// A counted handle of the thread that the lane lives on.
+    #[must_use]
+    pub fn local_ref(&self) -> &LocalRef {
+        &self.local
+    }
+
+    /// Enters the graph. Waits while the backend's gate is closed (a drain); whoever waits holds nothing.
+    pub async fn enter<M: Mode>(&mut self, backend: &Backend<M>) -> Ticket<'_, M> {
+        let shard = self.local.shard();
+        let presence = match backend.root().gate().try_enter(shard) {
+            Some(side) => {
+                let root = match self.root.take() {
+                    Some(root) if Arc::ptr_eq(&root, backend.root()) => root,
+                    _ => Arc::clone(backend.root()),
+                };
+                Presence::counted(root, shard, side)
+            }
+            None => enter(backend.root(), &self.local).await,
+        };
+        Ticket { lane: self, presence: Some(presence), mode: PhantomData }
+    }
+}
+
+/// One request's presence in the graph, until it is dropped. Its operations run one after the other.
+pub struct Ticket<'l, M: Mode> {
+    lane: &'l mut Lane,
+    /// Gone for good if an operation was abandoned: that operation has taken it along.
+    presence: Option<Presence>,
+    mode: PhantomData<fn() -> M>,
+}
+
+impl<M: Mode> Ticket<'_, M> {
+    /// A ticket for a sub-task of this request in a lane of its own, counted without asking the gate again. The drain that
+    /// waits for this request waits for the sub-task, too.
+    pub fn fork<'n>(&self, lane: &'n mut Lane) -> Ticket<'n, M> {
+        let presence = self.presence.as_ref().map(Presence::fork);
+        Ticket { lane, presence, mode: PhantomData }
+    }
+
+    /// Fills `buf` from `at` and gives it back. Its contents are unspecified after an error.
+    pub async fn read(&mut self, at: GuestOffset, buf: Buf) -> (Result<()>, Buf) {
+        self.run(Work::Read { at, buf }).await.with_buf()
+    }
+
+    /// Every write of this user that was done before is on stable storage afterwards.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.run(Work::Flush).await.result
+    }
+
+    /// How the first part of `range` is allocated, looking through at most `layers` backing images.
+    pub async fn status(&mut self, range: GuestRange, layers: u32) -> Result<Status> {
+        let Outcome { result, status, .. } = self.run(Work::Status { range, layers }).await;
+        result?;
+        status.ok_or_else(|| Error::new(Kind::Cancelled, "the request left no answer"))
+    }
+
+    /// Length of the disk in bytes; 0 once the backend has no node any more.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        let target = |presence| Some(Presence::root(presence)?.target(presence)?.len());
+        self.presence.as_ref().and_then(target).unwrap_or(0)
+    }
+
+    /// Whether the disk has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    async fn run(&mut self, work: Work) -> Outcome {
+        let Some(presence) = self.presence.take() else {
+            let result =
+                Err(Error::new(Kind::Cancelled, "an earlier operation of this ticket was abandoned"));
+            return Outcome { result, buf: None, status: None };
+        };
+        let Finished { outcome, presence } =
+            Running::start(&mut self.lane.place, &self.lane.local, work, presence).await;
+        self.presence = presence;
+        outcome
+    }
+}
+
+impl Ticket<'_, ReadWrite> {
+    /// Stores `buf` at `at` and gives it back. After an error, any of the old and new bytes may be in the range.
+    pub async fn write(&mut self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf) {
+        self.run(Work::Write { at, buf, flags }).await.with_buf()
+    }
+
+    /// Makes `range` read as zeroes.
+    pub async fn write_zeroes(&mut self, range: GuestRange, flags: ZeroFlags) -> Result<()> {
+        self.run(Work::Zero { range, flags }).await.result
+    }
+
+    /// The contents of `range` do not matter any more.
+    pub async fn discard(&mut self, range: GuestRange) -> Result<()> {
+        self.run(Work::Discard(range)).await.result
+    }
+
+    /// Sets the length of the disk in bytes. Only for a user that was granted `RESIZE`.
+    pub async fn resize(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
+        self.run(Work::Resize { len, preallocation }).await.result
+    }
+}
+
+impl<M: Mode> Drop for Ticket<'_, M> {
+    fn drop(&mut self) {
+        if let Some(presence) = self.presence.take() {
+            self.lane.root = presence.retire();
+        }
+    }
+}
+
+impl Outcome {
+    fn with_buf(self) -> (Result<()>, Buf) {
+        (self.result, self.buf.unwrap_or_else(Buf::empty))
     }
 }

@@ -1,0 +1,146 @@
+//! fio as an NBD client.
+//!
+//! Trap: fio takes `--runtime=0.4` for 0 and runs for ever or not at all; the time is always given in whole ms.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process;
+use crate::server::{Server, pinned};
+
+/// Beyond its run time, how long fio may take to connect and to report.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// What fio does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    /// `randread`, `randwrite`, `read`, `write`.
+    pub(crate) pattern: &'static str,
+    /// Length of a request in KiB.
+    pub(crate) block_kib: usize,
+    /// Requests in flight on a connection.
+    pub(crate) depth: usize,
+    /// Connections.
+    pub(crate) connections: usize,
+}
+
+impl Load {
+    /// As a row is called.
+    pub(crate) fn label(&self) -> String {
+        let Self { pattern, block_kib, depth, connections } = self;
+        let many = if *connections > 1 { format!(", {connections} connections") } else { String::new() };
+        format!("{pattern} {block_kib}k, depth {depth}{many}")
+    }
+
+    /// Whether the row counts MiB/s rather than requests.
+    pub(crate) fn is_sequential(&self) -> bool {
+        !self.pattern.starts_with("rand")
+    }
+
+    fn args(&self, socket: &Path, time: Duration) -> Vec<String> {
+        let mut args = vec![
+            "--output-format=json".to_string(),
+            "--name=load".into(),
+            "--ioengine=nbd".into(),
+            format!("--uri=nbd+unix:///?socket={}", socket.display()),
+            format!("--rw={}", self.pattern),
+            format!("--bs={}k", self.block_kib),
+            format!("--iodepth={}", self.depth),
+            format!("--numjobs={}", self.connections),
+            format!("--runtime={}ms", time.as_millis()),
+        ];
+        let fixed =
+            ["--time_based=1", "--thread=1", "--group_reporting=1", "--norandommap=1", "--disk_util=0"];
+        args.extend(fixed.map(String::from));
+        args.extend(["--randrepeat=1", "--random_generator=tausworthe64"].map(String::from));
+        if self.connections > 1 && self.is_sequential() {
+            args.push(format!("--offset_increment={}%", 100 / self.connections));
+        }
+        args
+    }
+}
+
+/// What fio measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Figures {
+    /// Requests a second.
+    pub(crate) iops: f64,
+    /// MiB a second.
+    pub(crate) mib_s: f64,
+    /// Requests in all.
+    pub(crate) requests: f64,
+}
+
+/// Drives a server for `time`, on one processor if one is given.
+pub(crate) fn run(
+    load: &Load,
+    server: &Server,
+    cpu: Option<usize>,
+    time: Duration,
+) -> Result<Figures, String> {
+    let mut command = pinned(cpu, Path::new("fio"));
+    command.args(load.args(&server.socket, time));
+    let text = process::output(&mut command, time + SLACK, &server.socket.with_extension("fio"))?;
+    parse(&text).map_err(|error| format!("fio, {}: {error}", load.label()))
+}
+
+/// Reads fio's report, which may follow lines of warnings.
+fn parse(text: &str) -> Result<Figures, String> {
+    let json = text.find('{').and_then(|at| text.get(at..)).ok_or("no report")?;
+    let report: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let job = report.pointer("/jobs/0").ok_or("no job")?;
+    let number = |direction: &str, key: &str| {
+        job.pointer(&format!("/{direction}/{key}"))
+            .and_then(Value::as_f64)
+            .ok_or_else(|| format!("no {direction} {key}"))
+    };
+    let errno = job.get("error").and_then(Value::as_i64).unwrap_or(-1);
+    if errno != 0 {
+        return Err(format!("error {errno}"));
+    }
+    let direction = if number("read", "total_ios")? > 0.0 { "read" } else { "write" };
+    let figures = Figures {
+        iops: number(direction, "iops")?,
+        mib_s: number(direction, "bw_bytes")? / f64::from(1 << 20),
+        requests: number(direction, "total_ios")?,
+    };
+    if figures.requests > 0.0 { Ok(figures) } else { Err("it did nothing".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(errno: i32, reads: u32, writes: u32) -> String {
+        let side = |ios| format!(r#"{{"total_ios": {ios}, "iops": {}.5, "bw_bytes": 2097152}}"#, ios * 10);
+        format!(
+            "fio: a warning\n{{\"jobs\": [{{\"error\": {errno}, \"read\": {}, \"write\": {}}}]}}",
+            side(reads),
+            side(writes)
+        )
+    }
+
+    #[test]
+    fn the_direction_that_was_used_is_reported() {
+        let expected = Figures { iops: 70.5, mib_s: 2.0, requests: 7.0 };
+        assert_eq!(parse(&report(0, 7, 0)), Ok(expected));
+        assert_eq!(parse(&report(0, 0, 7)), Ok(expected));
+    }
+
+    #[test]
+    fn a_run_with_errors_or_without_requests_is_no_measurement() {
+        assert!(parse(&report(5, 7, 0)).is_err());
+        assert!(parse(&report(0, 0, 0)).is_err());
+        assert!(parse("fio: failed").is_err());
+    }
+
+    #[test]
+    fn the_time_is_whole_milliseconds() {
+        let load = Load { pattern: "read", block_kib: 64, depth: 8, connections: 2 };
+        let args = load.args(Path::new("/s"), Duration::from_secs_f64(0.4));
+        assert!(args.contains(&"--runtime=400ms".to_string()), "{args:?}");
+        assert!(args.contains(&"--offset_increment=50%".to_string()), "{args:?}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Disk images in memory, and the folder that holds them.
+//!
+//! Data is pseudo-random and written everywhere: zeroes and holes would let a server answer without reading.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process;
+
+const PREFIX: &str = "drystone-bench-";
+const TOOL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Format of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Guest bytes as they are.
+    Raw,
+    /// qcow2 as the installed tool creates it by default.
+    Qcow2,
+}
+
+impl Format {
+    /// Its name on command lines.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A folder for images, sockets and logs that goes away with this value.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    dir: PathBuf,
+}
+
+impl Scratch {
+    /// A new folder below `parent`; folders of runs that were killed are removed first.
+    pub(crate) fn new(parent: &Path) -> Result<Self, String> {
+        remove_stale(parent);
+        let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
+        std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// A path in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A raw image of `len_mib` MiB without holes.
+    pub(crate) fn full_raw(&self, name: &str, len_mib: usize) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let write = || {
+            let mut file = BufWriter::new(File::create(&path)?);
+            let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+            for _ in 0..len_mib << 17 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                file.write_all(&state.to_le_bytes())?;
+            }
+            file.flush()
+        };
+        write().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The same bytes in another format.
+    pub(crate) fn convert(&self, raw: &Path, format: Format, name: &str) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let mut command = Command::new("qemu-img");
+        command.args(["convert", "-f", "raw", "-O", format.name()]).arg(raw).arg(&path);
+        process::output(&mut command, TOOL_LIMIT, &self.path("convert.log"))?;
+        Ok(path)
+    }
+
+    /// An empty qcow2 image.
+    pub(crate) fn create_qcow2(
+        &self,
+        name: &str,
+        virtual_len: &str,
+        options: &str,
+    ) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2", "-o", options]).arg(&path).arg(virtual_len);
+        process::output(&mut command, TOOL_LIMIT, &self.path("create.log"))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Removes the folders of processes that are gone: images in memory are memory.
+fn remove_stale(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! [`Gs`]: the global state, lent to control tasks.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drystone_base::{Error, Kind, Result};
+
+use crate::backend::RootId;
+use crate::control::rights::Rights;
+use crate::graph::node::{ChildKey, Node, NodeId};
+use crate::graph::permission::Grant;
+use crate::graph::role::Role;
+use crate::graph::shape::{Parent, Shape, Topology};
+use crate::runtime::LocalRef;
+use crate::waits::Waits;
+
+/// The global state: the right to look at the graph and to plan changes of it.
+///
+/// It belongs to the control thread, is lent to control tasks ([`crate::control::Task::gs`]) and cannot be kept, sent or
+/// copied. What is in it is looked at in synchronous closures, so nothing borrowed from the graph is alive across an await.
+pub struct Gs {
+    pub(crate) inner: Rc<Inner>,
+    _stays_on_the_control_thread: PhantomData<*mut ()>,
+}
+
+/// What the control thread owns.
+pub(crate) struct Inner {
+    pub(crate) shape: RefCell<Shape>,
+    pub(crate) rights: RefCell<Rights>,
+    pub(crate) waits: Arc<Waits>,
+    pub(crate) shards: u16,
+    pub(crate) local: LocalRef,
+    next_id: Cell<u64>,
+}
+
+impl Inner {
+    pub(crate) fn new(local: LocalRef, shards: u16) -> Self {
+        Self {
+            shape: RefCell::default(),
+            rights: RefCell::default(),
+            waits: Arc::default(),
+            shards,
+            local,
+            next_id: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+}
+
+impl Gs {
+    pub(crate) fn new(inner: Rc<Inner>) -> Self {
+        Self { inner, _stays_on_the_control_thread: PhantomData }
+    }
+
+    /// Looks at the graph. The closure cannot wait and returns nothing that borrows from it.
+    pub fn with<T>(&self, look: impl FnOnce(&GraphView<'_>) -> T) -> T {
+        look(&GraphView { shape: self.inner.shape.borrow() })
+    }
+
+    /// Who waits for what in this graph: see [`Waits`].
+    #[must_use]
+    pub fn waits(&self) -> &Arc<Waits> {
+        &self.inner.waits
+    }
+
+    /// The node called `name`.
+    pub fn find(&self, name: &str) -> Result<NodeId> {
+        let found = self.inner.shape.borrow().names.get(name).copied();
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node").on_node(name))
+    }
+}
+
+/// The graph, as it is between two commits.
+pub struct GraphView<'g> {
+    shape: Ref<'g, Shape>,
+}
+
+/// One node, for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver's name.
+    pub format_name: &'static str,
+    /// Length of its disk in bytes.
+    pub len: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// This process may write and cache.
+    pub active: bool,
+    /// In how many quiet sections it is.
+    pub quiet: u32,
+    /// What its users want and share together.
+    pub users: Grant,
+    /// Its layers below cannot change now, and walks through it are remembered.
+    pub settled: bool,
+    /// Its edges.
+    pub edges: Vec<EdgeInfo>,
+}
+
+/// One edge, for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeInfo {
+    /// Which child of its parent.
+    pub key: ChildKey,
+    /// What the child is for.
+    pub role: Role,
+    /// The child.
+    pub child: NodeId,
+    /// What the parent wants and shares.
+    pub grant: Grant,
+    /// It cannot be moved now.
+    pub frozen: bool,
+}
+
+/// One root, for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootInfo {
+    /// Its identity.
+    pub id: RootId,
+    /// Its user's name.
+    pub name: String,
+    /// Its node.
+    pub node: Option<NodeId>,
+    /// What it wants and shares.
+    pub grant: Grant,
+    /// A drain keeps new requests out.
+    pub closed: bool,
+}
+
+impl GraphView<'_> {
+    /// Every node, in the order in which they were opened.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        self.shape.nodes.keys().filter_map(|id| self.node(*id)).collect()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<NodeInfo> {
+        let shape = self.shape.node(id)?;
+        let edges = shape.edges.iter().map(|edge| EdgeInfo {
+            key: edge.key,
+            role: edge.role,
+            child: edge.child,
+            grant: edge.grant,
+            frozen: edge.frozen > 0,
+        });
+        Some(NodeInfo {
+            id,
+            name: shape.node.name().to_owned(),
+            format_name: shape.node.driver().format_name(),
+            len: shape.node.len(),
+            read_only: shape.read_only,
+            active: shape.active,
+            quiet: self.shape.quiet.get(&crate::graph::shape::Place::Node(id)).copied().unwrap_or(0),
+            users: shape.users,
+            settled: shape.node.chain.is_settled(),
+            edges: edges.collect(),
+        })
+    }
+
+    /// The node itself, for its driver's facts.
+    #[must_use]
+    pub fn node_handle(&self, id: NodeId) -> Option<Arc<Node>> {
+        Some(Arc::clone(&self.shape.node(id)?.node))
+    }
+
+    /// The node called `name`.
+    #[must_use]
+    pub fn node_named(&self, name: &str) -> Option<NodeInfo> {
+        self.node(*self.shape.names.get(name)?)
+    }
+
+    /// Every root.
+    #[must_use]
+    pub fn roots(&self) -> Vec<RootInfo> {
+        let info = |(id, shape): (&RootId, &crate::graph::shape::RootShape)| RootInfo {
+            id: *id,
+            name: shape.root.name().to_owned(),
+            node: shape.node,
+            grant: shape.grant,
+            closed: shape.root.gate().is_closed(),
+        };
+        self.shape.roots.iter().map(info).collect()
+    }
+
+    /// The names of the nodes and roots that have an edge to `id`.
+    #[must_use]
+    pub fn parents_of(&self, id: NodeId) -> Vec<String> {
+        let parents = self.shape.node(id).into_iter().flat_map(|shape| &shape.parents);
+        parents
+            .filter_map(|parent| match parent {
+                Parent::Root(root) => self.shape.root(*root).map(|shape| shape.root.name().to_owned()),
+                Parent::Node(node, _) => self.shape.node(*node).map(|shape| shape.node.name().to_owned()),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,180 @@
+//! [`Opening`]: a subgraph that is being built and is not part of the graph yet.
+//!
+//! Opening a node is not a change of the graph. Protocol nodes are added first and *claimed* (their files opened for the
+//! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
+//! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drystone_base::{Error, Kind, Result};
+
+use crate::control::gs::Inner;
+use crate::control::task::Task;
+use crate::control::visit::Visit;
+use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
+use crate::graph::node::{ChildKey, Edge, Node, NodeId};
+use crate::graph::permission::{Grant, Perm};
+use crate::graph::role::Role;
+use crate::graph::shape::{EdgeShape, NodeShape};
+use crate::graph::slot::Excluded;
+
+/// A node to be added to an opening.
+pub struct NewNode {
+    /// Its name: letters, digits, `-`, `.`, `_`, beginning with a letter; generated (`#blockN`) if there is none.
+    pub name: Option<String>,
+    /// Its driver.
+    pub driver: Box<dyn Driver>,
+    /// What the driver found when it opened.
+    pub facts: NodeFacts,
+    /// Its children: nodes of the same opening, or of the graph.
+    pub children: Vec<(ChildKey, Role, NodeId)>,
+    /// Stays when its last user goes; otherwise it goes with its last parent.
+    pub owned: bool,
+    /// Every edge to it shares everything (only for nodes that are read-only).
+    pub force_share: bool,
+}
+
+/// A detached subgraph. Dropping it closes its nodes.
+pub struct Opening {
+    inner: Rc<Inner>,
+    nodes: BTreeMap<NodeId, NodeShape>,
+}
+
+impl Opening {
+    /// An empty one.
+    #[must_use]
+    pub fn new(task: &Task<'_>) -> Self {
+        Self { inner: Rc::clone(&task.gs().inner), nodes: BTreeMap::new() }
+    }
+
+    /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
+    pub fn add(&mut self, new: NewNode) -> Result<NodeId> {
+        let id = NodeId(self.inner.next_id());
+        let name = self.name_for(id, new.name)?;
+        if new.force_share && !new.facts.read_only {
+            return Err(Error::new(Kind::InvalidInput, "it can only be set for a read-only node")
+                .on_node(name)
+                .in_option("force-share"));
+        }
+        let node = Arc::new(Node::new(id, name, new.driver, new.facts, &self.inner.waits));
+        let mut edges = Vec::new();
+        for (key, role, child) in new.children {
+            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
+        }
+        let live = edges.iter().map(|edge| {
+            let child = self.node(edge.child)?;
+            Ok(Arc::new(Edge::new(edge.key, child, Perm::CONSISTENT_READ)))
+        });
+        let live = live.collect::<Result<_>>()?;
+        // Nobody reaches a detached node: there are no gates to look at.
+        node.replace_edges(&Excluded::assert([]), live);
+        self.nodes.insert(
+            id,
+            NodeShape {
+                node,
+                edges,
+                parents: std::collections::BTreeSet::new(),
+                read_only: new.facts.read_only,
+                active: true,
+                force_share: new.force_share,
+                owned: new.owned,
+                users: Grant::PASSIVE,
+                version: 0,
+            },
+        );
+        Ok(id)
+    }
+
+    fn name_for(&self, id: NodeId, wanted: Option<String>) -> Result<String> {
+        let Some(name) = wanted else { return Ok(format!("#block{}", id.0)) };
+        let mut chars = name.chars();
+        let well_formed = chars.next().is_some_and(|first| first.is_ascii_alphabetic())
+            && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+        if !well_formed || name.len() > 31 {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                format!(
+                    "'{name}' is no node name: a letter, then at most 30 letters, digits, '-', '.' and '_'"
+                ),
+            )
+            .in_option("node-name"));
+        }
+        let taken = self.inner.shape.borrow().names.contains_key(&name)
+            || self.nodes.values().any(|shape| shape.node.name() == name);
+        if taken {
+            return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
+        }
+        Ok(name)
+    }
+
+    /// The node `id` of the opening or of the graph.
+    pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
+        let detached = self.nodes.get(&id).map(|shape| Arc::clone(&shape.node));
+        let found = detached
+            .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
+    }
+
+    /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
+    /// locks are taken. To be done before anything is read from it that must stay true.
+    pub async fn claim(&mut self, id: NodeId, users: Grant) -> Result<()> {
+        let Some(shape) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let old = shape.mode();
+        let new = NodeMode { users, ..old };
+        let node = Arc::clone(&shape.node);
+        let request = StageRequest { node: &node, old, new, options: None, local: &self.inner.local };
+        node.driver().check(new).map_err(|error| error.on_node(node.name()))?;
+        let mut staged = node.driver().stage(&request).await.map_err(|error| error.on_node(node.name()))?;
+        staged.commit(&Publish::to(&node));
+        shape.users = users;
+        Ok(())
+    }
+
+    /// Reads from a node of the opening or of the graph.
+    pub async fn visit(&mut self, id: NodeId) -> Result<Visit> {
+        let node = self.node(id)?;
+        let boundary = self.boundary(id);
+        Ok(Visit::begin(&self.inner, node, boundary).await)
+    }
+
+    /// The nodes of the graph that are reached first from `id`.
+    fn boundary(&self, id: NodeId) -> Vec<NodeId> {
+        let mut found = Vec::new();
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            match self.nodes.get(&id) {
+                Some(shape) => todo.extend(shape.edges.iter().map(|edge| edge.child)),
+                None => found.push(id),
+            }
+        }
+        found
+    }
+
+    pub(crate) fn into_nodes(mut self) -> BTreeMap<NodeId, NodeShape> {
+        std::mem::take(&mut self.nodes)
+    }
+
+    /// Closes what was opened, and waits for it: files and locks are given up when it returns.
+    pub async fn close(mut self) {
+        close_nodes(&self.inner, std::mem::take(&mut self.nodes)).await;
+    }
+}
+
+/// Closes nodes that nobody reaches any more, parents before children (later ids are parents).
+pub(crate) async fn close_nodes(inner: &Rc<Inner>, nodes: BTreeMap<NodeId, NodeShape>) {
+    for shape in nodes.into_values().rev() {
+        shape.node.driver().close(&inner.local).await;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let nodes = std::mem::take(&mut self.nodes);
+        if !nodes.is_empty() {
+            let inner = Rc::clone(&self.inner);
+            self.inner.local.spawn(Box::pin(async move { close_nodes(&inner, nodes).await }));
+        }
+    }
+}

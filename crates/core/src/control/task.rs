@@ -1,0 +1,110 @@
+//! [`Task`]: one control task, and the only way to wait on the control thread.
+
+use std::rc::Rc;
+
+use drystone_base::Result;
+
+use crate::backend::{Backend, Mode};
+use crate::control::change::{Admission, After, Change, StagedPlan};
+use crate::control::gs::{Gs, Inner};
+use crate::control::plan::{Checked, Plan};
+use crate::control::quiet::Quiet;
+use crate::graph::node::NodeId;
+use crate::graph::shape::Place;
+use crate::lane::{Lane, Ticket};
+use crate::runtime::Local;
+
+/// One control task: a command, a change. Not `Clone`.
+///
+/// Whatever waits takes `&mut Task`, and so does entering the graph, whose ticket borrows the task: no ticket is alive while
+/// its task drains, is admitted, or sleeps.
+pub struct Task<'r> {
+    gs: &'r Gs,
+    lane: Lane,
+}
+
+impl<'r> Task<'r> {
+    pub(crate) fn new(gs: &'r Gs) -> Self {
+        Self { gs, lane: Lane::new(gs.inner.local.clone()) }
+    }
+
+    /// The global state. The reference ends with the borrow of the task.
+    #[must_use]
+    pub fn gs(&self) -> &Gs {
+        self.gs
+    }
+
+    fn inner(&self) -> &Rc<Inner> {
+        &self.gs.inner
+    }
+
+    /// The control thread.
+    #[must_use]
+    pub fn local(&self) -> &dyn Local {
+        &*self.gs.inner.local
+    }
+
+    /// Enters the graph on the control thread.
+    pub async fn enter<M: Mode>(&mut self, backend: &Backend<M>) -> Ticket<'_, M> {
+        self.lane.enter(backend).await
+    }
+
+    /// Waits until `at_ns` of [`Local::now_ns`].
+    pub async fn sleep_until(&mut self, at_ns: u64) {
+        self.gs.inner.local.sleep_until(at_ns).await;
+    }
+
+    /// Waits until no request is in flight below any root that reaches `nodes`, and keeps new ones out. Does not flush.
+    /// Other disks do not notice.
+    pub async fn drain(&mut self, nodes: &[NodeId]) -> Quiet {
+        Quiet::begin(self.inner(), nodes.iter().map(|id| Place::Node(*id)).collect()).await
+    }
+
+    /// As [`Self::drain`], for every node that there is.
+    pub async fn drain_all(&mut self) -> Quiet {
+        let nodes: Vec<NodeId> = self.inner().shape.borrow().nodes.keys().copied().collect();
+        self.drain(&nodes).await
+    }
+
+    /// Asks the drivers of a checked plan to prepare. The gates are open.
+    pub async fn stage(&mut self, checked: Checked) -> Result<StagedPlan> {
+        StagedPlan::prepare(self.inner(), checked).await
+    }
+
+    /// Waits for the right to change and for a drain of what is written. If the graph has changed since the plan was
+    /// checked, it is checked and staged again.
+    pub async fn admit(&mut self, staged: StagedPlan) -> Result<Change<'_>> {
+        let inner = Rc::clone(self.inner());
+        let mut staged = staged;
+        loop {
+            match staged.admit().await? {
+                Admission::Go(change) => return Ok(change),
+                Admission::Again(plan) => {
+                    let checked = plan.check(self.gs).map_err(|(_plan, error)| error)?;
+                    staged = StagedPlan::prepare(&inner, checked).await?;
+                }
+            }
+        }
+    }
+
+    /// Runs a plan through all its phases. On an error, nothing has changed and what the plan had opened is closed.
+    pub async fn apply(&mut self, plan: Plan) -> Result<()> {
+        let after = self.commit(plan).await?;
+        after.finish().await;
+        Ok(())
+    }
+
+    /// As [`Self::apply`], up to the commit: what is left is to close removed nodes.
+    pub async fn commit(&mut self, plan: Plan) -> Result<After> {
+        let checked = match plan.check(self.gs) {
+            Ok(checked) => checked,
+            Err((mut plan, error)) => {
+                plan.close(self.inner()).await;
+                return Err(error);
+            }
+        };
+        let staged = self.stage(checked).await?;
+        let change = self.admit(staged).await?;
+        Ok(change.settle().await?.commit())
+    }
+}

@@ -1,0 +1,10 @@
+//! The graph: nodes, edges, gates, and the rules about who may do what.
+
+pub(crate) mod check;
+pub(crate) mod gate;
+pub mod grace;
+pub mod node;
+pub mod permission;
+pub mod role;
+pub(crate) mod shape;
+pub(crate) mod slot;

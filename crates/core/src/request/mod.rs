@@ -1,0 +1,27 @@
+//! The path of a request: from a ticket through any number of layers to a device and back.
+//!
+//! | module | what |
+//! |---|---|
+//! | `presence` | how a request is inside the graph |
+//! | `run` | running it to its end, whoever waits for it |
+//! | [`io`] | a request at a node: what drivers are lent |
+//! | `resolve` | where the bytes are |
+//! | `read`, `write`, `zero`, `status`, `flush` | the operations |
+//! | `device` | alignment and bouncing |
+//! | `serialise` | range locks |
+//! | [`observe`] | who is told of writes |
+//! | `chain` | what is remembered of layers that cannot change |
+
+pub(crate) mod chain;
+pub(crate) mod device;
+pub(crate) mod flush;
+pub mod io;
+pub mod observe;
+pub(crate) mod presence;
+pub(crate) mod read;
+pub(crate) mod resolve;
+pub(crate) mod run;
+pub mod serialise;
+pub(crate) mod status;
+pub(crate) mod write;
+pub(crate) mod zero;

@@ -1,0 +1,95 @@
+//! Write observers: who is told, per node, that a range of it was written.
+//!
+//! Every node has one word of them; a request notes each node that it crosses whose word is not zero, with the range in
+//! that node's coordinates, and tells them after its last I/O and before it is acknowledged, on errors too: a failed
+//! write may have changed bytes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drystone_base::GuestRange;
+use smallvec::SmallVec;
+
+use crate::graph::node::Node;
+
+/// Somebody who must know which ranges of a node were written (a dirty bitmap, a write threshold).
+pub trait WriteObserver: Send + Sync + 'static {
+    /// `range` of the node was written, zeroed or discarded, or may have been (a failed request). Called on the I/O
+    /// thread of the request, before it is acknowledged. Must not wait.
+    fn written(&self, range: GuestRange);
+}
+
+/// The observers of one node.
+#[derive(Default)]
+pub(crate) struct Observers {
+    /// How many there are. The only thing that a request looks at when there are none.
+    word: AtomicU32,
+    list: Mutex<Vec<Arc<dyn WriteObserver>>>,
+}
+
+impl Observers {
+    pub(crate) fn any(&self) -> bool {
+        self.word.load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn add(&self, observer: Arc<dyn WriteObserver>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(observer);
+        self.word.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, observer: &Arc<dyn WriteObserver>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = list.len();
+        list.retain(|known| !Arc::ptr_eq(known, observer));
+        if list.len() < before {
+            self.word.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn tell(&self, range: GuestRange) {
+        for observer in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            observer.written(range);
+        }
+    }
+}
+
+/// The nodes that a write crosses on its way down and that must be told when it has ended.
+#[derive(Default)]
+pub(crate) struct Crossed<'t> {
+    observed: SmallVec<[(&'t Node, GuestRange); 2]>,
+    grown: SmallVec<[(&'t Node, u64); 2]>,
+}
+
+impl<'t> Crossed<'t> {
+    /// Notes that the request passes `range` of `node`.
+    #[inline]
+    pub(crate) fn note(&mut self, node: &'t Node, range: GuestRange) {
+        if node.observers.any() {
+            self.observed.push((node, range));
+        }
+        if range.end().get() > node.len() {
+            self.grown.push((node, range.end().get()));
+        }
+    }
+
+    /// Adds the nodes of one walk.
+    #[inline]
+    pub(crate) fn append(&mut self, walked: Self) {
+        self.observed.extend(walked.observed);
+        self.grown.extend(walked.grown);
+    }
+
+    /// The last I/O of the request has ended.
+    #[inline]
+    pub(crate) fn finish(self, ok: bool) {
+        for (node, range) in self.observed {
+            node.observers.tell(range);
+        }
+        if ok {
+            for (node, end) in self.grown {
+                node.grow_len(end);
+            }
+        }
+    }
+}

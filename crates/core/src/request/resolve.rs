@@ -1,0 +1,156 @@
+//! From a range of a node to the place where its first bytes are, through any number of layers, without a wait.
+//!
+//! ```text
+//!   qcow2 --Backing--> qcow2 --Child(file, at)--> raw --Child(file, at)--> file --Device(at)
+//! ```
+//! At every step the length is clamped to the child's; what lies past a shorter backing is zeroes. Layers that cannot
+//! change now are not walked again: their chain cache answers (`request::chain`).
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+
+use crate::driver::{Access, Place, Tail};
+use crate::graph::node::ChildKey;
+use crate::request::chain::{CachedPlace, Visit};
+use crate::request::io::Io;
+use crate::request::observe::Crossed;
+
+/// Where the first `len` bytes of a range are, at last.
+pub(crate) struct Part<'t> {
+    pub(crate) len: u64,
+    pub(crate) target: Target<'t>,
+}
+
+pub(crate) enum Target<'t> {
+    /// On the device of this node.
+    Device { node: DeviceNode<'t>, at: u64 },
+    /// Nowhere: zeroes.
+    Zero,
+    /// The driver of this node does it, at this offset of it.
+    Ask { io: Io<'t>, at: GuestOffset },
+    /// The driver of this node must load metadata for this range first.
+    Load { io: Io<'t>, range: GuestRange },
+}
+
+/// A node with a device: reached by walking, or named by a chain cache.
+#[derive(Clone)]
+pub(crate) enum DeviceNode<'t> {
+    Walked(Io<'t>),
+    Cached(std::sync::Arc<crate::graph::node::Node>),
+}
+
+impl DeviceNode<'_> {
+    pub(crate) fn node(&self) -> &crate::graph::node::Node {
+        match self {
+            Self::Walked(io) => io.node(),
+            Self::Cached(node) => node,
+        }
+    }
+}
+
+/// Walks from `io` down to where the first bytes of `range` (not empty) are. Notes the nodes that a write crosses.
+pub(crate) fn resolve<'t>(
+    io: Io<'t>,
+    range: GuestRange,
+    access: Access,
+    mut crossed: Option<&mut Crossed<'t>>,
+) -> Result<Part<'t>> {
+    let mut io = io;
+    let mut range = range;
+    let mut visit: Option<Visit<'t>> = None;
+    // What the layers above the visited one let through: the walk below may look further than that.
+    let mut len_above = u64::MAX;
+    loop {
+        let node = io.node();
+        let extent = node.driver().locate(io, range, access)?;
+        assert!(extent.len > 0, "driver '{}' located nothing", node.driver().format_name());
+        range = range.take(extent.len);
+        let step = step(io, range, extent.place, access)?;
+        if let Some(crossed) = crossed.as_deref_mut() {
+            crossed.note(node, range);
+        }
+        match step {
+            Step::There(part) => return Ok(finish(visit, part, len_above)),
+            Step::Down { child, at, len } => {
+                if visit.is_none() && access == Access::Read && extent.place == Place::Backing {
+                    visit = child.node().chain.visit(child.node(), at);
+                    if let Some(part) = visit.as_ref().and_then(|visit| visit.look_up(len)) {
+                        return Ok(cached_part(part));
+                    }
+                    // Learn as much of the chain at once as its cache keeps together.
+                    if let Some(visit) = &visit {
+                        len_above = len;
+                        range = GuestRange::new(at, visit.window_len(child.node().len()).max(len));
+                        io = child;
+                        continue;
+                    }
+                }
+                io = child;
+                range = GuestRange::new(at, len);
+            }
+        }
+    }
+}
+
+fn cached_part<'t>((place, len): (CachedPlace, u64)) -> Part<'t> {
+    let target = match place {
+        CachedPlace::Device { node, at } => Target::Device { node: DeviceNode::Cached(node), at },
+        CachedPlace::Zero => Target::Zero,
+    };
+    Part { len, target }
+}
+
+fn finish<'t>(visit: Option<Visit<'t>>, part: Part<'t>, len_above: u64) -> Part<'t> {
+    if let Some(visit) = visit {
+        visit.learn(&part);
+    }
+    Part { len: part.len.min(len_above), ..part }
+}
+
+enum Step<'t> {
+    There(Part<'t>),
+    Down { child: Io<'t>, at: GuestOffset, len: u64 },
+}
+
+/// One answer of a driver, clamped and followed by one step.
+fn step<'t>(io: Io<'t>, range: GuestRange, place: Place, access: Access) -> Result<Step<'t>> {
+    let there = |target| Ok(Step::There(Part { len: range.len(), target }));
+    match place {
+        Place::Device { at } => there(Target::Device { node: DeviceNode::Walked(io), at }),
+        Place::Ask => there(Target::Ask { io, at: range.start() }),
+        Place::Load => there(Target::Load { io, range }),
+        Place::Zero { .. } => {
+            assert!(access != Access::Write, "a driver located zeroes for a write");
+            there(Target::Zero)
+        }
+        Place::Backing => {
+            assert!(access != Access::Write, "a driver located a backing image for a write");
+            let Some(child) = io.child(ChildKey::Backing) else { return there(Target::Zero) };
+            Ok(descend(child, range.start(), range.len())
+                .unwrap_or(Step::There(Part { len: range.len(), target: Target::Zero })))
+        }
+        Place::Child { child: key, at, tail, .. } => {
+            let child = io.child(key).ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("the node has no child '{key}'")).on_node(io.node().name())
+            })?;
+            let at = at.in_child();
+            if access == Access::Write {
+                return Ok(Step::Down { child, at, len: range.len() });
+            }
+            match (descend(child, at, range.len()), tail) {
+                (Some(step), _) => Ok(step),
+                (None, Tail::Zeroes) => there(Target::Zero),
+                (None, Tail::Error) => Err(Error::new(
+                    Kind::InvalidImage,
+                    format!("data at {at} lies past the end of child '{key}' ({} bytes)", child.len()),
+                )
+                .on_node(io.node().name())),
+            }
+        }
+    }
+}
+
+/// Down to `at` of a child, clamped to its length; `None` past its end.
+fn descend(child: Io<'_>, at: GuestOffset, len: u64) -> Option<Step<'_>> {
+    let left = child.len().checked_sub(at.get()).filter(|left| *left > 0)?;
+    Some(Step::Down { child, at, len: len.min(left) })
+}

@@ -1,0 +1,134 @@
+//! Writing: resolve, submit every part, await them all, then tell the observers of the nodes that were crossed.
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_buf::Buf;
+use smallvec::SmallVec;
+
+use crate::disk::Completion;
+use crate::driver::{Access, BufResult, WriteFlags};
+use crate::request::device::{is_straight, split, start_write, write_aligned};
+use crate::request::flush::flush;
+use crate::request::io::Io;
+use crate::request::observe::Crossed;
+use crate::request::read::{join, past_the_largest_disk};
+use crate::request::resolve::{DeviceNode, Part, Target, resolve};
+
+/// As in `request::read`.
+const LOADS_MAX: u32 = 1_000;
+
+/// A part of a write, in the order of the disk.
+enum Piece<'t> {
+    Done(Buf),
+    Writing { node: DeviceNode<'t>, completion: Completion },
+}
+
+pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
+    let Some(range) = GuestRange::checked(at.get(), buf.len() as u64) else {
+        return (Err(past_the_largest_disk(io)), buf);
+    };
+    if let Err(error) = io.demand_write(flags.unchanged).and_then(|()| io.demand_inside(range, true)) {
+        return (Err(error), buf);
+    }
+    let mut crossed = Crossed::default();
+    let (mut result, buf) = if range.is_empty() {
+        (Ok(()), buf)
+    } else {
+        write_pieces(io, range, buf, flags, &mut crossed).await
+    };
+    if flags.fua && result.is_ok() {
+        result = flush(io).await;
+    }
+    crossed.finish(result.is_ok());
+    (result.map_err(|error| error.on_node(io.node().name())), buf)
+}
+
+/// Resolves the start of `range` for writing, loading metadata as often as drivers ask for it. Only the walk that got
+/// there is noted in `crossed`.
+async fn part_at<'t>(io: Io<'t>, range: GuestRange, crossed: &mut Crossed<'t>) -> Result<Part<'t>> {
+    for _ in 0..LOADS_MAX {
+        let mut walked = Crossed::default();
+        let part = resolve(io, range, Access::Write, Some(&mut walked))?;
+        let Target::Load { io: owner, range: wanted } = part.target else {
+            crossed.append(walked);
+            return Ok(part);
+        };
+        owner.node().driver().load(owner, wanted, Access::Write).await?;
+    }
+    Err(Error::new(Kind::Io, "metadata was evicted faster than it was read").on_node(io.node().name()))
+}
+
+async fn write_pieces<'t>(
+    io: Io<'t>,
+    range: GuestRange,
+    mut buf: Buf,
+    flags: WriteFlags,
+    crossed: &mut Crossed<'t>,
+) -> BufResult {
+    let mut pieces: SmallVec<[Piece<'t>; 4]> = SmallVec::new();
+    let mut rest = range;
+    let mut result = Ok(());
+    while result.is_ok() && !rest.is_empty() {
+        let part = match part_at(io, rest, crossed).await {
+            Ok(part) => part,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
+        io.sim_point().await;
+        let behind = buf.split_off(usize::try_from(part.len).unwrap_or(usize::MAX));
+        let (outcome, piece) = start_piece(io, part.target, buf, flags).await;
+        pieces.push(piece);
+        buf = behind;
+        rest = rest.skip(part.len);
+        result = outcome;
+    }
+    let (outcome, buf) = collect(pieces, buf).await;
+    (result.and(outcome), buf)
+}
+
+async fn start_piece<'t>(
+    io: Io<'t>,
+    target: Target<'t>,
+    buf: Buf,
+    flags: WriteFlags,
+) -> (Result<()>, Piece<'t>) {
+    match target {
+        Target::Device { node, at } if is_straight(node.node()) => {
+            let completion = start_write(&node, io.local_ref(), at, buf);
+            (Ok(()), Piece::Writing { node, completion })
+        }
+        Target::Device { node: DeviceNode::Walked(device), at } => {
+            let (result, buf) = write_aligned(device, at, buf).await;
+            device.node().flush.mark_written();
+            (result, Piece::Done(buf))
+        }
+        Target::Ask { io, at } => {
+            // Flushing is done once, at the end.
+            let (result, buf) =
+                io.node().driver().write(io, at, buf, WriteFlags { fua: false, ..flags }).await;
+            (result, Piece::Done(buf))
+        }
+        Target::Device { node: DeviceNode::Cached(_), .. } | Target::Zero | Target::Load { .. } => {
+            unreachable!("a write resolves to a device or a driver")
+        }
+    }
+}
+
+async fn collect(pieces: SmallVec<[Piece<'_>; 4]>, tail: Buf) -> BufResult {
+    let mut result = Ok(());
+    let mut whole: Option<Buf> = None;
+    for piece in pieces {
+        let (outcome, buf) = match piece {
+            Piece::Done(buf) => (Ok(()), buf),
+            Piece::Writing { node, completion } => {
+                let (outcome, buf) = split(completion.await);
+                node.node().flush.mark_written();
+                (outcome, buf)
+            }
+        };
+        result = result.and(outcome);
+        whole = Some(join(whole, buf));
+    }
+    (result, join(whole, tail))
+}
