@@ -75,6 +75,14 @@ impl Thread {
             self.rung.fetch_sub(1, Ordering::Relaxed);
         }
     }
+
+    /// As a thread that something else has woken, such as a timer: it may or may not have been rung as well.
+    fn doze(&self) {
+        if self.list.try_sleep() {
+            thread::yield_now();
+            self.list.wake_up();
+        }
+    }
 }
 
 #[test]
@@ -95,6 +103,26 @@ fn a_sleeping_thread_hears_of_both_wakes_of_one_item() {
         }
         wakers.into_iter().for_each(|waker| waker.join().unwrap());
         assert!(home.rung.load(Ordering::Relaxed) <= 1);
+    });
+}
+
+#[test]
+fn a_thread_that_wakes_up_by_itself_loses_no_wake() {
+    loom::model(|| {
+        let home = new_thread();
+        let task = item();
+        let waker = {
+            let (home, task) = (Arc::clone(&home), Arc::clone(&task));
+            thread::spawn(move || home.wake(&task))
+        };
+        home.doze();
+        let mut seen = home.run();
+        // Rung or not, the second sleep must hear of what the first has not.
+        while seen < 1 {
+            home.rest();
+            seen += home.run();
+        }
+        waker.join().unwrap();
     });
 }
 
