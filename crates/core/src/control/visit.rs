@@ -78,19 +78,25 @@ impl VisitRoot {
         let gate = Arc::new(Gate::new(inner.shards, 0));
         let root =
             Arc::new(Root::new(id, "a visit".to_owned(), gate, inner.shards, Arc::clone(&inner.waits)));
+        let visit = Self { inner: Rc::clone(inner), id, root, boundary };
+        if visit.boundary.is_empty() {
+            // Of no concern to the graph and its drains.
+            return visit;
+        }
         let mut shape = inner.shape.borrow_mut();
-        let entry = RootShape { root: Arc::clone(&root), node: None, grant: Grant::PASSIVE, stays: true };
+        let entry =
+            RootShape { root: Arc::clone(&visit.root), node: None, grant: Grant::PASSIVE, stays: true };
         shape.roots.insert(id, entry);
-        for below in &boundary {
+        for below in &visit.boundary {
             if let Some(node) = shape.nodes.get_mut(below) {
                 node.parents.insert(Parent::Root(id));
             }
         }
         // Born closed if it reaches a node that is quiet now.
         shape.refresh_gates(&shape.gates_above([Place::Root(id)]));
-        shape.publish_gates(boundary.iter().copied());
+        shape.publish_gates(visit.boundary.iter().copied());
         drop(shape);
-        Self { inner: Rc::clone(inner), id, root, boundary }
+        visit
     }
 
     fn boundary_is_there(&self) -> bool {

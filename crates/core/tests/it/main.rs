@@ -6,6 +6,7 @@ mod chain;
 mod drain;
 mod fixture;
 mod graph_change;
+mod history;
 mod scripted;
 mod snapshot;
 mod world;

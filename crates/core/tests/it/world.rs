@@ -1,5 +1,9 @@
 //! [`World`]: a simulated process with a graph, and the few steps that most scenarios begin with.
 
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_buf::Buf;
 use drystone_core::backend::{Backend, Mode, ReadOnly, ReadWrite};
@@ -78,9 +82,46 @@ impl World {
     }
 }
 
+/// Something that happens once. Clones are the same event.
+#[derive(Clone, Default)]
+pub(crate) struct Event(Arc<Mutex<(bool, Vec<Waker>)>>);
+
+impl Event {
+    /// It happens now.
+    pub(crate) fn set(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.0 = true;
+        state.1.drain(..).for_each(Waker::wake);
+    }
+
+    /// Waits until it has happened.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|cx| {
+            let mut state = self.0.lock().unwrap();
+            if state.0 {
+                return Poll::Ready(());
+            }
+            state.1.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Whether it has happened.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.lock().unwrap().0
+    }
+}
+
 /// A disk of [`LEN`] bytes whose operations end at once.
 pub(crate) fn instant_disk() -> SimDisk {
     SimDisk::new(Image::new(LEN), DiskOptions { timing: Timing::Instant, ..DiskOptions::seeded(1) })
+}
+
+/// A disk of [`LEN`] bytes of `byte`, seeded.
+pub(crate) fn disk_of(byte: u8, seed: u64) -> SimDisk {
+    let bytes = vec![byte; usize::try_from(LEN).unwrap()];
+    SimDisk::new(Image::from_bytes(&bytes), DiskOptions::seeded(seed))
 }
 
 /// A scripted device called `name`, with a fast disk.
