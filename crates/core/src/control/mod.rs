@@ -27,7 +27,7 @@ mod visit;
 
 pub use change::{After, Change, Settled, StagedPlan};
 pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, RootInfo};
-pub use mailbox::{Control, ControlThread};
+pub use mailbox::{Control, ControlThread, PlainData};
 pub use opening::{NewNode, Opening};
 pub use plan::{Checked, Plan, RootSpec};
 pub use quiet::Quiet;
