@@ -1,4 +1,6 @@
 //! The core through its public interface, on the seeded scheduler.
 
+mod drained;
+mod dropped_plans;
 mod fixture;
 mod snapshot;
