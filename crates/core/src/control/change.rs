@@ -12,7 +12,6 @@ use crate::control::opening::close_nodes;
 use crate::control::plan::{Checked, Outlook, Plan};
 use crate::control::quiet::Quiet;
 use crate::control::rights::{Right, Sets};
-use crate::control::visit::Visit;
 use crate::driver::{NodeMode, Publish, StageRequest, Staged};
 use crate::graph::node::{Edge, Edges, Node, NodeId};
 use crate::graph::permission::Perm;
@@ -56,7 +55,7 @@ impl StagedPlan {
     /// The node and how it is now, in the graph or in what the plan brings in.
     fn find(&self, id: NodeId) -> Option<(Arc<Node>, NodeMode)> {
         let of = |shape: &NodeShape| (Arc::clone(&shape.node), shape.mode());
-        let opened = self.checked.as_ref().and_then(|checked| checked.plan.opened.get(id)).map(of);
+        let opened = self.checked.as_ref().and_then(|checked| checked.plan.opened.get(&id)).map(of);
         opened.or_else(|| self.inner.shape.borrow().node(id).map(of))
     }
 
@@ -68,8 +67,8 @@ impl StagedPlan {
     pub async fn undo(mut self) {
         let staged = std::mem::take(&mut self.staged);
         undo_staged(staged).await;
-        if let Some(mut checked) = self.checked.take() {
-            checked.plan.close(&self.inner).await;
+        if let Some(checked) = self.checked.take() {
+            close_nodes(&self.inner, checked.plan.opened).await;
         }
     }
 
@@ -101,8 +100,7 @@ impl StagedPlan {
         }
     }
 
-    /// Flushes what the change will have to store while nobody may be inside, so that little is left to do then. Nodes
-    /// that are quiet already are left to `settle`: whoever keeps them quiet may be the one who waits for this change.
+    /// Flushes what the change will have to store while nobody may be inside, so that little is left to do then.
     async fn store_early(&self) {
         for place in self.sets().write {
             let Place::Node(id) = place else { continue };
@@ -110,7 +108,8 @@ impl StagedPlan {
                 let shape = self.inner.shape.borrow();
                 shape.node(id).filter(|shape| shape.users.perm.writes()).map(|shape| Arc::clone(&shape.node))
             };
-            if let Some(visit) = node.and_then(|node| Visit::try_begin(&self.inner, node, vec![id])) {
+            if let Some(node) = node {
+                let visit = crate::control::visit::Visit::begin(&self.inner, node, vec![id]).await;
                 // An error shows again when it matters, in `settle`.
                 let _ = visit.io().flush().await;
             }
@@ -148,7 +147,7 @@ async fn undo_staged(staged: StagedNodes) {
 impl Drop for StagedPlan {
     fn drop(&mut self) {
         let staged = std::mem::take(&mut self.staged);
-        let opened = self.checked.take().map(|mut checked| checked.plan.opened.take()).unwrap_or_default();
+        let opened = self.checked.take().map(|checked| checked.plan.opened).unwrap_or_default();
         if staged.is_empty() && opened.is_empty() {
             return;
         }
@@ -176,7 +175,7 @@ impl<'k> Change<'k> {
             return Err(Error::new(Kind::NotFound, "there is no such node"));
         };
         let covered = self.plan.sets().read.contains(&id);
-        let brought = self.plan.checked.as_ref().is_some_and(|checked| checked.plan.opened.get(id).is_some());
+        let brought = self.plan.checked.as_ref().is_some_and(|checked| checked.plan.opened.contains_key(&id));
         if !covered && !brought {
             return Err(
                 Error::new(Kind::InvalidInput, "the node is not part of the change").on_node(node.name())
@@ -313,7 +312,7 @@ fn commit(change: &mut Change<'_>) -> After {
     };
     let mut removed = write_slots(&mut shape, &before, &delta);
     apply_delta(&mut shape, &delta);
-    for (id, node) in checked.plan.opened.take() {
+    for (id, node) in std::mem::take(&mut checked.plan.opened) {
         // Brought in and out by the same plan.
         if !shape.nodes.contains_key(&id) {
             removed.insert(id, node);

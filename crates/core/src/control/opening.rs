@@ -152,51 +152,13 @@ impl Opening {
         found
     }
 
+    pub(crate) fn into_nodes(mut self) -> BTreeMap<NodeId, NodeShape> {
+        std::mem::take(&mut self.nodes)
+    }
+
     /// Closes what was opened, and waits for it: files and locks are given up when it returns.
     pub async fn close(mut self) {
         close_nodes(&self.inner, std::mem::take(&mut self.nodes)).await;
-    }
-}
-
-/// Nodes that a plan brings in, until its commit. What is left when it is dropped is closed.
-#[derive(Default)]
-pub(crate) struct Opened {
-    nodes: BTreeMap<NodeId, NodeShape>,
-    inner: Option<Rc<Inner>>,
-}
-
-impl Opened {
-    /// Takes in the nodes of an opening and returns their ids.
-    pub(crate) fn take_in(&mut self, mut opening: Opening) -> Vec<NodeId> {
-        let nodes = std::mem::take(&mut opening.nodes);
-        let ids = nodes.keys().copied().collect();
-        self.nodes.extend(nodes);
-        self.inner = Some(Rc::clone(&opening.inner));
-        ids
-    }
-
-    pub(crate) fn get(&self, id: NodeId) -> Option<&NodeShape> {
-        self.nodes.get(&id)
-    }
-
-    /// The nodes, which are the caller's to close from now on.
-    pub(crate) fn take(&mut self) -> BTreeMap<NodeId, NodeShape> {
-        std::mem::take(&mut self.nodes)
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            close_later(&inner, self.take());
-        }
-    }
-}
-
-fn close_later(inner: &Rc<Inner>, nodes: BTreeMap<NodeId, NodeShape>) {
-    if !nodes.is_empty() {
-        let own = Rc::clone(inner);
-        inner.local.spawn(Box::pin(async move { close_nodes(&own, nodes).await }));
     }
 }
 
@@ -209,6 +171,10 @@ pub(crate) async fn close_nodes(inner: &Rc<Inner>, nodes: BTreeMap<NodeId, NodeS
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        close_later(&self.inner, std::mem::take(&mut self.nodes));
+        let nodes = std::mem::take(&mut self.nodes);
+        if !nodes.is_empty() {
+            let inner = Rc::clone(&self.inner);
+            self.inner.local.spawn(Box::pin(async move { close_nodes(&inner, nodes).await }));
+        }
     }
 }

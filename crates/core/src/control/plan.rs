@@ -9,7 +9,7 @@ use drystone_base::{Error, Kind, Result};
 
 use crate::backend::{Backend, Mode, Root, RootId};
 use crate::control::gs::{Gs, Inner};
-use crate::control::opening::{Opened, Opening, close_nodes};
+use crate::control::opening::{Opening, close_nodes};
 use crate::control::rights::Sets;
 use crate::driver::NodeMode;
 use crate::graph::check::{Permissions, check};
@@ -21,12 +21,11 @@ use crate::graph::shape::{NodeShape, Parent, Place, RootShape, Shape, Topology, 
 use crate::request::observe::WriteObserver;
 
 /// A change of the graph, collected step by step. Nothing happens before it is checked, staged, admitted and committed.
-/// Dropping it, in whatever phase, closes what it would have brought in.
 #[derive(Default)]
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
     /// Nodes that the plan brings in, until its commit.
-    pub(crate) opened: Opened,
+    pub(crate) opened: BTreeMap<NodeId, NodeShape>,
     pub(crate) options: BTreeMap<NodeId, Box<dyn Any + Send + Sync>>,
     /// Observers to be added (`true`) or removed.
     pub(crate) observers: Vec<(NodeId, Arc<dyn WriteObserver>, bool)>,
@@ -65,7 +64,9 @@ impl Plan {
 
     /// Brings the nodes of an opening into the graph.
     pub fn insert(&mut self, opening: Opening) {
-        self.steps.extend(self.opened.take_in(opening).into_iter().map(Step::Insert));
+        let nodes = opening.into_nodes();
+        self.steps.extend(nodes.keys().map(|id| Step::Insert(*id)));
+        self.opened.extend(nodes);
     }
 
     /// Gives up the ownership of a node by name: it leaves the graph, with everything below it that has no other user and
@@ -171,7 +172,7 @@ impl Plan {
 
     /// Closes what the plan would have brought in.
     pub(crate) async fn close(&mut self, inner: &Rc<Inner>) {
-        close_nodes(inner, self.opened.take()).await;
+        close_nodes(inner, std::mem::take(&mut self.opened)).await;
     }
 
     /// Whether the graph that the plan would make is allowed, and what that takes. Nothing happens.
@@ -343,7 +344,7 @@ fn apply(view: &mut View<'_>, plan: &Plan, step: &Step, touched: &mut BTreeSet<N
 }
 
 fn insert(view: &mut View<'_>, plan: &Plan, id: NodeId) -> Result<()> {
-    let shape = plan.opened.get(id).ok_or_else(no_node)?;
+    let shape = plan.opened.get(&id).ok_or_else(no_node)?;
     let name = shape.node.name();
     if view.base().names.contains_key(name) {
         return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));

@@ -80,7 +80,8 @@ impl<'r> Task<'r> {
             match staged.admit().await? {
                 Admission::Go(change) => return Ok(change),
                 Admission::Again(plan) => {
-                    staged = StagedPlan::prepare(&inner, self.check(plan).await?).await?
+                    let checked = plan.check(self.gs).map_err(|(_plan, error)| error)?;
+                    staged = StagedPlan::prepare(&inner, checked).await?;
                 }
             }
         }
@@ -95,20 +96,15 @@ impl<'r> Task<'r> {
 
     /// As [`Self::apply`], up to the commit: what is left is to close removed nodes.
     pub async fn commit(&mut self, plan: Plan) -> Result<After> {
-        let checked = self.check(plan).await?;
+        let checked = match plan.check(self.gs) {
+            Ok(checked) => checked,
+            Err((mut plan, error)) => {
+                plan.close(self.inner()).await;
+                return Err(error);
+            }
+        };
         let staged = self.stage(checked).await?;
         let change = self.admit(staged).await?;
         Ok(change.settle().await?.commit())
-    }
-
-    /// Checks a plan; closes what a refused one had opened.
-    async fn check(&self, plan: Plan) -> Result<Checked> {
-        match plan.check(self.gs) {
-            Ok(checked) => Ok(checked),
-            Err((mut plan, error)) => {
-                plan.close(self.inner()).await;
-                Err(error)
-            }
-        }
     }
 }

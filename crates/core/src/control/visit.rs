@@ -14,7 +14,6 @@ use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
 use crate::graph::shape::{Parent, RootShape};
 use crate::request::io::{Io, Request};
-use crate::request::presence::Presence;
 use crate::request::run;
 
 /// A visit of the control thread to a node. Ends when dropped.
@@ -30,17 +29,6 @@ impl Visit {
     pub(crate) async fn begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Self {
         let root = VisitRoot::new(inner, boundary);
         let presence = run::enter(&root.root, &inner.local).await;
-        Self::inside(inner, node, root, presence)
-    }
-
-    /// As [`Self::begin`], but never waits: `None` while somebody keeps requests out.
-    pub(crate) fn try_begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Option<Self> {
-        let root = VisitRoot::new(inner, boundary);
-        let presence = run::try_enter(&root.root, &inner.local)?;
-        Some(Self::inside(inner, node, root, presence))
-    }
-
-    fn inside(inner: &Rc<Inner>, node: Arc<Node>, root: VisitRoot, presence: Presence) -> Self {
         Self { request: Request::new(presence, inner.local.clone()), node, _root: root }
     }
 

@@ -159,20 +159,17 @@ async fn run(work: Work, presence: Presence, local: LocalRef) -> Finished {
 
 /// Enters through the gate of `root`, waiting while it is closed.
 pub(crate) async fn enter(root: &Arc<Root>, local: &LocalRef) -> Presence {
-    if let Some(presence) = try_enter(root, local) {
-        return presence;
-    }
-    let what = format!("the gate of '{}'", root.name());
-    let ranks = (Rank::Nothing, Rank::Gate);
-    let _waiting = root.waits().begin(ranks, root.name(), what, "a drain".to_owned());
-    let side = Enter::new(Arc::clone(root.gate()), local.shard()).await;
-    Presence::counted(Arc::clone(root), local.shard(), side)
-}
-
-/// Enters through the gate of `root` if it is open.
-pub(crate) fn try_enter(root: &Arc<Root>, local: &LocalRef) -> Option<Presence> {
-    let side = root.gate().try_enter(local.shard())?;
-    Some(Presence::counted(Arc::clone(root), local.shard(), side))
+    let shard = local.shard();
+    let side = match root.gate().try_enter(shard) {
+        Some(side) => side,
+        None => {
+            let what = format!("the gate of '{}'", root.name());
+            let ranks = (Rank::Nothing, Rank::Gate);
+            let _waiting = root.waits().begin(ranks, root.name(), what, "a drain".to_owned());
+            Enter::new(Arc::clone(root.gate()), shard).await
+        }
+    };
+    Presence::counted(Arc::clone(root), shard, side)
 }
 
 /// One go at a request; also what is needed for another.
