@@ -1,4 +1,4 @@
-//! [`Backend`]: a user's handle on a node, and [`Root`]: what it stands on.
+//! [`Backend`]: a user's handle on a node, and `Root`: what it stands on.
 //!
 //! A root is where requests enter the graph: an export, a job, a tool, a driver's background work. It has an edge to one
 //! node, the permissions that its user asked for, and a gate. All roots of one job share one gate.
