@@ -31,7 +31,7 @@ mod visit;
 pub use change::{Change, Settled, StagedPlan};
 pub use commit::After;
 pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, RootInfo};
-pub use mailbox::{Control, ControlThread};
+pub use mailbox::{Control, ControlThread, PlainData};
 pub use opening::{NewNode, Opening};
 pub use plan::{Checked, Plan, RootSpec};
 pub use quiet::Quiet;
