@@ -12,7 +12,7 @@ use drystone_core::runtime::{LocalRef, yield_now};
 use drystone_sys::{Create, File, OpenOptions, Threads};
 
 use crate::common::{
-    Arrivals, Folder, WRITABLE, here_on_both_engines, on_both_engines, open, read, run, write,
+    Arrivals, Folder, WRITABLE, here_on_both_engines, on_both_engines, open, output, read, run, write,
 };
 
 #[test]
@@ -148,7 +148,7 @@ fn opening_says_what_is_wrong() {
 fn opening_a_pipe_without_a_writer_does_not_hang() {
     let folder = Folder::new();
     let path = folder.path("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(output(std::process::Command::new("mkfifo").arg(&path)).unwrap().status.success());
     here_on_both_engines(|local| {
         let path = path.clone();
         async move {
