@@ -8,4 +8,5 @@ mod file_block;
 mod file_space;
 mod lock;
 mod net;
+mod storm;
 mod threads;
