@@ -85,9 +85,17 @@ impl Thread {
     }
 }
 
+/// Explores every interleaving with at most three forced switches of threads, which is enough for every known kind of
+/// lost wake-up; for two wakers, all interleavings take minutes.
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(body);
+}
+
 #[test]
 fn a_sleeping_thread_hears_of_both_wakes_of_one_item() {
-    loom::model(|| {
+    model(|| {
         let home = new_thread();
         let task = item();
         let wakers: Vec<_> = (0..2)
@@ -128,10 +136,7 @@ fn a_thread_that_wakes_up_by_itself_loses_no_wake() {
 
 #[test]
 fn wakes_of_two_items_are_both_run() {
-    // Three switches of threads suffice for every known kind of lost wake-up; without a bound this takes minutes.
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(|| {
+    model(|| {
         let home = new_thread();
         let tasks = [item(), item()];
         let wakers: Vec<_> = tasks
