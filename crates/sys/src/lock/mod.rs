@@ -21,7 +21,8 @@
 //! | `holder` | who holds the lock in the way |
 //!
 //! Invariants: a set that only shrinks is not asked about; the old set stays locked until the commit. Locks belong to the
-//! open file (OFD locks) and end when its last descriptor is closed.
+//! open file (OFD locks) and end when its last descriptor is closed; a program that is being started has copies of all
+//! descriptors for a moment, and keeps the locks as long.
 
 mod bytes;
 mod holder;
