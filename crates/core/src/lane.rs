@@ -82,7 +82,12 @@ pub struct Ticket<'l, M: Mode> {
 impl<M: Mode> Ticket<'_, M> {
     /// A ticket for a sub-task of this request in a lane of its own, counted without asking the gate again. The drain that
     /// waits for this request waits for the sub-task, too.
+    ///
+    /// # Panics
+    /// If `lane` lives on another thread: a thread counts its own requests only.
     pub fn fork<'n>(&self, lane: &'n mut Lane) -> Ticket<'n, M> {
+        let (here, there) = (self.lane.local.shard(), lane.local.shard());
+        assert_eq!(here, there, "a sub-task was forked into a lane of another thread");
         let presence = self.presence.as_ref().map(Presence::fork);
         Ticket { lane, presence, mode: PhantomData }
     }

@@ -12,7 +12,7 @@ use crate::control::rights::Rights;
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
-use crate::graph::shape::{Parent, Shape, Topology};
+use crate::graph::shape::{Parent, Place, Shape, Topology};
 use crate::runtime::{LocalRef, StaysOnItsThread};
 use crate::waits::Waits;
 
@@ -162,7 +162,10 @@ impl GraphView<'_> {
             len: shape.node.len(),
             read_only: shape.read_only,
             active: shape.active,
-            quiet: self.shape.quiet.get(&crate::graph::shape::Place::Node(id)).copied().unwrap_or(0),
+            quiet: [Place::Node(id), Place::Everything]
+                .iter()
+                .filter_map(|place| self.shape.quiet.get(place))
+                .sum(),
             users: shape.users,
             settled: shape.node.chain.is_settled(),
             edges: edges.collect(),

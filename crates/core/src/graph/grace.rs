@@ -24,6 +24,11 @@ impl Grace {
         *self.gates.lock().unwrap_or_else(PoisonError::into_inner) = gates;
     }
 
+    /// Shows every gate that reaches the node.
+    pub(crate) fn each_gate(&self, mut show: impl FnMut(&Arc<Gate>)) {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut show);
+    }
+
     /// This moment. A gate that comes to reach the node later does not matter: its requests begin later.
     pub(crate) fn stamp(&self) -> Stamp {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
