@@ -3,10 +3,12 @@
 mod alignment;
 mod backend;
 mod chain;
+mod demand;
 mod drain;
 mod fixture;
 mod graph_change;
 mod history;
+mod job;
 mod scripted;
 mod snapshot;
 mod world;
