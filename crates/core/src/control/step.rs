@@ -39,6 +39,8 @@ pub enum Demand {
     NoJob,
     /// The node is nobody's backing image, used or not.
     NoOverlay,
+    /// No node stands on it, in whatever role: only users.
+    NoParent,
 }
 
 impl Demand {
@@ -51,7 +53,8 @@ impl Demand {
             (Self::NoOverlay, Parent::Node(id, key)) => {
                 view.node(id).and_then(|shape| shape.edge(key)).is_some_and(|edge| edge.role.has(Role::COW))
             }
-            (Self::NoJob, Parent::Node(..)) | (Self::NoOverlay, Parent::Root(_)) => false,
+            (Self::NoParent, Parent::Node(..)) => true,
+            (Self::NoJob, Parent::Node(..)) | (Self::NoOverlay | Self::NoParent, Parent::Root(_)) => false,
         }
     }
 }
@@ -170,6 +173,7 @@ fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
     let text = match demand {
         Demand::NoJob => format!("{other} works on it"),
         Demand::NoOverlay => format!("it is the backing image of {other}"),
+        Demand::NoParent => format!("{other} stands on it"),
     };
     Err(Error::new(Kind::InUse, text).on_node(shape.node.name()))
 }

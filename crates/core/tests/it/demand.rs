@@ -12,7 +12,7 @@ use drystone_core::runtime::yield_now;
 
 use crate::fixture::overlay;
 use crate::scripted::Script;
-use crate::world::{Event, World, attach_writer, detach, insert_device, instant_disk};
+use crate::world::{Event, World, attach_writer, detach, insert_device, insert_pair, instant_disk};
 
 /// A live snapshot, as a user's command takes it: of a disk that is free.
 async fn snapshot(task: &mut Task<'_>, disk: NodeId, name: &str) -> Result<()> {
@@ -64,6 +64,35 @@ fn a_snapshot_of_a_backing_image_is_refused_though_nobody_uses_the_overlay() {
         assert!(refused.report().contains("backing image of node 'top'"), "{}", refused.report());
         let top = task.gs().find("top").unwrap();
         snapshot(task, top, "other").await.unwrap();
+    });
+    world.end();
+}
+
+#[test]
+fn a_node_under_a_filter_is_refused_where_only_users_may_stand_on_it() {
+    let world = World::new(1);
+    world.on_control(async |task: &mut Task<'_>| {
+        let (top, bottom) = insert_pair(task, ("top", "bottom"), &Script::default()).await.unwrap();
+        let guest = attach_writer(task, top, "guest").await.unwrap();
+        for (node, demand, is_free) in [
+            (top, Demand::NoParent, true),
+            (bottom, Demand::NoParent, false),
+            (bottom, Demand::NoOverlay, true),
+            (bottom, Demand::NoJob, true),
+        ] {
+            let mut plan = Plan::new();
+            plan.demand(node, demand);
+            let applied = task.apply(plan).await;
+            assert_eq!(applied.is_ok(), is_free, "{demand:?}");
+            if let Err(refused) = applied {
+                assert!(
+                    refused.report().contains("node 'top' (child 'file') stands on it"),
+                    "{}",
+                    refused.report()
+                );
+            }
+        }
+        drop(guest);
     });
     world.end();
 }
