@@ -1,4 +1,9 @@
 //! The core through its public interface, on the seeded scheduler.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, outside of the tests themselves"
+)]
 
 mod alignment;
 mod backend;
