@@ -8,6 +8,9 @@ pub mod driver;
 pub mod graph;
 pub mod job;
 pub mod lane;
+#[cfg(feature = "loom")]
+#[doc(hidden)]
+pub mod models;
 pub mod request;
 pub mod runtime;
 mod sync;
