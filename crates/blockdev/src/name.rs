@@ -60,7 +60,8 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn unknown(name: &OsStr, protocol: &[u8]) -> Error {
     let protocol = String::from_utf8_lossy(protocol);
-    let text = format!("unknown protocol '{protocol}' (a file of that name is written './{}')", name.display());
+    let text =
+        format!("unknown protocol '{protocol}' (a file of that name is written './{}')", name.display());
     Error::new(Kind::Unsupported, text)
 }
 
@@ -72,7 +73,8 @@ pub(crate) fn resolve(recorded: &OsStr, base: Option<&Path>) -> Result<PathBuf> 
         return Ok(PathBuf::from(recorded));
     }
     let base = base.ok_or_else(|| {
-        let text = format!("'{}' is relative, but the image that names it lies in no folder", recorded.display());
+        let text =
+            format!("'{}' is relative, but the image that names it lies in no folder", recorded.display());
         Error::new(Kind::InvalidInput, text)
     })?;
     Ok(base.join(recorded))

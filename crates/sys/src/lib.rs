@@ -12,6 +12,7 @@
 //! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
 //! | `engine`, `pool` | who carries operations out |
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//! | [`path`] | what is done by name |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
@@ -21,6 +22,7 @@ mod engine;
 mod file;
 mod inbox;
 mod local;
+pub mod path;
 mod pool;
 mod slots;
 mod task;
