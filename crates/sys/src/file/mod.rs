@@ -60,7 +60,7 @@ pub struct FileExtent {
 #[must_use = "dropping it gives the reopen up"]
 pub struct Reopened {
     file: File,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     access: open::Access,
 }
 
@@ -145,7 +145,7 @@ impl File {
             open::open_again(inner.as_fd(), inner.path(), inner.id(), options)
         });
         let (fd, facts) = opened.await??;
-        Ok(Reopened { file: self.clone(), fd, access: facts.access })
+        Ok(Reopened { file: self.clone(), fd: Arc::new(fd), access: facts.access })
     }
 
     /// Closes the descriptor, and with it gives up image locks, whoever still has a clone. Operations of clones fail
@@ -238,8 +238,8 @@ impl Reopened {
         self.access.align_request
     }
 
-    /// The descriptor that will take the old one's place.
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    /// The descriptor of what will take the old one's place.
+    pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
 }

@@ -190,9 +190,14 @@ impl Packed {
         let width = orders
             .find_map(|order| RefcountWidth::from_order(order).filter(|width| to_hold <= width.count_max()));
         let mut wider = Self::with_width(width.unwrap_or(RefcountWidth::MAX), memory)?;
-        for index in 0..CHUNK {
-            let stored = wider.width.set(&mut wider.bytes, index, self.get(index));
-            assert!(stored.is_some(), "a wider count holds a narrower one");
+        let bits = self.width.bits() as usize;
+        let (unit_bytes, unit_counts) = ((bits / 8).max(1), (8 / bits).max(1));
+        let units = self.bytes.chunks(unit_bytes).enumerate();
+        for (unit, _) in units.filter(|(_, unit)| unit.iter().any(|&byte| byte != 0)) {
+            for index in unit * unit_counts..(unit + 1) * unit_counts {
+                let stored = wider.width.set(&mut wider.bytes, index, self.get(index));
+                assert!(stored.is_some(), "a wider count holds a narrower one");
+            }
         }
         memory.0 += self.bytes.len();
         *self = wider;

@@ -1,7 +1,8 @@
 //! How the check reads: bounded, and with zeroes behind the end of the file.
 //!
 //! Invariants: `Source::read_at` is asked for bytes of the file only, at most [`WINDOW_BYTES`] of a long table or one
-//! cluster at a time; all reads together are at most twice the file and a constant.
+//! cluster at a time. The header, the active L1 table and the refcounts say how many tables there are, each of which
+//! fits into the file; so reading them is bounded by the file's length, unless they overlap: [`Reader::spend`] ends that.
 //! Not here: what the bytes mean.
 
 use std::future::Future;
@@ -10,7 +11,7 @@ use drystone_base::{Error, HostOffset, Kind, Result};
 
 /// Long tables are read in pieces of this many bytes.
 pub(super) const WINDOW_BYTES: usize = 256 << 10;
-/// What may be read in addition to twice the file: small files with tables that overlap a little.
+/// What may be read in addition to twice the file, so that small overlaps are looked at in full.
 const EXTRA_BYTES: u64 = 64 << 20;
 
 /// Where a check reads the image from.
@@ -42,14 +43,20 @@ impl<'a, S: Source> Reader<'a, S> {
         self.len_file
     }
 
+    /// Allows the bytes at `at` to be read; an error when all tables together are longer than two files.
+    pub(super) fn spend(&mut self, at: HostOffset, len_bytes: u64) -> Result<()> {
+        let inside = self.len_file.saturating_sub(at.get()).min(len_bytes);
+        let left = self.allowed_bytes.checked_sub(inside);
+        self.allowed_bytes = left.ok_or_else(|| Error::new(Kind::TooLarge, "too many tables overlap"))?;
+        Ok(())
+    }
+
     /// The bytes at `at`; those behind the end of the file are zeroes.
-    pub(super) async fn read(&mut self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
+    pub(super) async fn read(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
         let inside = self.len_file.saturating_sub(at.get());
         let wanted = usize::try_from(inside).unwrap_or(usize::MAX).min(len_bytes);
         let mut bytes = Vec::new();
         if wanted > 0 {
-            let left = self.allowed_bytes.checked_sub(wanted as u64);
-            self.allowed_bytes = left.ok_or_else(|| Error::new(Kind::TooLarge, "too many tables overlap"))?;
             bytes = self.source.read_at(at, wanted).await?;
             if bytes.len() != wanted {
                 return Err(Error::new(

@@ -7,7 +7,7 @@
 //! entry does not make everything behind it look lost.
 //! Not here: refcounts ([`super::compare`]).
 
-use drystone_base::{HostOffset, LEN_MAX};
+use drystone_base::{Error, HostOffset, LEN_MAX};
 
 use super::finding::{Finding, Structure};
 use super::reader::{Source, entries_of};
@@ -76,7 +76,11 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
     /// An L1 table: counts its references to L2 tables and collects them.
     async fn walk_l1(&mut self, l1: L1Table, active: bool) -> Result<(), CheckError> {
         let what = if active { Structure::ActiveL1 } else { Structure::SnapshotL1 };
-        self.refer(what, l1.at, u64::from(l1.entries) * ENTRY_BYTES, 1)?;
+        let len_bytes = u64::from(l1.entries) * ENTRY_BYTES;
+        self.refer(what, l1.at, len_bytes, 1)?;
+        if !active && !self.may_read(what, l1.at, len_bytes) {
+            return Ok(());
+        }
         let mut index = 0;
         loop {
             let entries = match self.reader.read_entries(l1.at, l1.entries.into(), index).await {
@@ -84,7 +88,7 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
                 Ok(entries) => entries,
                 Err(error) if active => return Err(CheckError::Read(what, error)),
                 Err(error) => {
-                    self.report(&Finding::Unreadable { what, at: l1.at, error: error.report() }, 1);
+                    self.unreadable(what, l1.at, &error);
                     return Ok(());
                 }
             };
@@ -133,11 +137,10 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
     /// The L2 tables that were collected.
     pub(super) async fn walk_tables(&mut self) -> Result<(), CheckError> {
         while let Some((at, uses)) = self.tables.pop_first() {
-            match self.reader.read(at, self.cluster.buffer_len()).await {
-                Ok(bytes) => self.walk_l2(at, &bytes, uses)?,
-                Err(error) => {
-                    let error = error.report();
-                    self.report(&Finding::Unreadable { what: Structure::L2, at, error }, 1);
+            if self.may_read(Structure::L2, at, self.cluster.bytes()) {
+                match self.reader.read(at, self.cluster.buffer_len()).await {
+                    Ok(bytes) => self.walk_l2(at, &bytes, uses)?,
+                    Err(error) => self.unreadable(Structure::L2, at, &error),
                 }
             }
         }
@@ -233,14 +236,18 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
 
     async fn walk_bitmap(&mut self, bitmap: &Bitmap) -> Result<(), CheckError> {
         let (what, at) = (Structure::BitmapTable, bitmap.table);
-        self.refer(what, at, u64::from(bitmap.table_entries) * ENTRY_BYTES, 1)?;
+        let len_bytes = u64::from(bitmap.table_entries) * ENTRY_BYTES;
+        self.refer(what, at, len_bytes, 1)?;
+        if !self.may_read(what, at, len_bytes) {
+            return Ok(());
+        }
         let mut index = 0;
         loop {
             let entries = match self.reader.read_entries(at, bitmap.table_entries.into(), index).await {
                 Ok(entries) if entries.is_empty() => return Ok(()),
                 Ok(entries) => entries,
                 Err(error) => {
-                    self.report(&Finding::Unreadable { what, at, error: error.report() }, 1);
+                    self.unreadable(what, at, &error);
                     return Ok(());
                 }
             };
@@ -253,6 +260,16 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
                 }
             }
         }
+    }
+
+    /// Whether a table may be read; a check error if all tables together are too long.
+    fn may_read(&mut self, what: Structure, at: HostOffset, len_bytes: u64) -> bool {
+        let allowed = self.reader.spend(at, len_bytes);
+        allowed.map_err(|error| self.unreadable(what, at, &error)).is_ok()
+    }
+
+    fn unreadable(&mut self, what: Structure, at: HostOffset, error: &Error) {
+        self.report(&Finding::Unreadable { what, at, error: error.report() }, 1);
     }
 }
 

@@ -1,3 +1,5 @@
+//! What a new image says and counts, and the options that are refused.
+
 use super::*;
 use crate::qcow2::refcount::parse_table_entry;
 

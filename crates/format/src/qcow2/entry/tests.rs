@@ -1,3 +1,5 @@
+//! Entries bit by bit: every rule is broken once, every valid entry comes back.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -15,16 +15,20 @@
 
 mod access;
 mod encode;
+mod error;
+mod fields;
 
 pub use access::{Access, ReadOnlyReason, RefusedReason};
 pub use encode::HeaderChange;
+pub use error::HeaderError;
 
-use drystone_base::{Be, HostOffset, LEN_MAX, Truncated};
+use drystone_base::{Be, HostOffset};
 
+use self::fields::Fields;
 use super::compress::Compression;
-use super::extension::{ExtensionError, Extensions, until_nul};
-use super::feature::{Autoclear, Compatible, Incompatible, IncompatibleBit};
-use super::geometry::{ClusterBits, ENTRY_BYTES, HOST_END, L1_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX};
+use super::extension::{Extensions, until_nul};
+use super::feature::{Autoclear, Compatible, Incompatible};
+use super::geometry::ClusterBits;
 use super::refcount::RefcountWidth;
 
 /// Spec "Header": `magic`.
@@ -130,116 +134,6 @@ pub struct Header {
     pub(super) backing_name: Option<Vec<u8>>,
 }
 
-/// What is wrong with a header.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    /// The file is not a qcow2 image.
-    #[error("this is not a qcow2 image")]
-    Magic,
-    /// The bytes end inside of the header, its extensions or the backing file's name.
-    #[error("the image ends inside of its header")]
-    Truncated,
-    /// Neither version 2 nor version 3.
-    #[error("version {0} of qcow2 is not known")]
-    Version(u32),
-    /// No cluster size of this format.
-    #[error("a cluster size of 2^{0} bytes is not supported, 2^9 to 2^21 are")]
-    ClusterBits(u32),
-    /// The header's length breaks a rule.
-    #[error("a header length of {0} bytes is not a multiple of 8 from 104 to the cluster size")]
-    HeaderLength(u32),
-    /// The disk is too large.
-    #[error("a disk of {0} bytes is too large")]
-    LenGuest(u64),
-    /// An encryption method that the specification does not name.
-    #[error("encryption method {0} is not known")]
-    Crypt(u32),
-    /// The width of refcounts.
-    #[error("refcounts of 2^{0} bits are not possible, 2^6 is the most")]
-    RefcountOrder(u32),
-    /// Field and feature bit contradict each other, or the type is not known.
-    #[error("compression type {value} does not go with its feature bit, which is {bit}, or is not known")]
-    CompressionType {
-        /// The field.
-        value: u8,
-        /// The feature bit.
-        bit: bool,
-    },
-    /// A table is too long.
-    #[error("the {table} is too long ({len_bytes} bytes)")]
-    TableLength {
-        /// Which table.
-        table: &'static str,
-        /// Its length.
-        len_bytes: u64,
-    },
-    /// A table is where none can be.
-    #[error("the offset {at:#x} of the {table} is not valid")]
-    TableOffset {
-        /// Which table.
-        table: &'static str,
-        /// Its offset.
-        at: u64,
-    },
-    /// The L1 table does not cover the disk.
-    #[error("an L1 table of {entries} entries is too short for a disk that needs {needed}")]
-    L1TooShort {
-        /// Its entries.
-        entries: u32,
-        /// What the disk needs.
-        needed: u64,
-    },
-    /// There is no refcount table.
-    #[error("the image has no refcount table")]
-    NoRefcountTable,
-    /// Too many snapshots.
-    #[error("{0} snapshots are too many")]
-    Snapshots(u32),
-    /// The name of the backing file is too long or not where it must be.
-    #[error(
-        "the name of the backing file ({len_bytes} bytes at {at:#x}) is too long or not in the first cluster"
-    )]
-    BackingName {
-        /// Its offset.
-        at: u64,
-        /// Its length.
-        len_bytes: u32,
-    },
-    /// The extensions break a rule.
-    #[error(transparent)]
-    Extension(#[from] ExtensionError),
-    /// Header, extensions and name are longer than a cluster.
-    #[error("the header would be {0} bytes long, which is more than a cluster")]
-    DoesNotFit(usize),
-}
-
-impl From<Truncated> for HeaderError {
-    fn from(_: Truncated) -> Self {
-        Self::Truncated
-    }
-}
-
-/// The fixed fields, as they are stored.
-struct Fields {
-    version: Version,
-    backing_at: u64,
-    backing_len_bytes: u32,
-    cluster: ClusterBits,
-    len_guest: u64,
-    crypt: u32,
-    l1_entries: u32,
-    l1_at: u64,
-    refcounts_at: u64,
-    refcounts_clusters: u32,
-    snapshots_count: u32,
-    snapshots_at: u64,
-    incompatible: u64,
-    compatible: u64,
-    autoclear: u64,
-    refcount_order: u32,
-    header_len: u32,
-}
-
 impl Header {
     /// How many bytes [`Self::parse`] wants to see: one cluster. `start` is the start of the file, of which the first
     /// [`PREFIX_BYTES`] are needed.
@@ -248,9 +142,9 @@ impl Header {
     /// [`HeaderError`] if this is no qcow2 image of a supported version and cluster size.
     pub fn area_len_bytes(start: &[u8]) -> Result<usize, HeaderError> {
         let mut be = Be(start);
-        parse_version(&mut be)?;
+        fields::parse_version(&mut be)?;
         be.take(12)?;
-        Ok(parse_cluster(&mut be)?.buffer_len())
+        Ok(fields::parse_cluster(&mut be)?.buffer_len())
     }
 
     /// The only way to obtain a `Header`. `bytes` is the first cluster of the file, or its start if that holds all of
@@ -280,7 +174,7 @@ impl Header {
             incompatible,
             compatible: Compatible::from_raw(fields.compatible),
             autoclear,
-            compression: parse_compression(&additional, incompatible)?,
+            compression: fields::parse_compression(&additional, incompatible)?,
             additional,
             extensions,
             backing_name,
@@ -299,7 +193,7 @@ impl Header {
         self.cluster
     }
 
-    /// Length of the virtual disk in bytes, at most [`LEN_MAX`].
+    /// Length of the virtual disk in bytes, at most [`LEN_MAX`](drystone_base::LEN_MAX).
     #[must_use]
     pub const fn len_guest(&self) -> u64 {
         self.len_guest
@@ -369,174 +263,6 @@ impl Header {
     #[must_use]
     pub fn backing_name(&self) -> Option<&[u8]> {
         self.backing_name.as_deref().map(until_nul).filter(|name| !name.is_empty())
-    }
-}
-
-impl Fields {
-    fn parse(be: &mut Be<'_>) -> Result<Self, HeaderError> {
-        let version = parse_version(be)?;
-        let (backing_at, backing_len_bytes) = (be.u64()?, be.u32()?);
-        let cluster = parse_cluster(be)?;
-        let mut fields = Self {
-            version,
-            backing_at,
-            backing_len_bytes,
-            cluster,
-            len_guest: be.u64()?,
-            crypt: be.u32()?,
-            l1_entries: be.u32()?,
-            l1_at: be.u64()?,
-            refcounts_at: be.u64()?,
-            refcounts_clusters: be.u32()?,
-            snapshots_count: be.u32()?,
-            snapshots_at: be.u64()?,
-            incompatible: 0,
-            compatible: 0,
-            autoclear: 0,
-            refcount_order: RefcountWidth::BITS_16.order(),
-            header_len: LEN_V2,
-        };
-        if version == Version::V3 {
-            fields.incompatible = be.u64()?;
-            fields.compatible = be.u64()?;
-            fields.autoclear = be.u64()?;
-            fields.refcount_order = be.u32()?;
-            fields.header_len = be.u32()?;
-        }
-        Ok(fields)
-    }
-
-    /// Bytes of the header behind the fields that every version 3 header has.
-    fn additional_len(&self) -> Result<usize, HeaderError> {
-        if self.version == Version::V2 {
-            return Ok(0);
-        }
-        let error = HeaderError::HeaderLength(self.header_len);
-        if !self.header_len.is_multiple_of(8) || u64::from(self.header_len) > self.cluster.bytes() {
-            return Err(error);
-        }
-        self.header_len.checked_sub(LEN_V3).and_then(|len| usize::try_from(len).ok()).ok_or(error)
-    }
-
-    fn check_len_guest(&self) -> Result<u64, HeaderError> {
-        if self.len_guest > LEN_MAX { Err(HeaderError::LenGuest(self.len_guest)) } else { Ok(self.len_guest) }
-    }
-
-    fn parse_crypt(&self) -> Result<Crypt, HeaderError> {
-        match self.crypt {
-            0 => Ok(Crypt::None),
-            1 => Ok(Crypt::Aes),
-            2 => Ok(Crypt::Luks),
-            other => Err(HeaderError::Crypt(other)),
-        }
-    }
-
-    fn parse_l1(&self) -> Result<L1Table, HeaderError> {
-        let len_bytes = u64::from(self.l1_entries) * ENTRY_BYTES;
-        let at = self.table_at("active L1 table", self.l1_at, len_bytes, L1_BYTES_MAX)?;
-        let needed = self.cluster.l1_entries(self.len_guest);
-        if u64::from(self.l1_entries) < needed {
-            return Err(HeaderError::L1TooShort { entries: self.l1_entries, needed });
-        }
-        Ok(L1Table { at, entries: self.l1_entries })
-    }
-
-    fn parse_refcounts(&self) -> Result<RefcountTable, HeaderError> {
-        if self.refcounts_clusters == 0 {
-            return Err(HeaderError::NoRefcountTable);
-        }
-        let len_bytes = u64::from(self.refcounts_clusters) * self.cluster.bytes();
-        let at = self.table_at("refcount table", self.refcounts_at, len_bytes, REFCOUNT_TABLE_BYTES_MAX)?;
-        Ok(RefcountTable { at, clusters: self.refcounts_clusters })
-    }
-
-    fn parse_snapshots(&self) -> Result<SnapshotTable, HeaderError> {
-        if self.snapshots_count > SNAPSHOTS_MAX {
-            return Err(HeaderError::Snapshots(self.snapshots_count));
-        }
-        // The length of the table is known only after it was read; one byte per snapshot is less than there can be.
-        let at = self.table_at("snapshot table", self.snapshots_at, self.snapshots_count.into(), u64::MAX)?;
-        Ok(SnapshotTable { at, count: self.snapshots_count })
-    }
-
-    fn table_at(
-        &self,
-        table: &'static str,
-        at: u64,
-        len_bytes: u64,
-        max: u64,
-    ) -> Result<HostOffset, HeaderError> {
-        if len_bytes > max {
-            return Err(HeaderError::TableLength { table, len_bytes });
-        }
-        let error = HeaderError::TableOffset { table, at };
-        let offset =
-            HostOffset::checked(at).filter(|&at| self.cluster.is_aligned(at)).ok_or(error.clone())?;
-        // Where a table without entries starts means nothing.
-        let possible =
-            len_bytes == 0 || at != 0 && HOST_END.checked_sub(len_bytes).is_some_and(|last| at <= last);
-        if possible { Ok(offset) } else { Err(error) }
-    }
-
-    /// The extensions and the name of the backing file.
-    fn parse_area(
-        &self,
-        bytes: &[u8],
-        autoclear: Autoclear,
-    ) -> Result<(Extensions, Option<Vec<u8>>), HeaderError> {
-        use super::feature::AutoclearBit::Bitmaps;
-        let bad_name = HeaderError::BackingName { at: self.backing_at, len_bytes: self.backing_len_bytes };
-        let header_len =
-            usize::try_from(self.header_len).map_err(|_| HeaderError::HeaderLength(self.header_len))?;
-        let area_end = match usize::try_from(self.backing_at).map_err(|_| bad_name.clone())? {
-            0 => self.cluster.buffer_len(),
-            at if at < header_len || at > self.cluster.buffer_len() => return Err(bad_name),
-            at => at,
-        };
-        let area = bytes.get(header_len..area_end.min(bytes.len())).ok_or(HeaderError::Truncated)?;
-        let whole = bytes.len() >= area_end;
-        let extensions = Extensions::parse(area, whole, self.cluster, autoclear.has(Bitmaps));
-        let extensions = extensions.map_err(|error| match error {
-            ExtensionError::Truncated => HeaderError::Truncated,
-            error => HeaderError::Extension(error),
-        })?;
-        if self.backing_at == 0 || self.backing_len_bytes == 0 {
-            return Ok((extensions, None));
-        }
-        let name_end = usize::try_from(self.backing_len_bytes).ok().and_then(|len| area_end.checked_add(len));
-        let name_end = name_end.filter(|&end| end <= self.cluster.buffer_len()).ok_or(bad_name.clone())?;
-        if self.backing_len_bytes > BACKING_NAME_BYTES_MAX {
-            return Err(bad_name);
-        }
-        let name = bytes.get(area_end..name_end).ok_or(HeaderError::Truncated)?;
-        Ok((extensions, Some(name.to_vec())))
-    }
-}
-
-fn parse_version(be: &mut Be<'_>) -> Result<Version, HeaderError> {
-    if be.bytes()? != MAGIC {
-        return Err(HeaderError::Magic);
-    }
-    match be.u32()? {
-        2 => Ok(Version::V2),
-        3 => Ok(Version::V3),
-        other => Err(HeaderError::Version(other)),
-    }
-}
-
-fn parse_cluster(be: &mut Be<'_>) -> Result<ClusterBits, HeaderError> {
-    let bits = be.u32()?;
-    ClusterBits::checked(bits).ok_or(HeaderError::ClusterBits(bits))
-}
-
-/// Spec "Additional fields": the field and its feature bit must agree; a field that is not present is 0.
-fn parse_compression(additional: &[u8], incompatible: Incompatible) -> Result<Compression, HeaderError> {
-    let value = additional.first().copied().unwrap_or(0);
-    let bit = incompatible.has(IncompatibleBit::CompressionType);
-    match (value, bit) {
-        (0, false) => Ok(Compression::Deflate),
-        (1, true) => Ok(Compression::Zstd),
-        _ => Err(HeaderError::CompressionType { value, bit }),
     }
 }
 

@@ -1,7 +1,10 @@
+//! Headers field by field: every limit, every truncation, every flipped bit, and what an image may be opened for.
+
 use drystone_base::BeMut;
 
 use super::*;
 use crate::qcow2::feature::{AutoclearBit, CompatibleBit};
+use crate::qcow2::geometry::HOST_END;
 
 /// A version 3 header of a 1 MiB disk with 4 KiB clusters, an unknown extension and a backing file.
 fn valid() -> Vec<u8> {
