@@ -11,16 +11,21 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::disk::Preallocation;
 use drystone_core::driver::{Driver, NodeFacts};
 use drystone_core::graph::permission::Grant;
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
-use drystone_format::raw::{self, RawOptions};
 use drystone_protocol::file::create::Contents;
 
 use crate::options::Options;
+use crate::settings::Settings;
+
+mod qcow2;
+mod raw;
+
+use qcow2::Qcow2Format;
+use raw::RawFormat;
 
 /// How many bytes from the start of a file are looked at to recognise its format.
 pub const PROBE_BYTES: usize = 2048;
@@ -34,11 +39,11 @@ pub trait Format: Send + Sync + 'static {
     /// not at all, 100 for certain.
     fn probe(&self, start: &[u8]) -> u8;
 
-    /// Takes its own options.
+    /// Takes its own options. `settings` are the node's.
     ///
     /// # Errors
     /// [`Kind::InvalidInput`] for values that make no sense.
-    fn configure(&self, options: &mut Options) -> Result<Box<dyn Configured>>;
+    fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>>;
 
     /// What a new image of a disk of `len_bytes` bytes consists of. Takes its own options, `preallocation` among them.
     ///
@@ -106,7 +111,7 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat)])
+        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format)])
     }
 
     /// Adds one.
@@ -137,58 +142,5 @@ impl Formats {
             Some((score, format)) if score > 0 => &**format,
             _ => &RawFormat,
         }
-    }
-}
-
-/// `raw`.
-pub(crate) struct RawFormat;
-
-struct ConfiguredRaw(RawOptions);
-
-impl Format for RawFormat {
-    fn name(&self) -> &'static str {
-        "raw"
-    }
-
-    fn probe(&self, _start: &[u8]) -> u8 {
-        0
-    }
-
-    fn configure(&self, options: &mut Options) -> Result<Box<dyn Configured>> {
-        let offset_host = options.take_number("offset")?.unwrap_or(0);
-        let len_bytes = options.take_number("size")?;
-        Ok(Box::new(ConfiguredRaw(RawOptions { offset_host, len_bytes })))
-    }
-
-    fn contents(
-        &self,
-        len_bytes: u64,
-        backing: Option<&BackingName>,
-        options: &mut Options,
-    ) -> Result<Contents> {
-        if backing.is_some() {
-            return Err(Error::new(Kind::Unsupported, "a raw image has no backing file"));
-        }
-        let modes =
-            [("off", Preallocation::Off), ("falloc", Preallocation::Falloc), ("full", Preallocation::Full)];
-        let preallocation = options.take_choice("preallocation", &modes)?.unwrap_or_default();
-        Ok(Contents { len_bytes: raw::len_file_of_new(len_bytes)?, preallocation, pieces: Vec::new() })
-    }
-}
-
-impl Configured for ConfiguredRaw {
-    fn file_role(&self) -> Role {
-        self.0.file_role()
-    }
-
-    fn file_grant(&self, parent: ParentState) -> Grant {
-        raw::file_grant(self.file_role(), parent)
-    }
-
-    fn open<'a>(&'a self, file: Io<'a>, _read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
-        Box::pin(async move {
-            let (driver, facts) = raw::Raw::open(file, self.0)?;
-            Ok(OpenedImage { driver: Box::new(driver), facts, backing: Backing::Impossible })
-        })
     }
 }

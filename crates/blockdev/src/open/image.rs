@@ -41,7 +41,7 @@ impl<'s> Session<'s, '_> {
         let ImageSpec { node_name, mut settings, format, file, options, .. } = spec;
         let mut own = options.clone();
         let said = match format {
-            Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, false)?),
+            Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, settings, false)?),
             None => None,
         };
         let wanted = said.as_ref().map(|said| said.configured.file_grant(parent(place, settings)));
@@ -50,7 +50,7 @@ impl<'s> Session<'s, '_> {
         let named = |error: Error| file.leaf.name_in(error);
         let chosen = match said {
             Some(said) => said,
-            None => choose(self.probe(file.id).await.map_err(named)?, &mut own, true).map_err(named)?,
+            None => choose(self.probe(file.id).await.map_err(named)?, &mut own, settings, true)?,
         };
         own.finish(chosen.format.name())?;
         self.settle_writing(&mut settings, &chosen, &file)?;
@@ -58,11 +58,9 @@ impl<'s> Session<'s, '_> {
             place.users.perm = place.users.perm.and(Perm::CONSISTENT_READ);
         }
         self.claim(file.id, chosen.configured.file_grant(parent(place, settings)), settings).await?;
-        let image = {
-            let visit = self.opening.visit(file.id).await?;
-            chosen.configured.open(visit.io(), settings.read_only).await.map_err(named)?
-        };
-        let mut image = image;
+        let visit = self.opening.visit(file.id).await?;
+        let mut image = chosen.configured.open(visit.io(), settings.read_only).await.map_err(named)?;
+        drop(visit);
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
         if chosen.is_probed && place.is_image {
@@ -124,8 +122,13 @@ impl<'s> Session<'s, '_> {
     }
 }
 
-fn choose<'s>(format: &'s dyn Format, options: &mut Options, is_probed: bool) -> Result<Chosen<'s>> {
-    Ok(Chosen { format, configured: format.configure(options)?, is_probed })
+fn choose<'s>(
+    format: &'s dyn Format,
+    options: &mut Options,
+    settings: Settings,
+    is_probed: bool,
+) -> Result<Chosen<'s>> {
+    Ok(Chosen { format, configured: format.configure(options, settings)?, is_probed })
 }
 
 fn parent(place: Place, settings: Settings) -> ParentState {

@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp, Preallocation};
+use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
-use drystone_sys::{Create, File, OpenOptions, path};
-
-use super::options::Locking;
+use drystone_sys::{Create, File, ImageLock, Locking, OpenOptions, path};
 
 /// What of a device is overwritten when nothing is to be stored on it: enough that no old image is recognised.
 const DEVICE_START_BYTES: u64 = 512;
+
+/// Whoever makes an image: the permissions of the C tools.
+const MAKER: Grant = Grant { perm: Perm::WRITE.with(Perm::RESIZE), shared: Perm::ALL.without(Perm::RESIZE) };
 
 /// What a new file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,7 +49,10 @@ pub async fn create(
     let (file, is_new) = open(local, &path).await?;
     let new = NewFile { local, file };
     let result = new.fill(locking, contents).await.map_err(|error| error.at_path(&path));
-    if result.is_err() && is_new {
+    if let Err(error) = &result
+        && error.kind() != Kind::InUse
+        && is_new
+    {
         // While it is locked still, so that nobody has begun to use it. An error here would hide the first one.
         let _ = path::remove_file(&**local, &path).await;
     }
@@ -56,11 +61,12 @@ pub async fn create(
     if is_new { path::sync_folder_of(&**local, &path).await } else { Ok(()) }
 }
 
+/// The file, and whether it was made now. A link that leads nowhere makes the file that it names.
 async fn open(local: &LocalRef, path: &Path) -> Result<(File, bool)> {
     let how = |create| OpenOptions { writable: true, direct: false, create };
     match File::open(&**local, path, how(Create::New)).await {
         Err(error) if error.kind() == Kind::AlreadyExists => {
-            Ok((File::open(&**local, path, how(Create::No)).await?, false))
+            Ok((File::open(&**local, path, how(Create::IfMissing)).await?, false))
         }
         opened => Ok((opened?, true)),
     }
@@ -74,6 +80,8 @@ struct NewFile<'l> {
 impl NewFile<'_> {
     async fn fill(&self, locking: Locking, contents: Contents) -> Result<()> {
         let Contents { len_bytes, preallocation, mut pieces } = contents;
+        let lock = ImageLock::new(&self.file, locking);
+        lock.prepare(&**self.local, MAKER).await?.commit();
         if self.file.is_block_device() {
             self.clear_device(len_bytes, pieces.is_empty()).await?;
         } else {
@@ -99,6 +107,9 @@ impl NewFile<'_> {
             return Err(Error::new(Kind::NoSpace, text));
         }
         let len = if keeps_contents { DEVICE_START_BYTES.min(len_device) } else { len_bytes };
+        if len == 0 {
+            return Ok(());
+        }
         let range = GuestRange::new(GuestOffset::ZERO, len);
         self.run(DiskOp::WriteZeroes { range, may_unmap: true, fast_only: false }).await
     }

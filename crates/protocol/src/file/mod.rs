@@ -20,8 +20,8 @@ mod extents;
 mod options;
 mod stage;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use drystone_base::{Error, GuestRange, Kind, LEN_MAX, Result};
 use drystone_core::disk::{Completion, Disk, DiskOp};
@@ -30,9 +30,10 @@ use drystone_core::driver::{
 };
 use drystone_core::request::io::Io;
 use drystone_core::runtime::{Local, LocalFuture, LocalRef};
-use drystone_sys::{Create, File, FileId, OpenOptions};
+use drystone_sys::{Create, File, FileId, ImageLock, OpenOptions};
 
-pub use options::{Aio, Discard, FileKind, FileOptions, Locking};
+pub use drystone_sys::Locking;
+pub use options::{Aio, Discard, FileKind, FileOptions};
 
 use extents::DataExtents;
 
@@ -47,7 +48,8 @@ pub struct HostFile {
 /// An open file or device and how it is used.
 struct Image {
     file: File,
-    options: std::sync::Mutex<FileOptions>,
+    lock: ImageLock,
+    options: Mutex<FileOptions>,
     switches: Switches,
     data: DataExtents,
 }
@@ -80,7 +82,9 @@ impl HostFile {
         let facts = NodeFacts { len, request_alignment, read_only: options.read_only };
         let switches = Switches { no_flush: AtomicBool::new(false), unmaps: AtomicBool::new(false) };
         switches.set(&options);
-        let image = Image { file, options: options.into(), switches, data: DataExtents::default() };
+        let lock = ImageLock::new(&file, options.locking);
+        let image =
+            Image { file, lock, options: Mutex::new(options), switches, data: DataExtents::default() };
         Ok((Self { image: Arc::new(image) }, facts))
     }
 
@@ -88,6 +92,13 @@ impl HostFile {
     #[must_use]
     pub fn file_id(&self) -> FileId {
         self.image.file.id()
+    }
+
+    /// Whether the image is locked in a way that the kernel takes back when anybody in this process closes another
+    /// descriptor of the file (`locking=on` where there is nothing better): worth a warning.
+    #[must_use]
+    pub fn has_fragile_locks(&self) -> bool {
+        self.image.lock.is_fragile()
     }
 
     /// The path that it was opened by.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use drystone_base::{Error, Kind, Result};
+use drystone_sys::Locking;
 
 /// Which driver opens it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,18 +30,6 @@ pub enum Aio {
     IoUring,
     /// `native`: as `io_uring`, but only with [`FileOptions::cache_direct`], as in the C tools.
     Native,
-}
-
-/// `locking`: whether other processes are told how the image is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Locking {
-    /// `auto`: if the kernel and the file system can.
-    #[default]
-    Auto,
-    /// `on`: or opening fails.
-    On,
-    /// `off`.
-    Off,
 }
 
 /// `discard`: what becomes of discarded ranges.
@@ -70,7 +59,7 @@ pub struct FileOptions {
     pub cache_no_flush: bool,
     /// `aio`.
     pub aio: Aio,
-    /// `locking`.
+    /// `locking`: whether other processes are told how the image is used.
     pub locking: Locking,
     /// `discard`.
     pub discard: Discard,

@@ -1,10 +1,10 @@
 //! A change of a file node: who uses it, how, with which options.
 //!
-//! | phase | descriptor | options |
-//! |---|---|---|
-//! | stage | another one is opened if writing or direct I/O begins or ends | checked |
-//! | commit | takes the old one's place, under the same number | take effect |
-//! | undo | closed | |
+//! | phase | image locks | descriptor | options |
+//! |---|---|---|---|
+//! | stage | new ones beside the old ones, then ask who is in the way | if writing or direct I/O begins or ends: another, with the new locks | checked |
+//! | commit | the new ones | the other one takes the old one's place, under the same number | take effect |
+//! | undo | the old ones | the other one is closed | |
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,7 +12,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::driver::{Publish, StageRequest, Staged};
 use drystone_core::graph::permission::Perm;
 use drystone_core::runtime::LocalFuture;
-use drystone_sys::{Create, OpenOptions, Reopened};
+use drystone_sys::{Create, OpenOptions, Prepared, Reopened};
 
 use super::options::FileOptions;
 use super::{Image, alignment};
@@ -22,6 +22,7 @@ struct StagedFile {
     image: Arc<Image>,
     /// Another descriptor, and what requests to it must be aligned to.
     reopened: Option<(Reopened, u32)>,
+    locks: Option<Prepared>,
     options: Option<FileOptions>,
 }
 
@@ -38,8 +39,13 @@ pub(super) async fn stage(image: &Arc<Image>, request: &StageRequest<'_>) -> Res
             }
         },
     };
+    let local = &**request.local;
+    let locks = image.lock.prepare(local, request.new.users).await?;
     let reopened = reopen(image, request, options.as_ref().unwrap_or(&current)).await?;
-    Ok(Box::new(StagedFile { image: Arc::clone(image), reopened, options }))
+    if let Some((reopened, _)) = &reopened {
+        locks.take_over(local, reopened).await?;
+    }
+    Ok(Box::new(StagedFile { image: Arc::clone(image), reopened, locks: Some(locks), options }))
 }
 
 /// Opens another descriptor if the present one does not do.
@@ -87,6 +93,9 @@ impl Staged for StagedFile {
             reopened.commit();
             publish.request_alignment(align);
         }
+        if let Some(locks) = self.locks.take() {
+            locks.commit();
+        }
         if let Some(options) = self.options.take() {
             image.switches.set(&options);
             *image.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
@@ -94,6 +103,9 @@ impl Staged for StagedFile {
     }
 
     fn undo<'a>(&'a mut self) -> LocalFuture<'a, ()> {
-        Box::pin(async { drop(self.reopened.take()) })
+        Box::pin(async {
+            self.reopened = None;
+            self.locks = None;
+        })
     }
 }
