@@ -12,7 +12,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{File, ImageLock, Locking, OpenOptions};
 
-use crate::common::{Folder, WRITABLE, here_on_both_engines};
+use crate::common::{Folder, WRITABLE, here_on_both_engines, no_other_forks};
 
 const READ: Perm = Perm::CONSISTENT_READ;
 const WRITE: Perm = Perm::WRITE;
@@ -50,6 +50,7 @@ async fn lock(local: &LocalRef, path: &Path, grant: Grant) -> Result<ImageLock> 
 
 #[test]
 fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -68,6 +69,7 @@ fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
 
 #[test]
 fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -88,6 +90,7 @@ fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
 
 #[test]
 fn a_change_holds_both_sets_until_it_is_committed_and_the_old_one_if_it_is_not() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -166,6 +169,7 @@ fn a_closed_file_has_no_locks_whoever_still_knows_it() {
 
 #[test]
 fn a_set_that_shrinks_is_not_asked_about() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -185,6 +189,7 @@ fn a_set_that_shrinks_is_not_asked_about() {
 
 #[test]
 fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -207,6 +212,7 @@ fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
 
 #[test]
 fn no_lock_is_taken_where_locking_is_off() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -269,6 +275,7 @@ fn image(folder: &Folder) -> Option<std::path::PathBuf> {
 
 #[test]
 fn an_image_that_a_c_tool_writes_is_refused_and_the_tool_named() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {
@@ -291,6 +298,7 @@ fn an_image_that_a_c_tool_writes_is_refused_and_the_tool_named() {
 
 #[test]
 fn an_image_that_a_c_tool_reads_is_shared_with_readers() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {
@@ -310,6 +318,7 @@ fn an_image_that_a_c_tool_reads_is_shared_with_readers() {
 
 #[test]
 fn the_c_tools_refuse_an_image_that_we_write_unless_told_to_share() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {
