@@ -3,6 +3,7 @@
 mod alignment;
 mod backend;
 mod chain;
+mod check;
 mod drain;
 mod fixture;
 mod graph_change;
