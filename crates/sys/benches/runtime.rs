@@ -4,12 +4,14 @@
 //! machine. Pin it (`taskset -c 0`) for steady figures.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a benchmark")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -23,16 +25,39 @@ use drystone_sys::{Create, EngineKind, File, OpenOptions, Stream, Threads};
 const REPLY_BYTES: usize = 4112;
 const REQUEST_BYTES: usize = 28;
 
+/// Counts allocations.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system allocator's demands.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 /// A moment, on the clock and in the calling thread's processor time.
 #[derive(Clone, Copy)]
 struct Start {
     clock: Instant,
     cpu: Duration,
+    allocations: u64,
 }
 
 impl Start {
     fn now() -> Self {
-        Self { clock: Instant::now(), cpu: cpu_time() }
+        Self { allocations: ALLOCATIONS.load(Ordering::Relaxed), clock: Instant::now(), cpu: cpu_time() }
     }
 }
 
@@ -42,7 +67,9 @@ fn cpu_time() -> Duration {
 
 fn report(what: &str, count: u64, start: Start) {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap() / count;
-    println!("{what:<58} {:>8} ns {:>8} ns cpu", ns(start.clock.elapsed()), ns(cpu_time() - start.cpu));
+    let (wall_ns, cpu_ns) = (ns(start.clock.elapsed()), ns(cpu_time() - start.cpu));
+    let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - start.allocations) as f64 / count as f64;
+    println!("{what:<58} {wall_ns:>8} ns {cpu_ns:>8} ns cpu {allocations:>6.2} allocations");
 }
 
 fn main() {

@@ -59,6 +59,7 @@
 //! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
 //! | `Plan::detach_root` | `&mut Plan` | control |  |
 //! | `Plan::move_root` | `&mut Plan` | control |  |
+//! | `Plan::demand` | `&mut Plan` | control |  |
 //! | `Plan::set_grant` | `&mut Plan` | control |  |
 //! | `Plan::set_child` | `&mut Plan` | control |  |
 //! | `Plan::remove_child` | `&mut Plan` | control |  |
@@ -125,7 +126,7 @@
 //! | `Io::grace_stamp` | `Io` | I/O |  |
 //! | `Io::step_back` | `Io` | I/O | before the first visible effect |
 //! | `RangeLocks::lock` | `Io` | I/O | waits for other requests; the guard ends before the request |
-//! | `RangeGuard::range` | `&RangeGuard` | I/O |  |
+//! | `RangeGuard::range` | `&RangeGuard` | any |  |
 //! | `Stamp::has_passed` | `&mut Stamp` | any | never waits |
 //!
 //! # Jobs

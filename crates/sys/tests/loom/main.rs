@@ -179,7 +179,28 @@ fn items_leave_in_the_order_of_their_wakes() {
         for task in &tasks {
             home.wake(task);
         }
-        let order: Vec<_> = home.list.take().collect();
+        assert!(!home.list.is_empty());
+        let batch = home.list.take();
+        assert!(!batch.is_empty());
+        assert!(home.list.is_empty());
+        let order: Vec<_> = batch.collect();
         assert!(order.iter().zip(&tasks).all(|(a, b)| Arc::ptr_eq(a, b)));
+    });
+}
+
+#[test]
+fn a_wake_of_a_retired_item_gives_it_up_at_most_once() {
+    loom::model(|| {
+        let home = new_thread();
+        let task = item();
+        let waker = {
+            let (home, task) = (Arc::clone(&home), Arc::clone(&task));
+            thread::spawn(move || home.wake(&task))
+        };
+        task.link.retire();
+        home.wake(&task);
+        waker.join().unwrap();
+        assert!(home.list.take().count() <= 1);
+        assert_eq!(Arc::strong_count(&task), 1);
     });
 }
