@@ -7,7 +7,7 @@ use drystone_core::graph::role::ParentState;
 use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
-use crate::formats::{Backing, Configured, Format, PROBE_BYTES};
+use crate::formats::{Backing, Configured, Format, OpenedImage, PROBE_BYTES};
 use crate::options::Options;
 use crate::report::Warning;
 use crate::settings::Settings;
@@ -54,13 +54,7 @@ impl<'s> Session<'s, '_> {
         };
         own.finish(chosen.format.name())?;
         self.settle_writing(&mut settings, &chosen, &file)?;
-        if settings.read_only {
-            place.users.perm = place.users.perm.and(Perm::CONSISTENT_READ);
-        }
-        self.claim(file.id, chosen.configured.file_grant(parent(place, settings)), settings).await?;
-        let visit = self.opening.visit(file.id).await?;
-        let mut image = chosen.configured.open(visit.io(), settings.read_only).await.map_err(named)?;
-        drop(visit);
+        let mut image = self.header(&chosen, &file, &mut settings, &mut place).await?;
         if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
             let text = format!("driver '{}' has no backing file", chosen.format.name());
             return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
@@ -73,6 +67,34 @@ impl<'s> Session<'s, '_> {
         }
         let (role, is_probed) = (chosen.configured.file_role(), chosen.is_probed);
         Ok(Pending { image, role, file: file.id, leaf: file.leaf, node_name, settings, place, is_probed })
+    }
+
+    /// Locks the file for what the image will be used for, and opens the image in it.
+    async fn header(
+        &mut self,
+        chosen: &Chosen<'_>,
+        file: &Added,
+        settings: &mut Settings,
+        place: &mut Place,
+    ) -> Result<OpenedImage> {
+        loop {
+            if settings.read_only {
+                place.users.perm = place.users.perm.and(Perm::CONSISTENT_READ);
+            }
+            let wanted = chosen.configured.file_grant(parent(*place, *settings));
+            self.claim(file.id, wanted, *settings).await?;
+            let visit = self.opening.visit(file.id).await?;
+            match chosen.configured.open(visit.io(), settings.read_only).await {
+                Err(error)
+                    if error.kind() == Kind::ReadOnly && settings.auto_read_only && !settings.read_only =>
+                {
+                    settings.read_only = true;
+                    let (path, reason) = (file.leaf.shown(), error.report());
+                    self.warnings.push(Warning::ReadOnlyImage { path, reason });
+                }
+                opened => return opened.map_err(|error| file.leaf.name_in(error)),
+            }
+        }
     }
 
     /// Opens the child `file` of an image, which wants `place.users` of it.
@@ -97,7 +119,7 @@ impl<'s> Session<'s, '_> {
         let io = visit.io();
         let len = usize::try_from(io.len()).unwrap_or(PROBE_BYTES).min(PROBE_BYTES);
         let start = io.read_new(GuestOffset::ZERO, len).await?;
-        Ok(self.opener.formats.probe(start.as_slice()))
+        self.opener.formats.probe(start.as_slice())
     }
 
     /// Decides whether the image can be written, now that its format and its file are known.
