@@ -12,15 +12,18 @@
 //! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
 //! | `engine`, `pool` | who carries operations out |
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//! | `net`, `event` | sockets, eventfds, signals |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
 //! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
 
 mod engine;
+mod event;
 mod file;
 mod inbox;
 mod local;
+mod net;
 mod pool;
 mod slots;
 mod task;
@@ -29,7 +32,9 @@ mod timer;
 mod wake;
 
 pub use engine::EngineKind;
+pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
+pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
 pub use threads::{ThreadHandle, Threads};

@@ -57,6 +57,8 @@ pub(crate) fn resolve<'t>(
     let mut io = io;
     let mut range = range;
     let mut visit: Option<Visit<'t>> = None;
+    // What the layers above the visited one let through: the walk below may look further than that.
+    let mut len_above = u64::MAX;
     loop {
         let node = io.node();
         let extent = node.driver().locate(io, range, access)?;
@@ -67,15 +69,16 @@ pub(crate) fn resolve<'t>(
             crossed.note(node, range);
         }
         match step {
-            Step::There(part) => return Ok(finish(visit, part)),
+            Step::There(part) => return Ok(finish(visit, part, len_above)),
             Step::Down { child, at, len } => {
                 if visit.is_none() && access == Access::Read && extent.place == Place::Backing {
                     visit = child.node().chain.visit(child.node(), at);
-                    if let Some(part) = visit.as_ref().and_then(|visit| visit.look_up(range)) {
+                    if let Some(part) = visit.as_ref().and_then(|visit| visit.look_up(len)) {
                         return Ok(cached_part(part));
                     }
                     // Learn as much of the chain at once as its cache keeps together.
                     if let Some(visit) = &visit {
+                        len_above = len;
                         range = GuestRange::new(at, visit.window_len(child.node().len()).max(len));
                         io = child;
                         continue;
@@ -96,11 +99,11 @@ fn cached_part<'t>((place, len): (CachedPlace, u64)) -> Part<'t> {
     Part { len, target }
 }
 
-fn finish<'t>(visit: Option<Visit<'t>>, part: Part<'t>) -> Part<'t> {
+fn finish<'t>(visit: Option<Visit<'t>>, part: Part<'t>, len_above: u64) -> Part<'t> {
     if let Some(visit) = visit {
         visit.learn(&part);
     }
-    part
+    Part { len: part.len.min(len_above), ..part }
 }
 
 enum Step<'t> {

@@ -72,9 +72,11 @@ impl Connection {
         let Self { lane, local, shared, place, .. } = self;
         let has_room = |export: &Export| {
             let max = export.options().connections_max;
-            max == 0 || shared.crowd.count(Of::Export(export.id())) < usize::try_from(max).unwrap_or(usize::MAX)
+            max == 0
+                || shared.crowd.count(Of::Export(export.id())) < usize::try_from(max).unwrap_or(usize::MAX)
         };
-        let view = View { registry: &shared.registry, lane: Lane::new(local.clone()).into(), has_room: &has_room };
+        let view =
+            View { registry: &shared.registry, lane: Lane::new(local.clone()).into(), has_room: &has_room };
         let until_ns = local.now_ns().saturating_add(shared.options().handshake_ns);
         let negotiating = handshake::run(peer, lane, inbound, &view, until_ns);
         unless(negotiating, place.told_to_go()).await?.ok()?

@@ -62,7 +62,10 @@ impl Load {
     /// Gives back.
     pub(super) fn remove(&self, cost: Cost) {
         let now = self.now.get();
-        assert!(now.requests >= cost.requests && now.bytes >= cost.bytes, "more is given back than was taken");
+        assert!(
+            now.requests >= cost.requests && now.bytes >= cost.bytes,
+            "more is given back than was taken"
+        );
         self.now.set(Cost { requests: now.requests - cost.requests, bytes: now.bytes - cost.bytes });
     }
 

@@ -90,7 +90,8 @@ impl Outbox {
     ) -> (Result<Sent>, Cost) {
         let mut cost = Cost::NOTHING;
         while !self.queue.is_empty() {
-            match send(&self.pieces()) {
+            let outcome = send(&self.pieces());
+            match outcome {
                 Ok(Some(sent_bytes)) => cost = cost.and(self.advance(sent_bytes)),
                 Ok(None) => return (Ok(Sent::Blocked), cost),
                 Err(error) => return (Err(error), cost),

@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_buf::Pool;
-use drystone_core::backend::{Backend, Statistics};
+use drystone_core::backend::{Backend, ReadWrite, Statistics};
 use drystone_core::control::{Plan, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
@@ -186,20 +186,16 @@ impl NbdServer {
     }
 
     /// Semantics of the C tools: an export shares every permission.
-    fn plan_export(
-        &self,
-        task: &Task<'_>,
-        node: NodeId,
-        options: ExportOptions,
-    ) -> Result<(Plan, Export)> {
+    fn plan_export(&self, task: &Task<'_>, node: NodeId, options: ExportOptions) -> Result<(Plan, Export)> {
         let gs = task.gs();
         let len_bytes = gs.with(|graph| graph.node(node)).map_or(0, |node| node.len);
-        let perm = if options.writable { Perm::CONSISTENT_READ.with(Perm::WRITE) } else { Perm::CONSISTENT_READ };
+        let perm =
+            if options.writable { Perm::CONSISTENT_READ.with(Perm::WRITE) } else { Perm::CONSISTENT_READ };
         let name = format!("NBD export '{}'", options.name);
         let spec = RootSpec { name, grant: Grant { perm, shared: Perm::ALL }, stays: false };
         let mut plan = Plan::new();
         let backends = if options.writable {
-            let writer: Backend<drystone_core::backend::ReadWrite> = plan.attach_root(gs, node, spec);
+            let writer: Backend<ReadWrite> = plan.attach_root(gs, node, spec);
             (writer.reader(), Some(writer))
         } else {
             (plan.attach_root(gs, node, spec), None)
@@ -237,13 +233,14 @@ impl NbdServer {
     pub async fn stop(self, task: &mut Task<'_>) -> Result<()> {
         let Shared { registry, crowd, .. } = &*self.shared;
         self.closer.close();
+        crowd.close(Of::Server);
         self.accepted_last().await;
+        // One more may have come in between.
         crowd.close(Of::Server);
         crowd.fewer_than(Of::Server, 1).await;
         let mut result = Ok(());
         for export in registry.all() {
-            // Nobody else removes it: the server is ours.
-            let export = registry.remove(&export.options().name)?;
+            drop(registry.remove(&export.options().name));
             result = result.and(retire(task, &export).await);
         }
         result

@@ -51,7 +51,9 @@ impl<S: Sink> Slot<'_, S> {
             contexts.iter().map(|context| (context, conn.pool.take(EXTENTS_BYTES))).collect();
         let finished = self.fill(&request, &mut parts).await?;
         let mut left = finished.len();
-        for ((_, mut extents), Finished { head, head_bytes, extents_bytes }) in parts.into_iter().zip(finished) {
+        for ((_, mut extents), Finished { head, head_bytes, extents_bytes }) in
+            parts.into_iter().zip(finished)
+        {
             drop(extents.split_off(extents_bytes));
             left -= 1;
             // The request is over with its last part.
@@ -71,8 +73,10 @@ impl<S: Sink> Slot<'_, S> {
         parts: &mut [(u32, Buf)],
     ) -> Result<SmallVec<[Finished; 2]>, Refusal> {
         let to = self.reply_to(request);
-        let chunk = |part: &'_ mut (u32, Buf)| (part.0, StatusChunk::new(to, request, part.1.as_mut_slice()));
-        let mut chunks: SmallVec<[_; 2]> = parts.iter_mut().map(chunk).collect();
+        let parts = parts.iter_mut();
+        let mut chunks: SmallVec<[(u32, StatusChunk<'_>); 2]> = parts
+            .map(|(context, room)| (*context, StatusChunk::new(to, request, room.as_mut_slice())))
+            .collect();
         let mut rest = GuestRange::new(GuestOffset::new(request.offset_bytes), request.len_bytes);
         for look in 0..LOOKS_MAX {
             let status = match self.look(request, rest).await {
