@@ -127,6 +127,11 @@ impl<T: Linked> WakeList<T> {
         self.head.compare_exchange(ptr::null_mut(), asleep(), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Ends the sleep, so that what the thread wakes itself rings no bell. The owner only.
+    pub(crate) fn rise(&self) {
+        let _ = self.head.compare_exchange(asleep(), ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Ends the list and returns what was in it. The owner only.
     pub(crate) fn close(&self) -> Batch<T> {
         let head = self.head.swap(closed(), Ordering::AcqRel);

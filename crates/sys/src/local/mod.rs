@@ -282,6 +282,7 @@ impl SysLocal {
         let patience = if may_wait { Patience::Until(next_ns) } else { Patience::None };
         let mut events = std::mem::take(&mut self.scratch.borrow_mut().events);
         self.engine.turn(patience, &mut events);
+        self.inbox.list.rise();
         for event in events.drain(..) {
             self.end(event);
         }
