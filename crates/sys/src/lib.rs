@@ -12,6 +12,7 @@
 //! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
 //! | `engine`, `pool` | who carries operations out |
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
@@ -23,6 +24,7 @@ mod event;
 mod file;
 mod inbox;
 mod local;
+mod lock;
 mod net;
 mod pool;
 mod slots;
@@ -35,6 +37,7 @@ pub use engine::EngineKind;
 pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
+pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
 pub use threads::{ThreadHandle, Threads};

@@ -7,6 +7,7 @@
 //! | [`model`] | which bytes a disk may hold, under concurrent requests and after a power cut |
 //! | [`client`] | requests by hand or at random, every answer checked against the model |
 //! | [`graph`] | nodes and users of the block graph on simulated devices |
+//! | [`overlay`] | copy on write without a format |
 //! | [`crash`] | one workload, cut off or disturbed at each of its operations in turn |
 //! | [`pattern`], [`notation`], [`ranges`] | data that says where it belongs; `0..64K` as people write it; maps over ranges |
 //!
@@ -31,6 +32,7 @@ pub mod disk;
 pub mod graph;
 pub mod model;
 pub mod notation;
+pub mod overlay;
 pub mod pattern;
 pub mod ranges;
 pub mod sim;

@@ -56,9 +56,8 @@ pub(crate) fn resolve<'t>(
 ) -> Result<Part<'t>> {
     let mut io = io;
     let mut range = range;
-    let mut visit: Option<Visit<'t>> = None;
-    // What the layers above the visited one let through: the walk below may look further than that.
-    let mut len_above = u64::MAX;
+    // The visit to a settled layer, and how much of it the layers above let show through.
+    let mut visit: Option<(Visit<'t>, u64)> = None;
     loop {
         let node = io.node();
         let extent = node.driver().locate(io, range, access)?;
@@ -69,17 +68,16 @@ pub(crate) fn resolve<'t>(
             crossed.note(node, range);
         }
         match step {
-            Step::There(part) => return Ok(finish(visit, part, len_above)),
+            Step::There(part) => return Ok(finish(visit, part)),
             Step::Down { child, at, len } => {
                 if visit.is_none() && access == Access::Read && extent.place == Place::Backing {
-                    visit = child.node().chain.visit(child.node(), at);
-                    if let Some(part) = visit.as_ref().and_then(|visit| visit.look_up(len)) {
-                        return Ok(cached_part(part));
-                    }
-                    // Learn as much of the chain at once as its cache keeps together.
-                    if let Some(visit) = &visit {
-                        len_above = len;
-                        range = GuestRange::new(at, visit.window_len(child.node().len()).max(len));
+                    visit = child.node().chain.visit(child.node(), at).map(|visit| (visit, len));
+                    if let Some((visit, _)) = &visit {
+                        if let Some(part) = visit.look_up(len) {
+                            return Ok(cached_part(part));
+                        }
+                        // Learn as much of the chain at once as its cache keeps together.
+                        range = GuestRange::new(at, visit.window_len(child.len()).max(len));
                         io = child;
                         continue;
                     }
@@ -99,11 +97,11 @@ fn cached_part<'t>((place, len): (CachedPlace, u64)) -> Part<'t> {
     Part { len, target }
 }
 
-fn finish<'t>(visit: Option<Visit<'t>>, part: Part<'t>, len_above: u64) -> Part<'t> {
-    if let Some(visit) = visit {
-        visit.learn(&part);
-    }
-    Part { len: part.len.min(len_above), ..part }
+/// Remembers all that was learnt, and cuts it down to what shows through.
+fn finish<'t>(visit: Option<(Visit<'t>, u64)>, part: Part<'t>) -> Part<'t> {
+    let Some((visit, shown)) = visit else { return part };
+    visit.learn(&part);
+    Part { len: part.len.min(shown), ..part }
 }
 
 enum Step<'t> {

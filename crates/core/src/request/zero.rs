@@ -50,7 +50,7 @@ async fn zero_here(io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()
 async fn zero_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange, flags: ZeroFlags) -> Result<()> {
     let (head, middle, tail) = split_aligned(range, io.node().request_alignment());
     if !middle.is_empty() {
-        // A misaligned write beside the range reads and writes back whole sectors of it: not while they are zeroed.
+        // A misaligned write reads and writes back more than its own bytes: it must not bring back what is zeroed here.
         let _range = if is_straight(io.node()) { None } else { Some(io.lock_range(middle).await) };
         let op =
             DiskOp::WriteZeroes { range: middle, may_unmap: flags.may_unmap, fast_only: flags.fast_only };

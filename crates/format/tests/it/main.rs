@@ -1,7 +1,3 @@
-//! Tests through the public interface.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-
-mod driver;
 //! Tests through the public interface, with images that the C tools made.
 #![allow(
     clippy::unwrap_used,
@@ -12,5 +8,6 @@ mod driver;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod driver;
 mod golden;
 mod hostile;

@@ -6,5 +6,6 @@ mod event;
 mod file;
 mod file_block;
 mod file_space;
+mod lock;
 mod net;
 mod threads;

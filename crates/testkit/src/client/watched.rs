@@ -20,12 +20,6 @@ impl<T: Target> Watched<T> {
         Self { target, model: Rc::clone(model) }
     }
 
-    /// The model.
-    #[must_use]
-    pub fn model(&self) -> &SharedModel {
-        &self.model
-    }
-
     /// Reads `range`.
     ///
     /// # Panics

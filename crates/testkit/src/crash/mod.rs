@@ -5,7 +5,7 @@
 //!               for each cut, for each thing that could be found on the disks afterwards: check(fresh disks, what run knew)
 //!  FaultSweep:  run(disks) with op 0, 1, 2, ... failing once; check(the same disks, what run knew)
 //! ```
-//! A test says how to run and how to check; the sweep says when and with what. Both closures get a [`Sim`] and may do
+//! A test says how to run and how to check; the sweep says when and with what. Both closures get a [`crate::sim::Sim`] and may do
 //! anything on it: use the disks as they are, or open nodes on them. `run` must expect its requests to fail, and returns what
 //! `check` needs to know, usually a [`crate::model::ByteModel`].
 //!

@@ -8,8 +8,6 @@ use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp, Preallocation};
 use drystone_core::runtime::LocalRef;
 
-use crate::pattern::Stamp;
-
 /// A device, used from one thread.
 #[derive(Clone)]
 pub struct DiskClient {
@@ -44,12 +42,6 @@ impl DiskClient {
     /// Writes `bytes`, which are durable then.
     pub async fn write_fua(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.run(DiskOp::Write { at, buf: Buf::copy_of(bytes), fua: true }).await.map(drop)
-    }
-
-    /// Fills `range` with what `stamp` holds there.
-    pub async fn stamp(&self, range: GuestRange, stamp: Stamp) -> Result<()> {
-        let at = range.start().get();
-        self.write(at, &stamp.bytes(at, range.len())).await
     }
 
     /// Makes durable what was done before.

@@ -85,18 +85,21 @@ impl Qcow2 {
     /// Gives back what has waited long enough. Never waits for a grace period.
     pub(super) async fn reap(&self, io: Io<'_>) -> Result<()> {
         for run in self.frees.take_passed() {
-            // An error leaks the rest of these clusters, which is safe.
-            let freed = self.refs.release(io, run).await?;
-            for run in freed {
-                self.decompressed.forget();
-                self.discard_in_file(io, run).await?;
+            self.decompressed.forget();
+            if self.pass_discard {
+                // Before the counts go down: afterwards somebody may be writing there again.
+                for unused in self.refs.used_once(io, run).await? {
+                    self.discard_in_file(io, unused).await?;
+                }
             }
+            // An error leaks the rest of these clusters, which is safe.
+            self.refs.release(io, run).await?;
         }
         Ok(())
     }
 
     async fn discard_in_file(&self, io: Io<'_>, run: Run) -> Result<()> {
-        let Some(at) = self.cluster.host_start(run.first).filter(|_| self.pass_discard) else {
+        let Some(at) = self.cluster.host_start(run.first) else {
             return Ok(());
         };
         let file = io.file()?;

@@ -8,7 +8,7 @@
 //! Invariants: a block that is dirty or being written stays; a block enters under its loading lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_core::request::io::Io;
@@ -32,6 +32,8 @@ pub(super) struct Refs {
     state: Mutex<State>,
     loading: RangeLocks,
     blocks_max: usize,
+    /// Clusters that hold the header and tables, which no count may give away.
+    fixed: RwLock<Vec<Run>>,
 }
 
 struct State {
@@ -41,8 +43,6 @@ struct State {
     blocks: BTreeMap<usize, Block>,
     /// No cluster before it is free.
     hint: u64,
-    /// Clusters that hold the header and tables, which no count may give away.
-    fixed: Vec<Run>,
 }
 
 struct Block {
@@ -78,9 +78,15 @@ pub(super) struct Growth {
 impl Refs {
     pub(super) fn new(cluster: ClusterBits, width: RefcountWidth, table: Vec<u64>, cache_bytes: u64) -> Self {
         let blocks_max = usize::try_from(cache_bytes / cluster.bytes()).unwrap_or(usize::MAX).max(4);
-        let state =
-            State { table, dirty: BTreeSet::new(), blocks: BTreeMap::new(), hint: 0, fixed: Vec::new() };
-        Self { cluster, width, state: Mutex::new(state), loading: RangeLocks::default(), blocks_max }
+        let state = State { table, dirty: BTreeSet::new(), blocks: BTreeMap::new(), hint: 0 };
+        Self {
+            cluster,
+            width,
+            state: Mutex::new(state),
+            loading: RangeLocks::default(),
+            blocks_max,
+            fixed: RwLock::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,12 +99,12 @@ impl Refs {
 
     /// Says where header, L1 table and refcount table are.
     pub(super) fn set_fixed(&self, fixed: Vec<Run>) {
-        self.state().fixed = fixed;
+        *self.fixed.write().unwrap_or_else(PoisonError::into_inner) = fixed;
     }
 
     /// Whether a cluster holds the header or a table.
     pub(super) fn is_fixed(&self, run: Run) -> bool {
-        self.state().fixed.iter().any(|fixed| overlaps(*fixed, run))
+        self.fixed.read().unwrap_or_else(PoisonError::into_inner).iter().any(|fixed| overlaps(*fixed, run))
     }
 
     /// Reserves up to `count_max` consecutive free clusters: their counts become one. `None` if the table must grow first.
@@ -141,7 +147,7 @@ impl Refs {
                 continue;
             };
             let run = Run { first: HostCluster::new((at / per_block) * per_block + slot as u64), count };
-            if state.fixed.iter().any(|fixed| overlaps(*fixed, run)) {
+            if self.is_fixed(run) {
                 return Err(Error::new(Kind::Corrupt, "the refcounts give away clusters that hold metadata"));
             }
             for slot in slot..slot + usize::try_from(count).unwrap_or(0) {
@@ -163,7 +169,7 @@ impl Refs {
     /// The block of a region in which nothing is counted yet, in the region's first cluster.
     fn make_block(&self, state: &mut State, index: usize) -> Result<()> {
         let first = HostCluster::new(index as u64 * self.per_block());
-        if state.fixed.iter().any(|fixed| overlaps(*fixed, Run { first, count: 1 })) {
+        if self.is_fixed(Run { first, count: 1 }) {
             return Err(Error::new(Kind::Corrupt, "clusters that hold metadata are not counted"));
         }
         let Some(at) = self.cluster.host_start(first) else {
@@ -197,16 +203,39 @@ impl Refs {
         Ok(())
     }
 
-    /// Takes one from the count of each cluster of `run`, and returns those that are free now.
-    pub(super) async fn release(&self, io: Io<'_>, run: Run) -> Result<Vec<Run>> {
-        let mut freed = Vec::new();
+    /// The clusters of `run` that would be free with one less user.
+    pub(super) async fn used_once(&self, io: Io<'_>, run: Run) -> Result<Vec<Run>> {
+        let mut once = Vec::new();
+        let mut number = run.first.index();
+        while number < run.first.index() + run.count {
+            let index = usize::try_from(number / self.per_block()).unwrap_or(usize::MAX);
+            self.load(io, index).await?;
+            let state = self.state();
+            let Some(block) = state.blocks.get(&index) else {
+                if state.table.get(index).copied().unwrap_or(0) == 0 {
+                    return Err(Error::new(Kind::Corrupt, "a cluster that is given back was not counted"));
+                }
+                continue;
+            };
+            let slot = usize::try_from(number % self.per_block()).unwrap_or(0);
+            if self.width.get(&block.bytes, slot) == Some(1) {
+                push_cluster(&mut once, number);
+            }
+            number += 1;
+        }
+        Ok(once)
+    }
+
+    /// Takes one from the count of each cluster of `run`; those that have none left can be reserved again.
+    pub(super) async fn release(&self, io: Io<'_>, run: Run) -> Result<()> {
         let mut at = run.first.index();
         let end = at + run.count;
         while at < end {
             let block_end = (at / self.per_block() + 1) * self.per_block();
             let index = usize::try_from(at / self.per_block()).unwrap_or(usize::MAX);
             self.load(io, index).await?;
-            let mut state = self.state();
+            let mut guard = self.state();
+            let state = &mut *guard;
             let Some(block) = state.blocks.get_mut(&index) else {
                 if state.table.get(index).copied().unwrap_or(0) == 0 {
                     return Err(Error::new(Kind::Corrupt, "a cluster that is given back was not counted"));
@@ -225,15 +254,12 @@ impl Refs {
                 put(self.width, &mut block.bytes, slot, less);
                 block.dirty = true;
                 if less == 0 {
-                    push_cluster(&mut freed, number);
+                    state.hint = state.hint.min(number);
                 }
-            }
-            if let Some(first) = freed.first() {
-                state.hint = state.hint.min(first.first.index());
             }
             at = end.min(block_end);
         }
-        Ok(freed)
+        Ok(())
     }
 
     /// Copies every dirty block as it is now. Until [`Self::stored`] it stays in memory.

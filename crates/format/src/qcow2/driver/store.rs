@@ -11,6 +11,8 @@
 //! Copies are taken in the opposite order of their writes, so whatever a copied entry points to is in a copy taken later, or
 //! on disk already. An entry that is published after the copies were taken waits for the next round.
 
+use std::sync::atomic::Ordering;
+
 use drystone_base::{BeMut, Error, HostOffset, Kind, Result};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
@@ -20,6 +22,8 @@ use drystone_base::{GuestOffset, GuestRange};
 use super::map::SliceImage;
 use super::refs::{BlockImage, Run};
 use super::{Qcow2, write_bytes};
+use crate::qcow2::feature::IncompatibleBit;
+use crate::qcow2::header::{HeaderChange, Version};
 
 /// Everything that one round writes.
 struct Round {
@@ -55,6 +59,7 @@ impl Qcow2 {
 
     /// Stores with the structure lock held.
     pub(super) async fn store_locked(&self, io: Io<'_>) -> Result<()> {
+        self.mark_damage(io).await?;
         let round = self.take_round()?;
         let result = self.write_round(io, &round).await;
         self.finish_round(io, round, result.is_ok());
@@ -145,7 +150,6 @@ impl Qcow2 {
 
     /// Makes the header on disk say what it must say before the first write: no autoclear feature that we do not keep.
     pub(super) async fn mark_for_writing(&self, io: Io<'_>) -> Result<()> {
-        use std::sync::atomic::Ordering;
         self.demand_undamaged()?;
         if self.is_marked.load(Ordering::Acquire) {
             return Ok(());
@@ -162,6 +166,26 @@ impl Qcow2 {
         }
         self.is_marked.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Says in the header that the image is damaged, so that nobody opens it for writing before it is repaired.
+    async fn mark_damage(&self, io: Io<'_>) -> Result<()> {
+        let is_damaged = self.is_damaged.load(Ordering::Acquire);
+        if !is_damaged || self.version == Version::V2 || io.node().is_read_only() {
+            return Ok(());
+        }
+        let incompatible = self.header().incompatible();
+        if incompatible.has(IncompatibleBit::Corrupt) {
+            return Ok(());
+        }
+        let change = HeaderChange {
+            incompatible: Some(incompatible.with(IncompatibleBit::Corrupt, true)),
+            ..HeaderChange::default()
+        };
+        let header = self.header().changed(&change);
+        let header = header
+            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
+        self.write_header(io, header).await
     }
 
     /// Replaces the header, durably. With the structure lock held.

@@ -259,7 +259,7 @@ impl Qcow2 {
     async fn give_back_untouched(&self, io: Io<'_>, target: &Target, touched: usize) -> Result<()> {
         let Some(run) = target.reserved.filter(|run| run.count > touched as u64) else { return Ok(()) };
         let first = crate::qcow2::geometry::HostCluster::new(run.first.index() + touched as u64);
-        self.refs.release(io, Run { first, count: run.count - touched as u64 }).await.map(drop)
+        self.refs.release(io, Run { first, count: run.count - touched as u64 }).await
     }
 
     /// The clusters of an entry that is not in the mapping any more.
