@@ -3,6 +3,7 @@
 //! | module | format |
 //! |---|---|
 //! | [`qcow2`] | QEMU's copy-on-write format, versions 2 and 3 |
+//! | [`raw`] | the bytes as they are, or a window of them |
 //!
 //! Invariant: bytes of an image are foreign. Every number is checked against a named limit before it is multiplied,
 //! added or allocated by, and bad bytes give an error that says what is wrong and where.
@@ -10,3 +11,4 @@
 #![forbid(unsafe_code)]
 
 pub mod qcow2;
+pub mod raw;

@@ -1,0 +1,35 @@
+//! What Drystone needs from an operating system: I/O threads, files, sockets, image locks.
+//!
+//! ```text
+//!   Threads ─┬─ thread 0 (the caller's)     tasks ── wake list ── engine (io_uring | epoll + pool)
+//!            ├─ thread 1                    each: one executor, one engine, timers
+//!            └─ ...                         shared: a pool of threads that may block
+//!   File: core's Disk on a descriptor
+//! ```
+//! | module | what |
+//! |---|---|
+//! | `threads`, `local` | the threads, and the loop of each |
+//! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
+//! | `engine`, `pool` | who carries operations out |
+//! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//!
+//! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
+//! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
+//! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
+
+mod engine;
+mod file;
+mod inbox;
+mod local;
+mod pool;
+mod slots;
+mod task;
+mod threads;
+mod timer;
+mod wake;
+
+pub use engine::EngineKind;
+pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
+pub use local::SysLocal;
+pub use pool::BlockingQueue;
+pub use threads::{ThreadHandle, Threads};
