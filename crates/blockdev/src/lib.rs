@@ -1,5 +1,5 @@
 //! From names and options to opened nodes.
 #![forbid(unsafe_code)]
 
-mod name;
+pub mod name;
 pub mod options;

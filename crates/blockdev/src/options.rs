@@ -53,8 +53,9 @@ impl Options {
     /// # Errors
     /// [`Kind::InvalidInput`] if it is no JSON, no object, says an option twice or is nested too deep.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|cause| Error::new(Kind::InvalidInput, "cannot parse the JSON options").because(cause))?;
+        let value: Value = serde_json::from_str(text).map_err(|cause| {
+            Error::new(Kind::InvalidInput, "cannot parse the JSON options").because(cause)
+        })?;
         Self::from_value(value)
     }
 
@@ -268,7 +269,7 @@ mod tests {
     fn what_is_no_object_or_nested_too_deep_is_refused() {
         assert!(fault(Options::from_json("[]")).contains("not a JSON object"));
         assert!(fault(Options::from_json("{")).contains("cannot parse"));
-        let deep = format!("{{"{}x": 1}}", "a.".repeat(100_000));
+        let deep = format!(r#"{{"{}x": 1}}"#, "a.".repeat(100_000));
         assert!(fault(Options::from_json(&deep)).contains("nested too deep"));
     }
 
@@ -307,6 +308,9 @@ mod tests {
 
     #[test]
     fn what_nobody_took_is_named() {
-        assert_eq!(fault(of(r#"{"bogus": 1}"#).finish("raw")), "option 'bogus': driver 'raw' does not have it");
+        assert_eq!(
+            fault(of(r#"{"bogus": 1}"#).finish("raw")),
+            "option 'bogus': driver 'raw' does not have it"
+        );
     }
 }

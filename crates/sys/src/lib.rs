@@ -12,11 +12,13 @@
 //! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
 //! | `engine`, `pool` | who carries operations out |
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
 //! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
 
+mod calendar;
 mod engine;
 mod file;
 mod inbox;
@@ -28,6 +30,7 @@ mod threads;
 mod timer;
 mod wake;
 
+pub use calendar::{LocalTime, local_time};
 pub use engine::EngineKind;
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;

@@ -227,7 +227,10 @@ mod tests {
             ("left-out", None),
             (
                 "bitmaps",
-                Some(Doc::List(vec![Doc::map([("flags", Some(Doc::List(vec![]))), ("name", Some("a".into()))])])),
+                Some(Doc::List(vec![Doc::map([
+                    ("flags", Some(Doc::List(vec![]))),
+                    ("name", Some("a".into())),
+                ])])),
             ),
             ("refcount-bits", Some(16.into())),
         ])
@@ -239,7 +242,8 @@ mod tests {
                         ],\n            \"name\": \"a\"\n        }\n    ],\n    \"refcount-bits\": 16\n}\n";
         assert_eq!(doc().to_json(), expected);
         assert_eq!(Doc::Map(vec![]).to_json(), "{\n}\n");
-        let line = r#"{"lazy-refcounts": false, "bitmaps": [{"flags": [], "name": "a"}], "refcount-bits": 16}"#;
+        let line =
+            r#"{"lazy-refcounts": false, "bitmaps": [{"flags": [], "name": "a"}], "refcount-bits": 16}"#;
         assert_eq!(doc().to_json_line(), line);
     }
 
