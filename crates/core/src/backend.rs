@@ -1,4 +1,4 @@
-//! [`Backend`]: a user's handle on a node, and [`Root`]: what it stands on.
+//! [`Backend`]: a user's handle on a node, and `Root`: what it stands on.
 //!
 //! A root is where requests enter the graph: an export, a job, a tool, a driver's background work. It has an edge to one
 //! node, the permissions that its user asked for, and a gate. All roots of one job share one gate.
@@ -21,7 +21,19 @@ use crate::waits::Waits;
 pub struct RootId(pub(crate) u64);
 
 /// What a user of a node may do. Sealed: [`ReadOnly`] or [`ReadWrite`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of using a node",
+    label = "a user reads (`ReadOnly`) or reads and writes (`ReadWrite`)"
+)]
 pub trait Mode: sealed::Sealed + 'static {}
+
+/// A mode in which a user may change the disk: [`ReadWrite`].
+#[diagnostic::on_unimplemented(
+    message = "a user in mode `{Self}` cannot change the disk",
+    label = "this user only reads",
+    note = "attach a root as `Backend<ReadWrite>`, with a grant that wants `WRITE`"
+)]
+pub trait Writes: Mode {}
 
 /// The user reads. Its tickets have no method that writes.
 #[derive(Debug)]
@@ -32,8 +44,14 @@ pub enum ReadWrite {}
 
 impl Mode for ReadOnly {}
 impl Mode for ReadWrite {}
+impl Writes for ReadWrite {}
 
 mod sealed {
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a mode of using a node",
+        label = "a user reads (`ReadOnly`) or reads and writes (`ReadWrite`)",
+        note = "what a ticket can do follows from its mode, so the list is closed"
+    )]
     pub trait Sealed {}
     impl Sealed for super::ReadOnly {}
     impl Sealed for super::ReadWrite {}
@@ -88,12 +106,15 @@ impl<M: Mode> fmt::Debug for Backend<M> {
     }
 }
 
+/// Of `Root::state`: the commit that brings the root in has written its target. The other bits are its permissions.
+const ATTACHED: u8 = 0x80;
+
 /// A user of the graph.
 pub(crate) struct Root {
     id: RootId,
     name: String,
     gate: Arc<Gate>,
-    perm: AtomicU8,
+    state: AtomicU8,
     target: Slot<Option<Arc<Node>>>,
     counters: Box<[Counters]>,
     waits: Arc<Waits>,
@@ -146,7 +167,7 @@ impl Root {
             id,
             name,
             gate,
-            perm: AtomicU8::new(0),
+            state: AtomicU8::new(0),
             target: Slot::new(None),
             counters: (0..shards).map(|_| Counters::default()).collect(),
             waits,
@@ -170,15 +191,22 @@ impl Root {
     }
 
     pub(crate) fn perm(&self) -> Perm {
-        Perm::from_bits(self.perm.load(Ordering::Relaxed))
+        Perm::from_bits(self.state.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn set_perm(&self, perm: Perm) {
-        self.perm.store(perm.bits(), Ordering::Relaxed);
+    /// Publishes that the target is written, and what the user may do. By every commit that changes the root.
+    pub(crate) fn attach(&self, perm: Perm) {
+        self.state.store(perm.bits() | ATTACHED, Ordering::Release);
+    }
+
+    /// Whether a commit has brought the root in. A backend can be entered before that, behind a gate that is open for
+    /// other roots of its job; the target must not be looked at then, as the commit is about to write it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.state.load(Ordering::Acquire) & ATTACHED != 0
     }
 
     pub(crate) fn target<'t>(&'t self, inside: &'t Presence) -> Option<&'t Arc<Node>> {
-        self.target.get(inside).as_ref()
+        if self.is_attached() { self.target.get(inside).as_ref() } else { None }
     }
 
     pub(crate) fn replace_target(&self, proof: &Excluded, node: Option<Arc<Node>>) -> Option<Arc<Node>> {

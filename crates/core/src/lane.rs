@@ -16,7 +16,7 @@ use std::sync::Arc;
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 
-use crate::backend::{Backend, Mode, ReadWrite, Root};
+use crate::backend::{Backend, Mode, Root, Writes};
 use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::request::presence::Presence;
@@ -82,7 +82,12 @@ pub struct Ticket<'l, M: Mode> {
 impl<M: Mode> Ticket<'_, M> {
     /// A ticket for a sub-task of this request in a lane of its own, counted without asking the gate again. The drain that
     /// waits for this request waits for the sub-task, too.
+    ///
+    /// # Panics
+    /// If `lane` lives on another thread: a thread counts its own requests only.
     pub fn fork<'n>(&self, lane: &'n mut Lane) -> Ticket<'n, M> {
+        let (here, there) = (self.lane.local.shard(), lane.local.shard());
+        assert_eq!(here, there, "a sub-task was forked into a lane of another thread");
         let presence = self.presence.as_ref().map(Presence::fork);
         Ticket { lane, presence, mode: PhantomData }
     }
@@ -130,24 +135,36 @@ impl<M: Mode> Ticket<'_, M> {
     }
 }
 
-impl Ticket<'_, ReadWrite> {
+impl<M: Mode> Ticket<'_, M> {
     /// Stores `buf` at `at` and gives it back. After an error, any of the old and new bytes may be in the range.
-    pub async fn write(&mut self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf) {
+    pub async fn write(&mut self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf)
+    where
+        M: Writes,
+    {
         self.run(Work::Write { at, buf, flags }).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.
-    pub async fn write_zeroes(&mut self, range: GuestRange, flags: ZeroFlags) -> Result<()> {
+    pub async fn write_zeroes(&mut self, range: GuestRange, flags: ZeroFlags) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Zero { range, flags }).await.result
     }
 
     /// The contents of `range` do not matter any more.
-    pub async fn discard(&mut self, range: GuestRange) -> Result<()> {
+    pub async fn discard(&mut self, range: GuestRange) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Discard(range)).await.result
     }
 
     /// Sets the length of the disk in bytes. Only for a user that was granted `RESIZE`.
-    pub async fn resize(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
+    pub async fn resize(&mut self, len: u64, preallocation: Preallocation) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Resize { len, preallocation }).await.result
     }
 }

@@ -12,6 +12,8 @@
 //! | `task`, `wake`, `inbox` | tasks, the list of woken ones, what other threads see |
 //! | `engine`, `pool` | who carries operations out |
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
+//! | `lock` | [`ImageLock`]: who may use an image beside us |
+//! | `net`, `event` | sockets, eventfds, signals |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
@@ -20,9 +22,12 @@
 
 mod calendar;
 mod engine;
+mod event;
 mod file;
 mod inbox;
 mod local;
+mod lock;
+mod net;
 mod pool;
 mod slots;
 mod task;
@@ -32,7 +37,10 @@ mod wake;
 
 pub use calendar::{LocalTime, local_time};
 pub use engine::EngineKind;
+pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
+pub use lock::{ImageLock, Locking, Prepared};
+pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
 pub use threads::{ThreadHandle, Threads};

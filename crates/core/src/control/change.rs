@@ -1,27 +1,29 @@
-//! A change on its way: staged, admitted, settled, committed. See the table in `control`.
+//! A change on its way: staged, admitted, settled. See the table in `control`; the commit is in `commit`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
 
+use crate::control::commit::{After, commit};
 use crate::control::gs::Inner;
-use crate::control::opening::close_nodes;
-use crate::control::plan::{Checked, Outlook, Plan};
+use crate::control::outlook::Outlook;
+use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::Quiet;
 use crate::control::rights::{Right, Sets};
-use crate::driver::{NodeMode, Publish, StageRequest, Staged};
-use crate::graph::node::{Edge, Edges, Node, NodeId};
+use crate::control::visit::Visit;
+use crate::driver::{NodeMode, StageRequest, Staged};
+use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::Perm;
-use crate::graph::shape::{NodeShape, Place, RootShape, Shape, Topology};
-use crate::graph::slot::Excluded;
+use crate::graph::shape::{NodeShape, Topology};
 use crate::request::io::{Io, Request};
 use crate::request::presence::Presence;
 
 /// What drivers have prepared, by node, parents before children.
-type StagedNodes = Vec<(Arc<Node>, Box<dyn Staged>)>;
+pub(crate) type StagedNodes = Vec<(Arc<Node>, Box<dyn Staged>)>;
 
 /// A plan whose drivers have prepared for it. Dropping it undoes that.
 pub struct StagedPlan {
@@ -55,7 +57,7 @@ impl StagedPlan {
     /// The node and how it is now, in the graph or in what the plan brings in.
     fn find(&self, id: NodeId) -> Option<(Arc<Node>, NodeMode)> {
         let of = |shape: &NodeShape| (Arc::clone(&shape.node), shape.mode());
-        let opened = self.checked.as_ref().and_then(|checked| checked.plan.opened.get(&id)).map(of);
+        let opened = self.checked.as_ref().and_then(|checked| checked.plan.opened.get(id)).map(of);
         opened.or_else(|| self.inner.shape.borrow().node(id).map(of))
     }
 
@@ -68,7 +70,7 @@ impl StagedPlan {
         let staged = std::mem::take(&mut self.staged);
         undo_staged(staged).await;
         if let Some(checked) = self.checked.take() {
-            close_nodes(&self.inner, checked.plan.opened).await;
+            checked.plan.close().await;
         }
     }
 
@@ -80,12 +82,13 @@ impl StagedPlan {
         let quiet = Quiet::begin(&inner, self.sets().write.iter().copied().collect()).await;
         let verdict = self.look_again();
         match verdict {
-            Ok(true) => Ok(Admission::Go(Change {
+            Ok(true) => Ok(Admission::Go(Box::new(Change {
+                lent: Some(Lent { inner, reach: self.sets().read, used: Cell::new(false) }),
                 plan: self,
                 quiet: Some(quiet),
                 right: Some(right),
                 _task: PhantomData,
-            })),
+            }))),
             Ok(false) => {
                 drop(quiet);
                 drop(right);
@@ -102,14 +105,14 @@ impl StagedPlan {
 
     /// Flushes what the change will have to store while nobody may be inside, so that little is left to do then.
     async fn store_early(&self) {
-        for place in self.sets().write {
-            let Place::Node(id) = place else { continue };
+        for id in self.sets().write.iter().filter_map(|place| place.node()) {
             let node = {
                 let shape = self.inner.shape.borrow();
                 shape.node(id).filter(|shape| shape.users.perm.writes()).map(|shape| Arc::clone(&shape.node))
             };
-            if let Some(node) = node {
-                let visit = crate::control::visit::Visit::begin(&self.inner, node, vec![id]).await;
+            // Whoever keeps the node quiet may be the very task that waits for this change: then there is nothing to
+            // gain, and everything to lose, by waiting at the gate.
+            if let Some(visit) = node.and_then(|node| Visit::try_begin(&self.inner, node, vec![id])) {
                 // An error shows again when it matters, in `settle`.
                 let _ = visit.io().flush().await;
             }
@@ -133,7 +136,7 @@ impl StagedPlan {
 
 /// What became of a plan that asked to be admitted.
 pub(crate) enum Admission<'k> {
-    Go(Change<'k>),
+    Go(Box<Change<'k>>),
     /// The graph has changed in between: check and stage again.
     Again(Plan),
 }
@@ -147,14 +150,10 @@ async fn undo_staged(staged: StagedNodes) {
 impl Drop for StagedPlan {
     fn drop(&mut self) {
         let staged = std::mem::take(&mut self.staged);
-        let opened = self.checked.take().map(|checked| checked.plan.opened).unwrap_or_default();
-        if staged.is_empty() && opened.is_empty() {
-            return;
-        }
-        let inner = Rc::clone(&self.inner);
+        let Some(checked) = self.checked.take().filter(|_| !staged.is_empty()) else { return };
         self.inner.local.spawn(Box::pin(async move {
             undo_staged(staged).await;
-            close_nodes(&inner, opened).await;
+            checked.plan.close().await;
         }));
     }
 }
@@ -162,6 +161,8 @@ impl Drop for StagedPlan {
 /// The exclusive right to change a set of nodes, with nobody inside. Borrows its task, which can wait for nothing else
 /// meanwhile. Dropping it aborts the change.
 pub struct Change<'k> {
+    /// First: what requests remember is put right before the gates open.
+    lent: Option<Lent>,
     plan: StagedPlan,
     quiet: Option<Quiet>,
     right: Option<Right>,
@@ -175,11 +176,14 @@ impl<'k> Change<'k> {
             return Err(Error::new(Kind::NotFound, "there is no such node"));
         };
         let covered = self.plan.sets().read.contains(&id);
-        let brought = self.plan.checked.as_ref().is_some_and(|checked| checked.plan.opened.contains_key(&id));
+        let brought = self.plan.checked.as_ref().is_some_and(|checked| checked.plan.opened.get(id).is_some());
         if !covered && !brought {
             return Err(
                 Error::new(Kind::InvalidInput, "the node is not part of the change").on_node(node.name())
             );
+        }
+        if let Some(lent) = &self.lent {
+            lent.used.set(true);
         }
         Ok(PrivateIo::new(&self.plan.inner, node))
     }
@@ -215,12 +219,11 @@ impl<'k> Change<'k> {
         let stays_writable = |id: &NodeId| {
             checked.modes.iter().any(|(known, mode)| known == id && mode.users.perm.writes() && mode.active)
         };
-        let written = checked.sets.write.iter().filter_map(|place| match place {
-            Place::Node(id) => Some(*id),
-            Place::Root(_) => None,
-        });
-        let order = shape.below(written);
-        let leaving = order.iter().filter_map(|id| shape.node(*id).filter(|_| !stays_writable(id)));
+        let written: BTreeSet<NodeId> = checked.sets.write.iter().filter_map(|place| place.node()).collect();
+        let order = shape.below(written.iter().copied());
+        // What is further down is not quiet: others may be inside.
+        let quiet = order.iter().filter(|id| written.contains(id));
+        let leaving = quiet.filter_map(|id| shape.node(*id).filter(|_| !stays_writable(id)));
         // Metadata can be dirty in a node that is open for writing and has no writer at the moment.
         leaving
             .filter(|shape| !shape.read_only && shape.active)
@@ -231,8 +234,25 @@ impl<'k> Change<'k> {
     /// Takes back what was prepared and opens the gates; waits until drivers have done so.
     pub async fn abort(mut self) {
         // Gates first: what is undone was never visible to requests.
+        self.lent = None;
         self.quiet = None;
         self.plan.undo().await;
+    }
+}
+
+/// Whether private I/O was lent to somebody outside of drivers. It may have changed where layers that nobody else can change
+/// have their bytes; so all above them forget, whether the change is committed or not.
+struct Lent {
+    inner: Rc<Inner>,
+    reach: BTreeSet<NodeId>,
+    used: Cell<bool>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.used.get() {
+            self.inner.shape.borrow().publish_settled(&self.reach, BTreeSet::new());
+        }
     }
 }
 
@@ -265,7 +285,9 @@ impl Settled<'_> {
     pub fn commit(self) -> After {
         let abort = AbortOnPanic;
         let mut change = self.0;
-        let after = commit(&mut change);
+        change.lent = None;
+        let Some(checked) = change.plan.checked.take() else { unreachable!("a settled change has its plan") };
+        let after = commit(&change.plan.inner, checked, std::mem::take(&mut change.plan.staged));
         change.quiet = None;
         change.right = None;
         abort.disarm();
@@ -289,193 +311,5 @@ impl AbortOnPanic {
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         std::process::abort();
-    }
-}
-
-fn commit(change: &mut Change<'_>) -> After {
-    let inner = Rc::clone(&change.plan.inner);
-    let Some(mut checked) = change.plan.checked.take() else {
-        unreachable!("a settled change has its plan");
-    };
-    for (node, staged) in change.plan.staged.iter_mut().rev() {
-        staged.commit(&Publish::to(node));
-    }
-    change.plan.staged.clear();
-    let mut shape = inner.shape.borrow_mut();
-    let before = Before::of(&shape, &checked.sets);
-    let delta = {
-        let outlook = match Outlook::of(&checked.plan, &shape) {
-            Ok(outlook) => outlook,
-            Err(error) => panic!("an admitted change is not allowed any more: {error:?}"),
-        };
-        Delta::of(outlook)
-    };
-    let mut removed = write_slots(&mut shape, &before, &delta);
-    apply_delta(&mut shape, &delta);
-    for (id, node) in std::mem::take(&mut checked.plan.opened) {
-        // Brought in and out by the same plan.
-        if !shape.nodes.contains_key(&id) {
-            removed.insert(id, node);
-        }
-    }
-    let changed: BTreeSet<NodeId> =
-        delta.nodes.keys().copied().chain(delta.modes.iter().map(|(id, _)| *id)).collect();
-    for (node, observer, add) in checked.plan.observers {
-        if let Some(shape) = shape.nodes.get(&node) {
-            if add { shape.node.observers.add(observer) } else { shape.node.observers.remove(&observer) }
-        }
-    }
-    shape.publish_gates(changed.iter().copied());
-    shape.publish_settled(&changed);
-    shape.refresh_gates();
-    drop(shape);
-    After { inner, removed }
-}
-
-/// What a commit must know of the graph before it changes it.
-struct Before {
-    excluded: Excluded,
-}
-
-impl Before {
-    fn of(shape: &Shape, sets: &Sets) -> Self {
-        let gates = shape.gates_above(sets.write.iter().copied());
-        Self { excluded: Excluded::assert(gates.iter().map(|gate| &**gate)) }
-    }
-}
-
-/// The outcome of a plan, free of the graph that it was computed from.
-struct Delta {
-    nodes: BTreeMap<NodeId, Option<NodeShape>>,
-    roots: BTreeMap<crate::backend::RootId, Option<RootShape>>,
-    grants: BTreeMap<(NodeId, crate::graph::node::ChildKey), crate::graph::permission::Grant>,
-    modes: Vec<(NodeId, NodeMode)>,
-}
-
-impl Delta {
-    fn of(outlook: Outlook<'_>) -> Self {
-        Self {
-            nodes: outlook.view.nodes,
-            roots: outlook.view.roots,
-            grants: outlook.permissions.edges,
-            modes: outlook.permissions.nodes,
-        }
-    }
-}
-
-/// Rewrites the edges that requests see, and returns the nodes that have left the graph.
-fn write_slots(shape: &mut Shape, before: &Before, delta: &Delta) -> BTreeMap<NodeId, NodeShape> {
-    let mut removed = BTreeMap::new();
-    let find = |shape: &Shape, id: NodeId| -> Option<Arc<Node>> {
-        let changed = delta.nodes.get(&id).and_then(|node| node.as_ref());
-        changed.or_else(|| shape.node(id)).map(|shape| Arc::clone(&shape.node))
-    };
-    for (id, after) in &delta.nodes {
-        let Some(after) = after else {
-            if let Some(gone) = shape.nodes.get(id) {
-                removed.insert(*id, gone.clone());
-            }
-            continue;
-        };
-        let same = shape.node(*id).is_some_and(|known| {
-            known.edges.len() == after.edges.len()
-                && known
-                    .edges
-                    .iter()
-                    .all(|edge| after.edge(edge.key).is_some_and(|new| new.child == edge.child))
-        });
-        if same {
-            continue;
-        }
-        let edges: Edges = after
-            .edges
-            .iter()
-            .filter_map(|edge| Some(Arc::new(Edge::new(edge.key, find(shape, edge.child)?, edge.grant.perm))))
-            .collect();
-        after.node.replace_edges(&before.excluded, edges);
-    }
-    for (id, after) in &delta.roots {
-        let known = shape.root(*id).map(|root| Arc::clone(&root.root));
-        let root = after.as_ref().map(|root| Arc::clone(&root.root)).or(known);
-        if let Some(root) = root {
-            let target = after.as_ref().and_then(|root| root.node).and_then(|node| find(shape, node));
-            root.replace_target(&before.excluded, target);
-        }
-    }
-    removed
-}
-
-/// Makes the control thread's picture the new one, and publishes permissions and modes.
-fn apply_delta(shape: &mut Shape, delta: &Delta) {
-    for (id, after) in &delta.nodes {
-        match after {
-            Some(after) => {
-                shape.names.insert(after.node.name().to_owned(), *id);
-                shape.nodes.insert(*id, after.clone());
-            }
-            None => {
-                if let Some(gone) = shape.nodes.remove(id) {
-                    shape.names.remove(gone.node.name());
-                }
-            }
-        }
-    }
-    for (id, after) in &delta.roots {
-        match after {
-            Some(after) => {
-                after.root.set_perm(after.grant.perm);
-                shape.roots.insert(*id, after.clone());
-            }
-            None => {
-                shape.roots.remove(id);
-            }
-        }
-    }
-    let private = Presence::private();
-    for ((id, key), grant) in &delta.grants {
-        let Some(node) = shape.nodes.get_mut(id) else { continue };
-        if let Some(edge) = node.edges.iter_mut().find(|edge| edge.key == *key) {
-            edge.grant = *grant;
-        }
-        if let Some(edge) = node.node.child(*key, &private) {
-            edge.set_perm(grant.perm);
-        }
-    }
-    for (id, mode) in &delta.modes {
-        if let Some(node) = shape.nodes.get_mut(id) {
-            node.users = mode.users;
-            node.node.set_read_only(mode.read_only);
-            node.node.set_active(mode.active);
-        }
-    }
-}
-
-/// What is left to do after a commit: closing the nodes that have left the graph.
-#[must_use = "removed nodes keep their locks until `finish` has closed them"]
-pub struct After {
-    inner: Rc<Inner>,
-    removed: BTreeMap<NodeId, NodeShape>,
-}
-
-impl After {
-    /// Closes removed nodes: their files and locks are given up when it returns.
-    pub async fn finish(mut self) {
-        close_nodes(&self.inner, std::mem::take(&mut self.removed)).await;
-    }
-
-    /// Names of the nodes that have left the graph.
-    #[must_use]
-    pub fn removed(&self) -> Vec<String> {
-        self.removed.values().map(|shape| shape.node.name().to_owned()).collect()
-    }
-}
-
-impl Drop for After {
-    fn drop(&mut self) {
-        let removed = std::mem::take(&mut self.removed);
-        if !removed.is_empty() {
-            let inner = Rc::clone(&self.inner);
-            self.inner.local.spawn(Box::pin(async move { close_nodes(&inner, removed).await }));
-        }
     }
 }

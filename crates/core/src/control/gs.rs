@@ -12,8 +12,8 @@ use crate::control::rights::Rights;
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
-use crate::graph::shape::{Parent, Shape, Topology};
-use crate::runtime::LocalRef;
+use crate::graph::shape::{Parent, Place, Shape, Topology};
+use crate::runtime::{LocalRef, StaysOnItsThread};
 use crate::waits::Waits;
 
 /// The global state: the right to look at the graph and to plan changes of it.
@@ -22,7 +22,7 @@ use crate::waits::Waits;
 /// copied. What is in it is looked at in synchronous closures, so nothing borrowed from the graph is alive across an await.
 pub struct Gs {
     pub(crate) inner: Rc<Inner>,
-    _stays_on_the_control_thread: PhantomData<*mut ()>,
+    _thread: PhantomData<StaysOnItsThread>,
 }
 
 /// What the control thread owns.
@@ -56,7 +56,7 @@ impl Inner {
 
 impl Gs {
     pub(crate) fn new(inner: Rc<Inner>) -> Self {
-        Self { inner, _stays_on_the_control_thread: PhantomData }
+        Self { inner, _thread: PhantomData }
     }
 
     /// Looks at the graph. The closure cannot wait and returns nothing that borrows from it.
@@ -162,7 +162,10 @@ impl GraphView<'_> {
             len: shape.node.len(),
             read_only: shape.read_only,
             active: shape.active,
-            quiet: self.shape.quiet.get(&crate::graph::shape::Place::Node(id)).copied().unwrap_or(0),
+            quiet: [Place::Node(id), Place::Everything]
+                .iter()
+                .filter_map(|place| self.shape.quiet.get(place))
+                .sum(),
             users: shape.users,
             settled: shape.node.chain.is_settled(),
             edges: edges.collect(),

@@ -16,18 +16,22 @@
 //! A value of each phase is consumed by the next, so phases cannot be skipped or repeated; dropping one is an abort.
 
 mod change;
+mod commit;
 mod gs;
 mod mailbox;
 mod opening;
+mod outlook;
 mod plan;
 mod quiet;
 mod rights;
+mod step;
 mod task;
 mod visit;
 
-pub use change::{After, Change, Settled, StagedPlan};
+pub use change::{Change, Settled, StagedPlan};
+pub use commit::After;
 pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, RootInfo};
-pub use mailbox::{Control, ControlThread};
+pub use mailbox::{Control, ControlThread, PlainData};
 pub use opening::{NewNode, Opening};
 pub use plan::{Checked, Plan, RootSpec};
 pub use quiet::Quiet;

@@ -39,14 +39,67 @@ pub struct NewNode {
 /// A detached subgraph. Dropping it closes its nodes.
 pub struct Opening {
     inner: Rc<Inner>,
+    nodes: Detached,
+}
+
+/// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
+#[derive(Default)]
+pub(crate) struct Detached {
     nodes: BTreeMap<NodeId, NodeShape>,
+    /// There as soon as there are nodes.
+    inner: Option<Rc<Inner>>,
+}
+
+impl Detached {
+    fn new(inner: &Rc<Inner>) -> Self {
+        Self { nodes: BTreeMap::new(), inner: Some(Rc::clone(inner)) }
+    }
+
+    pub(crate) fn get(&self, id: NodeId) -> Option<&NodeShape> {
+        self.nodes.get(&id)
+    }
+
+    /// Adds the nodes of `other`, and returns their identities.
+    pub(crate) fn take_in(&mut self, mut other: Self) -> Vec<NodeId> {
+        let nodes = std::mem::take(&mut other.nodes);
+        let ids = nodes.keys().copied().collect();
+        self.nodes.extend(nodes);
+        if self.inner.is_none() {
+            self.inner = other.inner.take();
+        }
+        ids
+    }
+
+    /// The nodes, which are somebody else's to close now.
+    pub(crate) fn into_nodes(mut self) -> BTreeMap<NodeId, NodeShape> {
+        std::mem::take(&mut self.nodes)
+    }
+
+    /// Closes the nodes, and waits for it.
+    pub(crate) async fn close(mut self) {
+        let nodes = std::mem::take(&mut self.nodes);
+        if let Some(inner) = self.inner.take() {
+            close_nodes(&inner, nodes).await;
+        }
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let nodes = std::mem::take(&mut self.nodes);
+        if let Some(inner) = self.inner.take().filter(|_| !nodes.is_empty()) {
+            let local = inner.local.clone();
+            local.spawn(Box::pin(async move { close_nodes(&inner, nodes).await }));
+        }
+    }
 }
 
 impl Opening {
     /// An empty one.
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
-        Self { inner: Rc::clone(&task.gs().inner), nodes: BTreeMap::new() }
+        let inner = &task.gs().inner;
+        Self { inner: Rc::clone(inner), nodes: Detached::new(inner) }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -59,8 +112,13 @@ impl Opening {
                 .in_option("force-share"));
         }
         let node = Arc::new(Node::new(id, name, new.driver, new.facts, &self.inner.waits));
-        let mut edges = Vec::new();
+        let mut edges: Vec<EdgeShape> = Vec::new();
         for (key, role, child) in new.children {
+            if edges.iter().any(|edge| edge.key == key) {
+                return Err(
+                    Error::new(Kind::InvalidInput, format!("two children '{key}'")).on_node(node.name())
+                );
+            }
             edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
         }
         let live = edges.iter().map(|edge| {
@@ -70,7 +128,7 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
-        self.nodes.insert(
+        self.nodes.nodes.insert(
             id,
             NodeShape {
                 node,
@@ -102,7 +160,7 @@ impl Opening {
             .in_option("node-name"));
         }
         let taken = self.inner.shape.borrow().names.contains_key(&name)
-            || self.nodes.values().any(|shape| shape.node.name() == name);
+            || self.nodes.nodes.values().any(|shape| shape.node.name() == name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }
@@ -111,7 +169,7 @@ impl Opening {
 
     /// The node `id` of the opening or of the graph.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
-        let detached = self.nodes.get(&id).map(|shape| Arc::clone(&shape.node));
+        let detached = self.nodes.get(id).map(|shape| Arc::clone(&shape.node));
         let found = detached
             .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
         found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
@@ -120,7 +178,7 @@ impl Opening {
     /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
     /// locks are taken. To be done before anything is read from it that must stay true.
     pub async fn claim(&mut self, id: NodeId, users: Grant) -> Result<()> {
-        let Some(shape) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let Some(shape) = self.nodes.nodes.get_mut(&id) else { return Ok(()) };
         let old = shape.mode();
         let new = NodeMode { users, ..old };
         let node = Arc::clone(&shape.node);
@@ -132,11 +190,12 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads from a node of the opening or of the graph.
-    pub async fn visit(&mut self, id: NodeId) -> Result<Visit> {
+    /// Reads from a node of the opening or of the graph. The opening gets no further nodes, and no plan takes it, while
+    /// the visit lasts.
+    pub async fn visit(&self, id: NodeId) -> Result<Visit<'_>> {
         let node = self.node(id)?;
         let boundary = self.boundary(id);
-        Ok(Visit::begin(&self.inner, node, boundary).await)
+        Visit::begin(&self.inner, node, boundary).await
     }
 
     /// The nodes of the graph that are reached first from `id`.
@@ -144,7 +203,7 @@ impl Opening {
         let mut found = Vec::new();
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
-            match self.nodes.get(&id) {
+            match self.nodes.get(id) {
                 Some(shape) => todo.extend(shape.edges.iter().map(|edge| edge.child)),
                 None => found.push(id),
             }
@@ -152,13 +211,13 @@ impl Opening {
         found
     }
 
-    pub(crate) fn into_nodes(mut self) -> BTreeMap<NodeId, NodeShape> {
-        std::mem::take(&mut self.nodes)
+    pub(crate) fn into_detached(self) -> Detached {
+        self.nodes
     }
 
     /// Closes what was opened, and waits for it: files and locks are given up when it returns.
-    pub async fn close(mut self) {
-        close_nodes(&self.inner, std::mem::take(&mut self.nodes)).await;
+    pub async fn close(self) {
+        self.nodes.close().await;
     }
 }
 
@@ -166,15 +225,5 @@ impl Opening {
 pub(crate) async fn close_nodes(inner: &Rc<Inner>, nodes: BTreeMap<NodeId, NodeShape>) {
     for shape in nodes.into_values().rev() {
         shape.node.driver().close(&inner.local).await;
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        let nodes = std::mem::take(&mut self.nodes);
-        if !nodes.is_empty() {
-            let inner = Rc::clone(&self.inner);
-            self.inner.local.spawn(Box::pin(async move { close_nodes(&inner, nodes).await }));
-        }
     }
 }

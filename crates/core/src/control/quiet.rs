@@ -27,7 +27,7 @@ impl Quiet {
             for place in &places {
                 *shape.quiet.entry(*place).or_insert(0) += 1;
             }
-            shape.refresh_gates();
+            shape.refresh_gates(&shape.gates_above(places.iter().copied()));
         }
         // From here on, dropping the section opens the gates again.
         let quiet = Self { inner: Rc::clone(inner), places };
@@ -35,7 +35,7 @@ impl Quiet {
         poll_fn(|cx| {
             // Gates are asked for anew: roots come to reach quiet nodes and go while we wait.
             let gates = inner.shape.borrow().gates_above(quiet.places.iter().copied());
-            for gate in gates {
+            for gate in gates.list() {
                 if gate.poll_idle(cx).is_pending() {
                     waiting.get_or_insert_with(|| {
                         let what = "the requests inside to end".to_owned();
@@ -53,7 +53,7 @@ impl Quiet {
     /// Whether `node` is one of the nodes that this section was begun for.
     #[must_use]
     pub fn covers(&self, node: NodeId) -> bool {
-        self.places.contains(&Place::Node(node))
+        self.places.contains(&Place::Node(node)) || self.places.contains(&Place::Everything)
     }
 }
 
@@ -68,6 +68,6 @@ impl Drop for Quiet {
                 }
             }
         }
-        shape.refresh_gates();
+        shape.refresh_gates(&shape.gates_above(self.places.iter().copied()));
     }
 }

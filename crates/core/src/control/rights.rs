@@ -1,9 +1,20 @@
 //! The right to change: which changes may run at the same time.
 //!
-//! A change declares what it writes (nodes and roots whose edges, options or mode change), what it reads (nodes that its
-//! private I/O can reach) and whose users it changes. Two changes conflict if what one writes meets anything of the other's, or if both
-//! change the users of one node. Conflicting changes are admitted in the order in which they asked, each for all its sets
-//! at once, so nobody holds one part and waits for another.
+//! | set | what is in it |
+//! |---|---|
+//! | `write` | nodes and roots whose edges, options or mode change, or that begin or cease to be written; quiet meanwhile |
+//! | `users` | nodes whose users want or share something else in all, or all of whose users move |
+//! | `left` | nodes that lose a user, also if those who stay want and share the same |
+//! | `read` | nodes that private I/O can reach, and all of which the permissions were computed: drivers have prepared for those |
+//! | `names` | of nodes that come |
+//!
+//! Two changes conflict if what one changes (`write`, `users`) meets what the other sees (`write`, `read`), if both take
+//! users from one node (each may rely on the other's), or if both bring in one name. So a change that was admitted stays
+//! allowed until its commit, with the permissions that its drivers have prepared for; the commit asserts it. Overlays that
+//! come to share a base do not conflict, except for the first.
+//!
+//! Conflicting changes are admitted in the order in which they asked, each for all its sets at once, so nobody holds one
+//! part and waits for another.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -19,21 +30,25 @@ use crate::waits::{Rank, Waiting};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Sets {
     pub(crate) write: BTreeSet<Place>,
-    pub(crate) read: BTreeSet<NodeId>,
     pub(crate) users: BTreeSet<NodeId>,
+    pub(crate) left: BTreeSet<NodeId>,
+    pub(crate) read: BTreeSet<NodeId>,
+    pub(crate) names: BTreeSet<String>,
 }
 
 impl Sets {
-    fn writes_any_of(&self, other: &Self) -> bool {
+    fn changes_what_sees(&self, other: &Self) -> bool {
+        let written = || self.write.iter().filter_map(|place| place.node());
         !self.write.is_disjoint(&other.write)
-            || self.write.iter().any(|place| match place {
-                Place::Node(id) => other.read.contains(id) || other.users.contains(id),
-                Place::Root(_) => false,
-            })
+            || written().any(|id| other.read.contains(&id))
+            || self.users.iter().any(|id| other.read.contains(id) || other.write.contains(&Place::Node(*id)))
     }
 
     fn conflicts(&self, other: &Self) -> bool {
-        self.writes_any_of(other) || other.writes_any_of(self) || !self.users.is_disjoint(&other.users)
+        self.changes_what_sees(other)
+            || other.changes_what_sees(self)
+            || !self.left.is_disjoint(&other.left)
+            || !self.names.is_disjoint(&other.names)
     }
 }
 

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use drystone_base::Result;
 
 use crate::backend::{Backend, Mode};
-use crate::control::change::{Admission, After, Change, StagedPlan};
+use crate::control::change::{Admission, Change, StagedPlan};
+use crate::control::commit::After;
 use crate::control::gs::{Gs, Inner};
 use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::Quiet;
@@ -60,10 +61,9 @@ impl<'r> Task<'r> {
         Quiet::begin(self.inner(), nodes.iter().map(|id| Place::Node(*id)).collect()).await
     }
 
-    /// As [`Self::drain`], for every node that there is.
+    /// As [`Self::drain`], for every node that there is and every one that comes before the section ends.
     pub async fn drain_all(&mut self) -> Quiet {
-        let nodes: Vec<NodeId> = self.inner().shape.borrow().nodes.keys().copied().collect();
-        self.drain(&nodes).await
+        Quiet::begin(self.inner(), vec![Place::Everything]).await
     }
 
     /// Asks the drivers of a checked plan to prepare. The gates are open.
@@ -78,9 +78,9 @@ impl<'r> Task<'r> {
         let mut staged = staged;
         loop {
             match staged.admit().await? {
-                Admission::Go(change) => return Ok(change),
+                Admission::Go(change) => return Ok(*change),
                 Admission::Again(plan) => {
-                    let checked = plan.check(self.gs).map_err(|(_plan, error)| error)?;
+                    let checked = self.check(plan).await?;
                     staged = StagedPlan::prepare(&inner, checked).await?;
                 }
             }
@@ -96,15 +96,20 @@ impl<'r> Task<'r> {
 
     /// As [`Self::apply`], up to the commit: what is left is to close removed nodes.
     pub async fn commit(&mut self, plan: Plan) -> Result<After> {
-        let checked = match plan.check(self.gs) {
-            Ok(checked) => checked,
-            Err((mut plan, error)) => {
-                plan.close(self.inner()).await;
-                return Err(error);
-            }
-        };
+        let checked = self.check(plan).await?;
         let staged = self.stage(checked).await?;
         let change = self.admit(staged).await?;
         Ok(change.settle().await?.commit())
+    }
+
+    /// Checks a plan; closes what a refused one would have brought in.
+    async fn check(&self, plan: Plan) -> Result<Checked> {
+        match plan.check(self.gs) {
+            Ok(checked) => Ok(checked),
+            Err((plan, error)) => {
+                plan.close().await;
+                Err(error)
+            }
+        }
     }
 }

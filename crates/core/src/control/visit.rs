@@ -4,32 +4,57 @@
 //! A visit enters through a root of its own, which wants nothing and shares everything; so a drain waits for it like for
 //! everybody else.
 
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drystone_base::{Error, Kind, Result};
+
 use crate::backend::{Root, RootId};
 use crate::control::gs::Inner;
+use crate::control::opening::Opening;
 use crate::graph::gate::Gate;
 use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
-use crate::graph::shape::{Parent, RootShape};
+use crate::graph::shape::{Parent, Place, RootShape};
 use crate::request::io::{Io, Request};
+use crate::request::presence::Presence;
 use crate::request::run;
 
-/// A visit of the control thread to a node. Ends when dropped.
-pub struct Visit {
+/// A visit of the control thread to a node. Ends when dropped. It borrows the opening that the node belongs to, which
+/// cannot go into the graph meanwhile.
+pub struct Visit<'o> {
     // Before `root`: the request leaves before its root goes.
     request: Request,
     node: Arc<Node>,
     _root: VisitRoot,
+    _opening: PhantomData<&'o Opening>,
 }
 
-impl Visit {
-    /// Enters `node`, of which the nodes `boundary` of the graph are reached.
-    pub(crate) async fn begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Self {
+impl Visit<'_> {
+    /// Enters `node`, of which the nodes `boundary` of the graph are reached. Fails if one of these has left the graph
+    /// while the visit waited for the end of a drain.
+    pub(crate) async fn begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Result<Self> {
         let root = VisitRoot::new(inner, boundary);
         let presence = run::enter(&root.root, &inner.local).await;
-        Self { request: Request::new(presence, inner.local.clone()), node, _root: root }
+        if !root.boundary_is_there() {
+            return Err(Error::new(Kind::NotFound, "a child of it has left the graph").on_node(node.name()));
+        }
+        Ok(Self::inside(root, presence, inner, node))
+    }
+
+    /// The same, unless that would have to wait.
+    pub(crate) fn try_begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Option<Self> {
+        let root = VisitRoot::new(inner, boundary);
+        let shard = inner.local.shard();
+        let side = root.root.gate().try_enter(shard)?;
+        let presence = Presence::counted(Arc::clone(&root.root), shard, side);
+        Some(Self::inside(root, presence, inner, node))
+    }
+
+    fn inside(root: VisitRoot, presence: Presence, inner: &Rc<Inner>, node: Arc<Node>) -> Self {
+        let request = Request::new(presence, inner.local.clone());
+        Self { request, node, _root: root, _opening: PhantomData }
     }
 
     /// A request at the node.
@@ -53,19 +78,30 @@ impl VisitRoot {
         let gate = Arc::new(Gate::new(inner.shards, 0));
         let root =
             Arc::new(Root::new(id, "a visit".to_owned(), gate, inner.shards, Arc::clone(&inner.waits)));
+        let visit = Self { inner: Rc::clone(inner), id, root, boundary };
+        if visit.boundary.is_empty() {
+            // Of no concern to the graph and its drains.
+            return visit;
+        }
         let mut shape = inner.shape.borrow_mut();
-        let entry = RootShape { root: Arc::clone(&root), node: None, grant: Grant::PASSIVE, stays: true };
+        let entry =
+            RootShape { root: Arc::clone(&visit.root), node: None, grant: Grant::PASSIVE, stays: true };
         shape.roots.insert(id, entry);
-        for below in &boundary {
+        for below in &visit.boundary {
             if let Some(node) = shape.nodes.get_mut(below) {
                 node.parents.insert(Parent::Root(id));
             }
         }
         // Born closed if it reaches a node that is quiet now.
-        shape.refresh_gates();
-        shape.publish_gates(boundary.iter().copied());
+        shape.refresh_gates(&shape.gates_above([Place::Root(id)]));
+        shape.publish_gates(visit.boundary.iter().copied());
         drop(shape);
-        Self { inner: Rc::clone(inner), id, root, boundary }
+        visit
+    }
+
+    fn boundary_is_there(&self) -> bool {
+        let shape = self.inner.shape.borrow();
+        self.boundary.iter().all(|id| shape.nodes.contains_key(id))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `check`: whether a graph that a plan would make is allowed, and with which permissions. A pure function of that graph.
 //!
 //! For every node whose permissions the plan can touch, parents before children:
-//! 1. no cycle; roles are possible;
+//! 1. no cycle; roles are possible; only a read-only node is shared by force, and then by roots, too;
 //! 2. an inactive child has no active parent, and an inactive node's users want `CONSISTENT_READ` at most;
 //! 3. what one user wants, every other shares (a conflict names both);
 //! 4. writers need a node that is not read-only, and `RESIZE` too where the length is not aligned;
@@ -27,7 +27,7 @@ pub(crate) struct Permissions {
 }
 
 impl Permissions {
-    fn grant_of(&self, view: &View<'_>, parent: Parent) -> Grant {
+    pub(crate) fn grant_of(&self, view: &View<'_>, parent: Parent) -> Grant {
         let computed = match parent {
             Parent::Node(id, key) => self.edges.get(&(id, key)).copied(),
             Parent::Root(_) => None,
@@ -67,6 +67,9 @@ fn check_structure(shape: &NodeShape) -> Result<()> {
             ));
         }
     }
+    if shape.force_share && !shape.read_only {
+        return Err(refuse(shape, "it is shared by force, which only a read-only node can be"));
+    }
     for role in [Role::FILTERED, Role::COW, Role::PRIMARY] {
         if shape.edges.iter().filter(|edge| edge.role.has(role)).count() > 1 {
             return Err(refuse(shape, format!("two children with role {role:?}")));
@@ -94,8 +97,11 @@ fn check_cycles(view: &View<'_>, order: &[NodeId]) -> Result<()> {
 }
 
 fn check_users(view: &View<'_>, permissions: &mut Permissions, id: NodeId, shape: &NodeShape) -> Result<()> {
-    let grants: Vec<(Parent, Grant)> =
+    let mut grants: Vec<(Parent, Grant)> =
         shape.parents.iter().map(|parent| (*parent, permissions.grant_of(view, *parent))).collect();
+    if shape.force_share {
+        grants.iter_mut().for_each(|(_, grant)| grant.shared = Perm::ALL);
+    }
     find_conflict(view, shape, &grants)?;
     let mut users = Grant::PASSIVE;
     for (_, grant) in &grants {

@@ -17,7 +17,7 @@
 //!
 //! Invariants: `closed` is zero or a passage that is inside had entered before it became non-zero, or was admitted;
 //! a waiter is in the queue only while the gate is closed. Not here: which nodes are quiet and which gates that closes
-//! (`graph::quiesce`).
+//! (`graph::publish`).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
@@ -26,17 +26,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::runtime::Shard;
-use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, fence, lock};
 
 /// Advances of the phase after which every request that had begun before the first of them has ended.
-const ADVANCES_FOR_GRACE: u32 = 3;
+const ADVANCES_FOR_GRACE: u64 = 3;
 
 /// One root's (or one job's) entrance to the graph.
 pub(crate) struct Gate {
     /// How many quiet nodes are reached from behind this gate. Open when zero.
     closed: AtomicU32,
-    /// Advances of the phase so far; the lowest bit is the side that new passages count on.
-    phase: AtomicU32,
+    /// Advances of the phase so far; the lowest bit is the side that new passages count on. Never wraps.
+    phase: AtomicU64,
     /// Passages that were admitted by `open` on behalf of waiters; written by any thread.
     admitted: AtomicU32,
     counts: Box<[Count]>,
@@ -66,14 +66,14 @@ pub(crate) enum Side {
 
 /// A moment of a gate, to ask later whether every request that began before it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moment(u32);
+pub(crate) struct Moment(u64);
 
 impl Gate {
     /// An open gate for graphs with I/O threads `0 .. shards`; born closed if `closed` is not zero.
     pub(crate) fn new(shards: u16, closed: u32) -> Self {
         Self {
             closed: AtomicU32::new(closed),
-            phase: AtomicU32::new(0),
+            phase: AtomicU64::new(0),
             admitted: AtomicU32::new(0),
             counts: (0..shards).map(|_| Count([AtomicU32::new(0), AtomicU32::new(0)])).collect(),
             queue: Mutex::new(Queue::default()),
@@ -198,14 +198,13 @@ impl Gate {
     /// This moment, for [`Self::has_passed`].
     pub(crate) fn moment(&self) -> Moment {
         fence(Ordering::SeqCst);
-        Moment(self.phase.load(Ordering::SeqCst).wrapping_add(ADVANCES_FOR_GRACE))
+        Moment(self.phase.load(Ordering::SeqCst) + ADVANCES_FOR_GRACE)
     }
 
     /// Whether every request that began before `moment` has ended. Advances the phase if it can; never waits.
     pub(crate) fn has_passed(&self, moment: Moment) -> bool {
-        let reached = |phase: u32| phase.wrapping_sub(moment.0) < u32::MAX / 2;
         let mut phase = self.phase.load(Ordering::Acquire);
-        while !reached(phase) {
+        while phase < moment.0 {
             match self.try_advance() {
                 Some(next) => phase = next,
                 None => return false,
@@ -214,7 +213,7 @@ impl Gate {
         true
     }
 
-    fn try_advance(&self) -> Option<u32> {
+    fn try_advance(&self) -> Option<u64> {
         let _one_at_a_time = lock(&self.queue);
         let phase = self.phase.load(Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -227,7 +226,7 @@ impl Gate {
         if !empty {
             return None;
         }
-        let next = phase.wrapping_add(1);
+        let next = phase + 1;
         self.phase.store(next, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Some(next)

@@ -1,4 +1,4 @@
-//! [`Grace`]: "every request that began before now has ended", for those who free space.
+//! Grace periods: "every request that began before now has ended", for those who free space.
 //!
 //! A node knows the gates from which it is reached (recomputed by commits). A [`Stamp`] is a moment of each; it has passed
 //! when all of them have. Asking never waits: freed space stays in quarantine until somebody asks and the answer is yes.
@@ -22,6 +22,11 @@ impl Grace {
     /// A commit has changed who reaches the node.
     pub(crate) fn set_gates(&self, gates: Vec<Arc<Gate>>) {
         *self.gates.lock().unwrap_or_else(PoisonError::into_inner) = gates;
+    }
+
+    /// Shows every gate that reaches the node.
+    pub(crate) fn each_gate(&self, mut show: impl FnMut(&Arc<Gate>)) {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut show);
     }
 
     /// This moment. A gate that comes to reach the node later does not matter: its requests begin later.

@@ -4,16 +4,15 @@
 //!   Shape        what is            (changed by commits only)
 //!   View         what would be      (a Shape and the nodes and roots that a plan changes)
 //! ```
-//! Requests never look here; what they need is in `Node` and `Root`, rewritten by commits.
+//! Requests never look here; what they need is in `Node` and `Root`, rewritten by commits (`graph::publish`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::backend::{Root, RootId};
 use crate::driver::NodeMode;
-use crate::graph::gate::Gate;
 use crate::graph::node::{ChildKey, Node, NodeId};
-use crate::graph::permission::{Grant, Perm};
+use crate::graph::permission::Grant;
 use crate::graph::role::Role;
 
 /// A node as the control thread sees it.
@@ -73,11 +72,22 @@ pub(crate) struct RootShape {
     pub(crate) stays: bool,
 }
 
-/// Something that a change can write: an element of write and read sets.
+/// Something that can be quiet: a change is kept from others by what it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Node(NodeId),
     Root(RootId),
+    /// Whatever there is, and whatever comes meanwhile.
+    Everything,
+}
+
+impl Place {
+    pub(crate) fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Node(id) => Some(id),
+            Self::Root(_) | Self::Everything => None,
+        }
+    }
 }
 
 /// The graph as it is.
@@ -193,124 +203,6 @@ impl Topology for Shape {
 
     fn root(&self, id: RootId) -> Option<&RootShape> {
         self.roots.get(&id)
-    }
-}
-
-impl Shape {
-    /// Brings every gate's closed count in step with the places that are quiet and what is reached from behind it.
-    pub(crate) fn refresh_gates(&self) {
-        let mut closed: BTreeMap<*const Gate, (Arc<Gate>, u32)> = BTreeMap::new();
-        for shape in self.roots.values() {
-            let gate = shape.root.gate();
-            closed.entry(Arc::as_ptr(gate)).or_insert_with(|| (Arc::clone(gate), 0));
-        }
-        for place in self.quiet.keys() {
-            let roots = match place {
-                Place::Node(id) => self.above([*id]).1,
-                Place::Root(id) => BTreeSet::from([*id]),
-            };
-            let gates: BTreeSet<*const Gate> = roots
-                .iter()
-                .filter_map(|id| self.root(*id))
-                .map(|shape| Arc::as_ptr(shape.root.gate()))
-                .collect();
-            for gate in gates {
-                if let Some((_, count)) = closed.get_mut(&gate) {
-                    *count += 1;
-                }
-            }
-        }
-        for (gate, count) in closed.into_values() {
-            if gate.closed_count() != count {
-                gate.set_closed(count);
-            }
-        }
-    }
-
-    /// The gates from behind which any of `places` is reached.
-    pub(crate) fn gates_above(&self, places: impl IntoIterator<Item = Place>) -> Vec<Arc<Gate>> {
-        let mut roots = BTreeSet::new();
-        for place in places {
-            match place {
-                Place::Node(id) => roots.extend(self.above([id]).1),
-                Place::Root(id) => {
-                    roots.insert(id);
-                }
-            }
-        }
-        let mut gates: BTreeMap<*const Gate, Arc<Gate>> = BTreeMap::new();
-        for shape in roots.iter().filter_map(|id| self.root(*id)) {
-            gates.insert(Arc::as_ptr(shape.root.gate()), Arc::clone(shape.root.gate()));
-        }
-        gates.into_values().collect()
-    }
-
-    /// Recomputes what is published about the nodes whose parents, or the gates above which, have changed: the gates
-    /// that reach them, for grace periods.
-    pub(crate) fn publish_gates(&self, changed: impl IntoIterator<Item = NodeId>) {
-        let below = self.below(changed);
-        let wanted: BTreeSet<NodeId> = below.iter().copied().collect();
-        let (above, _) = self.above(below);
-        let mut known: BTreeMap<NodeId, BTreeMap<*const Gate, Arc<Gate>>> = BTreeMap::new();
-        for id in self.below(above.iter().copied()) {
-            let Some(shape) = self.node(id) else { continue };
-            let mut gates = BTreeMap::new();
-            for parent in &shape.parents {
-                match parent {
-                    Parent::Root(root) => {
-                        if let Some(gate) = self.root(*root).map(|root| root.root.gate()) {
-                            gates.insert(Arc::as_ptr(gate), Arc::clone(gate));
-                        }
-                    }
-                    Parent::Node(parent, _) => {
-                        gates.extend(
-                            known
-                                .get(parent)
-                                .into_iter()
-                                .flatten()
-                                .map(|(key, gate)| (*key, Arc::clone(gate))),
-                        );
-                    }
-                }
-            }
-            if wanted.contains(&id) {
-                shape.node.grace.set_gates(gates.values().cloned().collect());
-            }
-            known.insert(id, gates);
-        }
-    }
-
-    /// Recomputes which nodes are settled after a commit that has changed `changed`. Whether a node is depends on what is
-    /// below it, so all above the changed ones are asked, children first.
-    pub(crate) fn publish_settled(&self, changed: &BTreeSet<NodeId>) {
-        let (above, _) = self.above(self.below(changed.iter().copied()));
-        let mut order = self.below(above.iter().copied());
-        order.reverse();
-        let mut done: BTreeMap<NodeId, (bool, bool)> = BTreeMap::new();
-        for id in order {
-            let Some(shape) = self.node(id) else { continue };
-            let children = || shape.edges.iter().filter_map(|edge| done.get(&edge.child));
-            let is_settled = !self.is_written(shape) && children().all(|(settled, _)| *settled);
-            let is_changed = changed.contains(&id) || children().any(|(_, changed)| *changed);
-            done.insert(id, (is_settled, is_changed));
-            shape.node.chain.set_settled(is_settled, is_changed);
-        }
-    }
-
-    /// Whether anybody may change the node's contents now. A format that holds `WRITE` on its file only because it is
-    /// opened for writing does not, while none of its own users may.
-    fn is_written(&self, shape: &NodeShape) -> bool {
-        let changing = Perm::WRITE.with(Perm::WRITE_UNCHANGED).with(Perm::RESIZE);
-        shape.parents.iter().any(|parent| {
-            let wants = self.grant_of(*parent).is_some_and(|grant| grant.perm.has_any(changing));
-            wants
-                && match parent {
-                    Parent::Root(_) => true,
-                    Parent::Node(id, _) => {
-                        self.node(*id).is_some_and(|node| self.users_of(node).perm.has_any(changing))
-                    }
-                }
-        })
     }
 }
 

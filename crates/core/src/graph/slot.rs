@@ -7,7 +7,7 @@
 //!
 //! The crate keeps two promises that make the unsafe code here sound: a [`Presence`] is only used on slots of nodes that
 //! were reached from its own root (`Io::child` is the only step from node to node), and an [`Excluded`] is only used on
-//! slots whose reaching gates it was made from (`graph::commit`).
+//! slots whose reaching gates it was made from (`control::commit`).
 #![expect(unsafe_code, reason = "a cell whose exclusion is the gate protocol")]
 
 use crate::graph::gate::Gate;

@@ -56,7 +56,8 @@ pub(crate) fn resolve<'t>(
 ) -> Result<Part<'t>> {
     let mut io = io;
     let mut range = range;
-    let mut visit: Option<Visit<'t>> = None;
+    // The visit to a settled layer, and how much of it the layers above let show through.
+    let mut visit: Option<(Visit<'t>, u64)> = None;
     loop {
         let node = io.node();
         let extent = node.driver().locate(io, range, access)?;
@@ -70,13 +71,13 @@ pub(crate) fn resolve<'t>(
             Step::There(part) => return Ok(finish(visit, part)),
             Step::Down { child, at, len } => {
                 if visit.is_none() && access == Access::Read && extent.place == Place::Backing {
-                    visit = child.node().chain.visit(child.node(), at);
-                    if let Some(part) = visit.as_ref().and_then(|visit| visit.look_up(range)) {
-                        return Ok(cached_part(part));
-                    }
-                    // Learn as much of the chain at once as its cache keeps together.
-                    if let Some(visit) = &visit {
-                        range = GuestRange::new(at, visit.window_len(child.node().len()).max(len));
+                    visit = child.node().chain.visit(child.node(), at).map(|visit| (visit, len));
+                    if let Some((visit, _)) = &visit {
+                        if let Some(part) = visit.look_up(len) {
+                            return Ok(cached_part(part));
+                        }
+                        // Learn as much of the chain at once as its cache keeps together.
+                        range = GuestRange::new(at, visit.window_len(child.len()).max(len));
                         io = child;
                         continue;
                     }
@@ -96,11 +97,11 @@ fn cached_part<'t>((place, len): (CachedPlace, u64)) -> Part<'t> {
     Part { len, target }
 }
 
-fn finish<'t>(visit: Option<Visit<'t>>, part: Part<'t>) -> Part<'t> {
-    if let Some(visit) = visit {
-        visit.learn(&part);
-    }
-    part
+/// Remembers all that was learnt, and cuts it down to what shows through.
+fn finish<'t>(visit: Option<(Visit<'t>, u64)>, part: Part<'t>) -> Part<'t> {
+    let Some((visit, shown)) = visit else { return part };
+    visit.learn(&part);
+    Part { len: part.len.min(shown), ..part }
 }
 
 enum Step<'t> {

@@ -141,8 +141,12 @@ async fn run(work: Work, presence: Presence, local: LocalRef) -> Finished {
     let mut presence = presence;
     loop {
         let request = Request::new(presence, local.clone());
-        let (outcome, again) = attempt(&request, work).await;
-        let step_back = request.take_step_back().filter(|_| outcome.result.is_err());
+        let (mut outcome, again) = attempt(&request, work).await;
+        let wish = request.take_step_back().filter(|_| outcome.result.is_err());
+        let step_back = wish.filter(|_| again.is_whole(&outcome));
+        if wish.is_some() && step_back.is_none() {
+            outcome.result = Err(Error::new(Kind::Io, "a device went away with a part of the request"));
+        }
         let back = request.into_presence();
         let (Some(step_back), Some(root)) = (step_back, back.root().cloned()) else {
             if let Some(root) = back.root() {
@@ -202,18 +206,29 @@ fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()>
     result
 }
 
-/// A request without its buffer.
+/// A request without its buffer, whose length it remembers.
 enum Again {
-    Read(GuestOffset),
-    Write(GuestOffset, WriteFlags),
+    Read(GuestOffset, usize),
+    Write(GuestOffset, WriteFlags, usize),
     Other(Work),
 }
 
 impl Again {
+    /// Whether the buffer came back whole. A device that goes away keeps its part: the request must not be tried again
+    /// with the rest, and succeed.
+    fn is_whole(&self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Read(_, len) | Self::Write(_, _, len) => {
+                outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
+            }
+            Self::Other(_) => true,
+        }
+    }
+
     fn with_buf(self, buf: Option<Buf>) -> Work {
         match self {
-            Self::Read(at) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
-            Self::Write(at, flags) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
+            Self::Read(at, _) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
+            Self::Write(at, flags, _) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
             Self::Other(work) => work,
         }
     }
@@ -222,8 +237,8 @@ impl Again {
 impl Work {
     fn again(&self) -> Again {
         Again::Other(match self {
-            Self::Read { at, .. } => return Again::Read(*at),
-            Self::Write { at, flags, .. } => return Again::Write(*at, *flags),
+            Self::Read { at, buf } => return Again::Read(*at, buf.len()),
+            Self::Write { at, buf, flags } => return Again::Write(*at, *flags, buf.len()),
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,

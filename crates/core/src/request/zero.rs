@@ -9,6 +9,7 @@ use drystone_buf::Buf;
 use crate::disk::{Disk, DiskOp, Preallocation};
 use crate::driver::{WriteFlags, ZeroFlags};
 use crate::graph::permission::Perm;
+use crate::request::device::is_straight;
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
@@ -49,6 +50,8 @@ async fn zero_here(io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()
 async fn zero_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange, flags: ZeroFlags) -> Result<()> {
     let (head, middle, tail) = split_aligned(range, io.node().request_alignment());
     if !middle.is_empty() {
+        // A misaligned write reads and writes back more than its own bytes: it must not bring back what is zeroed here.
+        let _range = if is_straight(io.node()) { None } else { Some(io.lock_range(middle).await) };
         let op =
             DiskOp::WriteZeroes { range: middle, may_unmap: flags.may_unmap, fast_only: flags.fast_only };
         let result = disk.submit(io.local_ref(), op).await.result;

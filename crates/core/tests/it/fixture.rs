@@ -183,7 +183,7 @@ pub(crate) async fn read(
     Ok(buf.as_slice()[0])
 }
 
-#[expect(dead_code, reason = "used by scenario modules")]
+#[allow(dead_code)]
 pub(crate) fn is_kind<T>(result: &Result<T>, kind: Kind) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == kind)
 }

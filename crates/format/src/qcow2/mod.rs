@@ -29,6 +29,7 @@ pub mod bitmap;
 pub mod check;
 pub mod compress;
 pub mod create;
+pub mod driver;
 pub mod entry;
 pub mod extension;
 pub mod feature;

@@ -51,7 +51,7 @@ pub(crate) enum Op {
     /// In the pool, job and all.
     Away { finisher: Finisher },
     /// A descriptor is watched. It stays open until the engine lets go of it.
-    Poll { fd: Arc<OwnedFd>, interest: Interest, wait: Wait },
+    Poll { fd: Arc<OwnedFd>, wait: Wait },
     /// A blocking call.
     Call { wait: Wait },
 }

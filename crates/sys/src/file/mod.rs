@@ -60,7 +60,7 @@ pub struct FileExtent {
 #[must_use = "dropping it gives the reopen up"]
 pub struct Reopened {
     file: File,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     access: open::Access,
 }
 
@@ -153,7 +153,7 @@ impl File {
             open::open_again(inner.as_fd(), inner.path(), inner.id(), options)
         });
         let (fd, facts) = opened.await??;
-        Ok(Reopened { file: self.clone(), fd, access: facts.access })
+        Ok(Reopened { file: self.clone(), fd: Arc::new(fd), access: facts.access })
     }
 
     /// Asks the kernel about the file: on the spot if it lies in memory, else on a thread that may block.
@@ -224,8 +224,8 @@ impl Reopened {
         inner.set_access(&self.access);
     }
 
-    /// The descriptor that will take the old one's place.
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    /// The descriptor of what will take the old one's place.
+    pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
 }

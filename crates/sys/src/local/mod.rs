@@ -6,15 +6,15 @@
 //! ```
 //! Everything that a batch of tasks starts reaches the kernel together, in the turn that follows.
 //!
-//! Invariants: no borrow of a table is alive while a task is polled or an operation is ended; an operation stays in the
-//! table until the engine has let go of it, whoever has lost interest; the thread ends when it was told to and has
-//! neither tasks nor operations.
+//! Invariants: no borrow of a table is alive while a task is polled or an operation is ended; the thread ends when it was
+//! told to and has neither tasks nor operations. Operations are in `ops`.
+
+mod ops;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -24,11 +24,10 @@ use drystone_buf::Buf;
 use drystone_core::disk::{Completion, Finisher};
 use drystone_core::runtime::{Local, LocalFuture, LocalRef, Shard};
 
-use crate::engine::{Engine, EngineKind, Event, Interest, Op, Patience, Wait};
-use crate::file::job::{FileJob, Step};
+use crate::engine::{Engine, EngineKind, Event, Op, Patience};
 use crate::inbox::Inbox;
-use crate::pool::{BlockingQueue, Finished, Job, Pool, Work};
-use crate::slots::{Key, Slots};
+use crate::pool::{Finished, Pool};
+use crate::slots::Slots;
 use crate::task::{Ran, Task};
 use crate::timer::{Sleep, Timers, now_ns};
 use crate::wake::Batch;
@@ -118,55 +117,6 @@ impl SysLocal {
         self.engine.kind()
     }
 
-    /// Runs `call` on a thread that may block, behind what `queue` holds already. The call is made even if the returned
-    /// future is dropped.
-    ///
-    /// # Errors
-    /// [`Kind::Cancelled`] if the call panicked or no thread could be started.
-    pub fn blocking<T: Send + 'static>(
-        &self,
-        queue: &BlockingQueue,
-        call: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T>> + '_ {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let call = move || {
-            let _ = sender.send(call());
-        };
-        let key = self.ops.borrow_mut().insert(Op::Call { wait: Wait::Running(None) });
-        if self.is_closed.get() {
-            // Nobody will collect the result, so the call is not made.
-            self.end_wait(key);
-        } else {
-            self.submit_work(key, queue, Work::Call(Box::new(call)));
-        }
-        let ended = Ended { local: self, key, is_over: false };
-        async move {
-            ended.await;
-            receiver.try_recv().map_err(|_| Error::new(Kind::Cancelled, "a blocking call did not end well"))
-        }
-    }
-
-    /// Waits until `fd` is ready, or broken, or its peer is gone: the next attempt to use it will say. Another thread
-    /// or the kernel may be faster, so that attempt must not block.
-    pub(crate) async fn ready(&self, fd: &Arc<OwnedFd>, interest: Interest) -> Result<()> {
-        if self.is_closed.get() {
-            return Err(ended());
-        }
-        let op = Op::Poll { fd: Arc::clone(fd), interest, wait: Wait::Running(None) };
-        let key = self.ops.borrow_mut().insert(op);
-        match &self.engine {
-            Engine::Ring(ring) => ring.start_poll(key, fd.as_raw_fd(), interest),
-            Engine::Epoll(epoll) => {
-                if let Err(errno) = epoll.start_poll(key, fd.as_fd(), interest) {
-                    self.ops.borrow_mut().remove(key);
-                    return Err(Error::os(errno.raw_os_error(), "wait for a descriptor"));
-                }
-            }
-        }
-        Ended { local: self, key, is_over: false }.await;
-        Ok(())
-    }
-
     /// Resolves at `at_ns`, or never.
     pub(crate) fn sleep(&self, at_ns: u64) -> Sleep {
         Sleep::until(&self.timers, at_ns)
@@ -189,38 +139,6 @@ impl SysLocal {
         let (completion, finisher) = Completion::pending();
         self.late.borrow_mut().push(Late { finisher, result, buf });
         completion
-    }
-
-    /// Starts an operation of a file that could not be done on the spot.
-    pub(crate) fn start_file(&self, mut job: FileJob) -> Completion {
-        if self.is_closed.get() {
-            return Completion::ready(Err(ended()), job.into_buf());
-        }
-        let (completion, finisher) = Completion::pending();
-        let entry = match &self.engine {
-            Engine::Ring(_) => job.entry(),
-            Engine::Epoll(_) => None,
-        };
-        match (&self.engine, entry) {
-            (Engine::Ring(ring), Some(entry)) => {
-                let key = self.ops.borrow_mut().insert(Op::File { job, finisher });
-                // SAFETY: the entry points into the buffer that `job` owns, whose memory does not move with it; the job
-                // stays in the table until the event of `key`.
-                unsafe { ring.start(key, entry) };
-            }
-            _ => self.start_away(job, finisher),
-        }
-        completion
-    }
-
-    fn start_away(&self, job: FileJob, finisher: Finisher) {
-        let queue = job.file.queue.clone();
-        let key = self.ops.borrow_mut().insert(Op::Away { finisher });
-        self.submit_work(key, &queue, Work::File(job));
-    }
-
-    fn submit_work(&self, key: Key, queue: &BlockingQueue, work: Work) {
-        self.pool.submit(Job { work, queue: queue.clone(), home: Arc::clone(&self.reaper), key });
     }
 
     /// Runs `future` on this thread, and the thread's tasks with it, until the future has ended.
@@ -369,92 +287,6 @@ impl SysLocal {
         }
         self.scratch.borrow_mut().events = events;
     }
-
-    /// Takes the kernel's answer to an operation.
-    fn end(&self, Event { key, result }: Event) {
-        let mut ops = self.ops.borrow_mut();
-        let step = match ops.get_mut(key) {
-            Some(Op::File { job, .. }) => job.on_result(result),
-            Some(Op::Poll { .. } | Op::Call { .. }) => {
-                drop(ops);
-                return self.end_wait(key);
-            }
-            Some(Op::Away { .. }) | None => return,
-        };
-        if let (Step::Again, Some(Op::File { job, .. }), Engine::Ring(ring)) =
-            (&step, ops.get_mut(key), &self.engine)
-            && let Some(entry) = job.entry()
-        {
-            // SAFETY: as in `start_file`.
-            unsafe { ring.start(key, entry) };
-            return;
-        }
-        let Some(Op::File { job, finisher }) = ops.remove(key) else { return };
-        drop(ops);
-        match step {
-            Step::Done(result) => finisher.finish(result, job.into_buf()),
-            Step::Again | Step::Blocking => self.start_away(job, finisher),
-        }
-    }
-
-    /// Wakes the future that awaits the operation, or removes the operation if there is none.
-    fn end_wait(&self, key: Key) {
-        let mut ops = self.ops.borrow_mut();
-        let Some(Op::Poll { wait, .. } | Op::Call { wait }) = ops.get_mut(key) else { return };
-        match std::mem::replace(wait, Wait::Ended) {
-            Wait::Running(Some(waker)) => {
-                drop(ops);
-                waker.wake();
-            }
-            Wait::Abandoned => {
-                let gone = ops.remove(key);
-                drop(ops);
-                drop(gone);
-            }
-            Wait::Running(None) | Wait::Ended => {}
-        }
-    }
-
-    /// Ends what the pool has finished.
-    fn reap(&self) {
-        let mut finished = std::mem::take(&mut self.scratch.borrow_mut().finished);
-        self.inbox.swap_finished(&mut finished);
-        for Finished { key, file } in finished.drain(..) {
-            let Some((job, result)) = file else {
-                self.end_wait(key);
-                continue;
-            };
-            let op = self.ops.borrow_mut().remove(key);
-            if let Some(Op::Away { finisher }) = op {
-                finisher.finish(result, job.into_buf());
-            }
-        }
-        self.scratch.borrow_mut().finished = finished;
-    }
-
-    /// A future of this crate has lost interest in its operation.
-    fn forsake(&self, key: Key) {
-        let mut ops = self.ops.borrow_mut();
-        match ops.get_mut(key) {
-            Some(Op::Poll { wait: Wait::Ended, .. } | Op::Call { wait: Wait::Ended }) => {}
-            Some(Op::Poll { fd, wait, .. }) => match &self.engine {
-                Engine::Ring(ring) => {
-                    *wait = Wait::Abandoned;
-                    ring.cancel_poll(key);
-                    return;
-                }
-                Engine::Epoll(epoll) => epoll.cancel_poll(key, fd.as_fd()),
-            },
-            Some(Op::Call { wait }) => {
-                *wait = Wait::Abandoned;
-                return;
-            }
-            Some(Op::File { .. } | Op::Away { .. }) | None => return,
-        }
-        let gone = ops.remove(key);
-        drop(ops);
-        drop(gone);
-    }
 }
 
 impl Local for SysLocal {
@@ -484,58 +316,12 @@ impl Local for SysLocal {
     }
 }
 
-fn ended() -> Error {
-    Error::new(Kind::Cancelled, "the I/O thread has ended")
-}
-
 impl Drop for SysLocal {
     fn drop(&mut self) {
         // Only after a panic of the loop itself: the kernel may still reach into these buffers, so they stay for ever.
         let ops = std::mem::replace(&mut *self.ops.borrow_mut(), Slots::new());
         if ops.len() != 0 {
             Box::leak(Box::new(ops));
-        }
-    }
-}
-
-/// Resolves when an operation in the table has ended; dropping it earlier gives the operation up.
-struct Ended<'a> {
-    local: &'a SysLocal,
-    key: Key,
-    is_over: bool,
-}
-
-impl Future for Ended<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut ops = self.local.ops.borrow_mut();
-        match ops.get_mut(self.key) {
-            Some(Op::Poll { wait, .. } | Op::Call { wait }) => match wait {
-                Wait::Running(Some(waker)) => waker.clone_from(cx.waker()),
-                Wait::Running(none) => *none = Some(cx.waker().clone()),
-                Wait::Ended | Wait::Abandoned => {
-                    let gone = ops.remove(self.key);
-                    drop(ops);
-                    drop(gone);
-                    self.is_over = true;
-                    return Poll::Ready(());
-                }
-            },
-            Some(Op::File { .. } | Op::Away { .. }) | None => {
-                drop(ops);
-                self.is_over = true;
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.local.forsake(self.key);
         }
     }
 }

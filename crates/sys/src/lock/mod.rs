@@ -1,0 +1,283 @@
+//! Image locks: what keeps two processes from damaging one image.
+//!
+//! ```text
+//!   byte of the file    100  101    102              103        200  201  202  203
+//!   locked (shared)     the permission is wanted                the permission is not shared
+//!   permission (bit)    consistent read, write, write unchanged, resize            the same
+//! ```
+//! Every lock is a shared one, so locking never excludes anybody by itself. Conflicts are found by asking whether an
+//! exclusive lock *could* be had: for each wanted permission on the byte that says "not shared", and for each unshared
+//! one on the byte that says "wanted". First lock, then ask: of two processes that race, both may fail, never both
+//! succeed. The bytes are those of the C tools, which take part in this.
+//!
+//! ```text
+//!   prepare: lock what is new, ask --conflict--> unlock it again
+//!     '--> Prepared --commit--> unlock what is not wanted any more
+//!                   --drop----> unlock what was new
+//! ```
+//! | module | what |
+//! |---|---|
+//! | `bytes` | locking, unlocking and asking |
+//! | `holder` | who holds the lock in the way |
+//!
+//! Invariants: a set that only shrinks is not asked about; the old set stays locked until the commit. Locks belong to the
+//! open file (OFD locks) and end when its last descriptor is closed.
+
+mod bytes;
+mod holder;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::graph::permission::{Grant, Perm};
+use drystone_core::runtime::Local;
+use rustix::io::Errno;
+
+use self::bytes::{Table, query, set};
+use crate::file::{File, Reopened};
+use crate::local::SysLocal;
+
+/// Whether an image is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locking {
+    /// If the system has locks that belong to open files.
+    #[default]
+    Auto,
+    /// Always; where there is nothing better with POSIX locks, which belong to processes and are lost when any
+    /// descriptor of the file is closed. See [`ImageLock::is_fragile`].
+    On,
+    /// Never.
+    Off,
+}
+
+/// The image locks of one open file.
+#[derive(Clone)]
+pub struct ImageLock(Arc<Inner>);
+
+struct Inner {
+    file: File,
+    table: Option<Table>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: LockBytes,
+    is_changing: bool,
+}
+
+/// Which of the eight bytes: low half 100 to 103, high half 200 to 203.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct LockBytes(u8);
+
+/// New locks are held beside the old ones, and nobody is in the way. Dropping it gives the new ones up.
+#[must_use = "dropping it gives the new locks up"]
+pub struct Prepared {
+    lock: ImageLock,
+    old: LockBytes,
+    new: LockBytes,
+    is_settled: bool,
+}
+
+impl LockBytes {
+    fn of(grant: Grant) -> Self {
+        Self(grant.perm.bits() | (Perm::ALL.without(grant.shared).bits() << 4))
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The positions in the file.
+    fn positions(self) -> impl Iterator<Item = i64> {
+        (0..8)
+            .filter(move |bit| self.0 & (1 << bit) != 0)
+            .map(|bit| if bit < 4 { 100 + bit } else { 196 + bit })
+    }
+
+    /// The same permissions, wanted for unshared and the other way round: where others would be in the way.
+    fn opposite(self) -> Self {
+        Self(self.0.rotate_left(4))
+    }
+}
+
+impl ImageLock {
+    /// The locks of `file`, none of which is held yet.
+    #[must_use]
+    pub fn new(file: &File, locking: Locking) -> Self {
+        let table = match locking {
+            Locking::Off => None,
+            Locking::Auto => Table::of_open_files(&*file.inner),
+            Locking::On => Some(Table::of_open_files(&*file.inner).unwrap_or(Table::OfProcess)),
+        };
+        Self(Arc::new(Inner { file: file.clone(), table, state: Mutex::default() }))
+    }
+
+    /// Whether the locks are of the kind that this process may lose without noticing: worth a warning.
+    #[must_use]
+    pub fn is_fragile(&self) -> bool {
+        self.0.table == Some(Table::OfProcess)
+    }
+
+    /// Takes the locks for `grant` beside those that are held, and makes sure that nobody is in the way.
+    ///
+    /// # Errors
+    /// [`Kind::InUse`], naming the permission and, where it can be found out, the process; then the locks are as before.
+    /// [`Kind::InUse`] also while another change is under way. Those of the operating system.
+    pub async fn prepare(&self, local: &dyn Local, grant: Grant) -> Result<Prepared> {
+        let new = LockBytes::of(grant);
+        let old = {
+            let mut state = self.state();
+            if state.is_changing {
+                return Err(
+                    Error::new(Kind::InUse, "its image locks are being changed").at_path(self.0.file.path())
+                );
+            }
+            state.is_changing = true;
+            state.held
+        };
+        let prepared = Prepared { lock: self.clone(), old, new, is_settled: false };
+        if self.0.table.is_none() || new.without(old).is_empty() {
+            return Ok(prepared);
+        }
+        // The call owns what it has prepared, so that nothing stays locked if nobody waits for it any more.
+        let acquire = move || prepared.lock.acquire(old, new).map(|()| prepared);
+        SysLocal::of(local)?.blocking(self.queue(), acquire).await?
+    }
+
+    fn acquire(&self, old: LockBytes, new: LockBytes) -> Result<()> {
+        let Some(table) = self.0.table else { return Ok(()) };
+        let file = &*self.0.file.inner;
+        for position in new.without(old).positions() {
+            set(file, table, position, true).map_err(|errno| self.refused(position, errno))?;
+        }
+        // What we want and others do not share comes first: it is what the user asked for.
+        let (unshared, wanted): (Vec<_>, Vec<_>) =
+            new.opposite().positions().partition(|position| *position >= 200);
+        for position in unshared.into_iter().chain(wanted) {
+            match query(file, table, position) {
+                Ok(None) => {}
+                Ok(Some(holder)) => return Err(self.in_the_way(position, holder.pid)),
+                Err(errno) => return Err(os(errno).at_path(self.0.file.path())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Only a foreign exclusive lock refuses a shared one.
+    fn refused(&self, position: i64, errno: Errno) -> Error {
+        match errno {
+            Errno::AGAIN | Errno::ACCESS => self.in_the_way(position, None),
+            errno => os(errno).at_path(self.0.file.path()),
+        }
+    }
+
+    fn in_the_way(&self, position: i64, pid: Option<u32>) -> Error {
+        let who = holder::find(self.0.file.id(), position, pid);
+        let perm = Perm::from_bits(1 << (position % 100));
+        let text = if position >= 200 {
+            format!("cannot get the \"{perm}\" lock: {who} uses the image and does not share it")
+        } else {
+            format!("cannot get the lock that excludes \"{perm}\": {who} uses the image that way")
+        };
+        Error::new(Kind::InUse, text).at_path(self.0.file.path())
+    }
+
+    fn queue(&self) -> &crate::pool::BlockingQueue {
+        &self.0.file.inner.queue
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up `bytes`. A failure leaves locks that end with the file, which is the worst that can happen.
+    fn release(&self, bytes: LockBytes) {
+        let Some(table) = self.0.table else { return };
+        for position in bytes.positions() {
+            let _ = set(&*self.0.file.inner, table, position, false);
+        }
+    }
+}
+
+impl Prepared {
+    /// Takes the new set on a file that is about to take the old one's place, without asking: the old one's locks are
+    /// this process's own, and still keep others out.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub async fn take_over(&self, local: &dyn Local, reopened: &Reopened) -> Result<()> {
+        let Some(table) = self.lock.0.table else { return Ok(()) };
+        let (lock, new) = (self.lock.clone(), self.new);
+        let fd = Arc::clone(reopened.fd());
+        let lock_all = move || {
+            new.positions().try_for_each(|position| {
+                set(&fd, table, position, true).map_err(|errno| lock.refused(position, errno))
+            })
+        };
+        SysLocal::of(local)?.blocking(self.lock.queue(), lock_all).await?
+    }
+
+    /// The new set is in force; locks that it does not have are given up. After [`crate::Reopened::commit`], if the file
+    /// was reopened. Never fails.
+    pub fn commit(mut self) {
+        self.lock.release(self.old.without(self.new));
+        if self.lock.is_fragile() {
+            // Closing the old descriptor of a reopened file took the process's locks with it.
+            for position in self.new.positions() {
+                let _ = set(&*self.lock.0.file.inner, Table::OfProcess, position, true);
+            }
+        }
+        self.lock.state().held = self.new;
+        self.is_settled = true;
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.lock.release(self.new.without(self.old));
+        }
+        self.lock.state().is_changing = false;
+    }
+}
+
+impl fmt::Debug for ImageLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held: Vec<i64> = self.state().held.positions().collect();
+        f.debug_struct("ImageLock").field("file", &self.0.file).field("held", &held).finish()
+    }
+}
+
+fn os(errno: Errno) -> Error {
+    Error::os(errno.raw_os_error(), "lock the image")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(perm: Perm, shared: Perm) -> Vec<i64> {
+        LockBytes::of(Grant { perm, shared }).positions().collect()
+    }
+
+    #[test]
+    fn wanted_permissions_lock_from_100_and_unshared_ones_from_200() {
+        assert!(bytes(Perm::NONE, Perm::ALL).is_empty());
+        assert_eq!(bytes(Perm::ALL, Perm::ALL), [100, 101, 102, 103]);
+        assert_eq!(bytes(Perm::NONE, Perm::NONE), [200, 201, 202, 203]);
+        let write_resize = Perm::WRITE.with(Perm::RESIZE);
+        assert_eq!(bytes(write_resize, Perm::ALL.without(Perm::RESIZE)), [101, 103, 203]);
+    }
+
+    #[test]
+    fn others_are_in_the_way_on_the_opposite_bytes() {
+        let wanted = LockBytes::of(Grant { perm: Perm::WRITE, shared: Perm::ALL.without(Perm::RESIZE) });
+        assert_eq!(wanted.opposite().positions().collect::<Vec<_>>(), [103, 201]);
+    }
+}
