@@ -36,9 +36,8 @@ impl Image {
 }
 
 impl Source for Image {
-    /// The C tool sees files in sectors of 512 bytes; equal numbers need equal lengths.
     fn len_bytes(&self) -> u64 {
-        (self.bytes.len() as u64).next_multiple_of(512)
+        self.bytes.len() as u64
     }
 
     async fn read_at(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
@@ -46,9 +45,7 @@ impl Source for Image {
         assert!(at.get() + len_bytes as u64 <= self.len_bytes(), "a read past the end of the file");
         assert!(len_bytes <= 2 << 20 || at.get() == 0, "a read of {len_bytes} bytes at once");
         let at = usize::try_from(at.get()).unwrap();
-        let mut bytes = self.bytes[at.min(self.bytes.len())..self.bytes.len().min(at + len_bytes)].to_vec();
-        bytes.resize(len_bytes, 0);
-        Ok(bytes)
+        Ok(self.bytes[at..at + len_bytes].to_vec())
     }
 }
 

@@ -41,6 +41,9 @@ pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Most clusters that a file can have: with more, even one bit for each would be too much.
 pub const CLUSTERS_MAX: u64 = 1 << 31;
 
+/// Disks and files are seen in sectors of this many bytes.
+const SECTOR_BYTES: u64 = 512;
+
 /// What a check found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
@@ -50,7 +53,7 @@ pub struct Outcome {
     pub leaks: u64,
     /// Things that could not be checked.
     pub check_errors: u64,
-    /// Clusters of the virtual disk.
+    /// Clusters of the virtual disk; a last sector of it that is not whole does not count.
     pub clusters_total: u64,
     /// Clusters of the virtual disk that have a place in the file.
     pub clusters_allocated: u64,
@@ -147,7 +150,8 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         if clusters > CLUSTERS_MAX {
             return Err(CheckError::Clusters(clusters));
         }
-        let outcome = Outcome { clusters_total: cluster.clusters(header.len_guest()), ..Outcome::default() };
+        let len_guest = header.len_guest() / SECTOR_BYTES * SECTOR_BYTES;
+        let outcome = Outcome { clusters_total: cluster.clusters(len_guest), ..Outcome::default() };
         let counters = Counters::new(clusters + 1, Memory(MEMORY_BYTES_MAX))?;
         Ok(Self { reader, header, cluster, clusters, counters, tables: BTreeMap::new(), outcome, on_finding })
     }

@@ -9,6 +9,8 @@ use std::future::Future;
 
 use drystone_base::{Error, HostOffset, Kind, Result};
 
+use super::SECTOR_BYTES;
+
 /// Long tables are read in pieces of this many bytes.
 pub(super) const WINDOW_BYTES: usize = 256 << 10;
 /// What may be read in addition to twice the file, so that small overlaps are looked at in full.
@@ -17,6 +19,8 @@ const EXTRA_BYTES: u64 = 64 << 20;
 /// Where a check reads the image from.
 pub trait Source {
     /// Length of the file in bytes; must not change while a check runs.
+    ///
+    /// The check sees the file in sectors of 512 bytes, as the C tool does: a last one that is not whole counts.
     fn len_bytes(&self) -> u64;
 
     /// Exactly `len_bytes` bytes at `at`, all of them inside of the file; at most a cluster or 256 KiB, whichever is
@@ -28,17 +32,22 @@ pub trait Source {
 #[derive(Debug)]
 pub(super) struct Reader<'a, S> {
     source: &'a S,
+    /// What can be read.
+    len_readable: u64,
+    /// The same, in whole sectors.
     len_file: u64,
     allowed_bytes: u64,
 }
 
 impl<'a, S: Source> Reader<'a, S> {
     pub(super) fn new(source: &'a S) -> Self {
-        let len_file = source.len_bytes();
-        Self { source, len_file, allowed_bytes: len_file.saturating_mul(2).saturating_add(EXTRA_BYTES) }
+        let len_readable = source.len_bytes();
+        let len_file = len_readable.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(len_readable);
+        let allowed_bytes = len_file.saturating_mul(2).saturating_add(EXTRA_BYTES);
+        Self { source, len_readable, len_file, allowed_bytes }
     }
 
-    /// Length of the file in bytes.
+    /// Length of the file in bytes, a multiple of 512.
     pub(super) const fn len_file(&self) -> u64 {
         self.len_file
     }
@@ -53,7 +62,7 @@ impl<'a, S: Source> Reader<'a, S> {
 
     /// The bytes at `at`; those behind the end of the file are zeroes.
     pub(super) async fn read(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
-        let inside = self.len_file.saturating_sub(at.get());
+        let inside = self.len_readable.saturating_sub(at.get());
         let wanted = usize::try_from(inside).unwrap_or(usize::MAX).min(len_bytes);
         let mut bytes = Vec::new();
         if wanted > 0 {
