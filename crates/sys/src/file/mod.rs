@@ -32,7 +32,7 @@ use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::runtime::{Local, LocalRef};
 
 use self::inner::{FileInner, Flag};
-use self::job::FileJob;
+use self::job::{FileJob, Steps};
 pub use self::open::{Create, FileId, OpenOptions};
 use crate::local::SysLocal;
 use crate::pool::BlockingQueue;
@@ -197,10 +197,10 @@ impl Disk for File {
         if let Some(error) = self.refusal(&op) {
             return Completion::ready(Err(error), buf_of(op));
         }
-        let mut job = FileJob::new(&self.inner, op);
-        match inline::try_inline(&self.inner, &mut job) {
-            Some(result) => sys.done(result, job.into_buf()),
-            None => sys.start_file(job),
+        let mut steps = Steps::new(&self.inner, op);
+        match inline::try_inline(&self.inner, &mut steps) {
+            Some(result) => sys.done(result, steps.into_buf()),
+            None => sys.start_file(FileJob { file: Arc::clone(&self.inner), steps }),
         }
     }
 }
