@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn numbers_that_are_none_are_refused() {
         for text in [r#""-1""#, "-1", "1.5", r#""""#, r#""k""#, r#""1x""#, r#""16E""#, "null", "{}", "true"] {
-            let mut options = of(&format!("{{"a": {text}}}"));
+            let mut options = of(&format!(r#"{{"a": {text}}}"#));
             assert!(fault(options.take_number("a")).starts_with("option 'a': a whole number"), "{text}");
         }
     }

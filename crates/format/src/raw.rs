@@ -90,6 +90,14 @@ pub fn len_file_of_new(len_bytes: u64) -> Result<u64> {
     })
 }
 
+/// What a node wants of its file: nobody changes the child's length or contents for the driver's own sake.
+#[must_use]
+pub fn file_grant(role: Role, parent: ParentState) -> Grant {
+    let grant = default_grant(role, parent);
+    let own = Perm::WRITE.with(Perm::RESIZE).without(parent.users.perm);
+    Grant { perm: grant.perm.without(own), ..grant }
+}
+
 /// The driver.
 pub struct Raw {
     window: Arc<Window>,
@@ -194,12 +202,9 @@ impl Driver for Raw {
         })
     }
 
-    /// Stored data, but nobody changes the child's length or contents for the driver's own sake.
     fn grant(&self, child: ChildKey, role: Role, parent: ParentState) -> Grant {
         let _ = child;
-        let grant = default_grant(role, parent);
-        let own = Perm::WRITE.with(Perm::RESIZE).without(parent.users.perm);
-        Grant { perm: grant.perm.without(own), ..grant }
+        file_grant(role, parent)
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

@@ -2,6 +2,7 @@
 //!
 //! | module | drivers | bytes live |
 //! |---|---|---|
+//! | [`mod@file`] | `file`, `host_device` | in a file or on a block device |
 //! | [`null`] | `null-co`, `null-aio` | nowhere |
 //! | [`memory`] | `memory` | in this process |
 //!
@@ -12,6 +13,7 @@
 //! chains, file names other than its own.
 #![forbid(unsafe_code)]
 
+pub mod file;
 pub mod memory;
 pub mod null;
 

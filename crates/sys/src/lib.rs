@@ -15,6 +15,7 @@
 //! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
+//! | [`path`] | what is done by name |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
@@ -28,6 +29,7 @@ mod inbox;
 mod local;
 mod lock;
 mod net;
+pub mod path;
 mod pool;
 mod slots;
 mod task;

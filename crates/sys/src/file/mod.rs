@@ -156,6 +156,21 @@ impl File {
         Ok(Reopened { file: self.clone(), fd: Arc::new(fd), access: facts.access })
     }
 
+    /// Closes the descriptor, and with it gives up image locks, whoever still has a clone. Operations of clones fail
+    /// from then on; the caller sees to it that none is under way.
+    pub async fn close(&self, local: &dyn Local) {
+        let inner = Arc::clone(&self.inner);
+        let Ok(sys) = SysLocal::of(local) else { return };
+        // Closing can take as long as writing does.
+        let closed = sys.blocking(&self.inner.queue, move || {
+            if let Some(nowhere) = open::nowhere() {
+                replace_descriptor(&inner, nowhere);
+            }
+        });
+        // A pool that cannot run the call leaves the closing to the last clone.
+        let _ = closed.await;
+    }
+
     /// Asks the kernel about the file: on the spot if it lies in memory, else on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
@@ -224,6 +239,13 @@ impl Reopened {
         inner.set_access(&self.access);
     }
 
+    /// What offsets and lengths of operations must be multiples of after the commit, in bytes; see
+    /// [`File::align_request_bytes`].
+    #[must_use]
+    pub fn align_request_bytes(&self) -> usize {
+        self.access.align_request
+    }
+
     /// The descriptor of what will take the old one's place.
     pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
@@ -235,7 +257,7 @@ fn replace_descriptor(inner: &FileInner, new: &OwnedFd) {
     use std::os::fd::AsRawFd;
     loop {
         // SAFETY: both descriptors are open and owned for the whole call. The number of the first stays open throughout
-        // and keeps its owner; only the open file behind it changes, to one of the same inode.
+        // and keeps its owner; only the open file behind it changes.
         let number = unsafe { libc::dup3(new.as_raw_fd(), inner.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
         if number >= 0 {
             return;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_buf::{ALIGN, Buf};
@@ -101,6 +102,14 @@ impl OpenOptions {
     }
 }
 
+/// A descriptor without a file to read or write, for putting it in the place of one that is closed. It is there
+/// before the first file is open, so that closing does not depend on a free descriptor.
+pub(crate) fn nowhere() -> Option<&'static OwnedFd> {
+    static NOWHERE: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let open = || rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+    NOWHERE.get_or_init(open).as_ref()
+}
+
 pub(crate) fn open(path: &Path, options: OpenOptions) -> Result<(OwnedFd, Facts)> {
     open_name(path, options).map_err(|error| error.at_path(path))
 }
@@ -116,6 +125,7 @@ fn open_name(path: &Path, options: OpenOptions) -> Result<(OwnedFd, Facts)> {
         }
     };
     let fd = opened.map_err(|errno| refused(errno, options))?;
+    let _ = nowhere();
     let facts = examine(fd.as_fd(), options)?;
     fcntl_getfl(&fd)
         .and_then(|flags| fcntl_setfl(&fd, flags & !OFlags::NONBLOCK))

@@ -15,13 +15,14 @@
 //!     '--> Prepared --commit--> unlock what is not wanted any more
 //!                   --drop----> unlock what was new
 //! ```
+//! Several changes can be prepared at the same time; what one of them wants, none of the others unlocks.
 //! | module | what |
 //! |---|---|
 //! | `bytes` | locking, unlocking and asking |
 //! | `holder` | who holds the lock in the way |
 //!
-//! Invariants: a set that only shrinks is not asked about; the old set stays locked until the commit. Locks belong to the
-//! open file (OFD locks) and end when its last descriptor is closed.
+//! Invariants: a set that only shrinks is not asked about; the old set and those of all prepared changes stay locked until
+//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed.
 
 mod bytes;
 mod holder;
@@ -63,8 +64,11 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// What is in force.
     held: LockBytes,
-    is_changing: bool,
+    /// What changes that are under way want, by their numbers.
+    prepared: Vec<(u64, LockBytes)>,
+    last_number: u64,
 }
 
 /// Which of the eight bytes: low half 100 to 103, high half 200 to 203.
@@ -75,14 +79,34 @@ struct LockBytes(u8);
 #[must_use = "dropping it gives the new locks up"]
 pub struct Prepared {
     lock: ImageLock,
-    old: LockBytes,
+    number: u64,
     new: LockBytes,
-    is_settled: bool,
+}
+
+impl State {
+    /// What has to be locked now.
+    fn wanted(&self) -> LockBytes {
+        self.prepared.iter().fold(self.held, |sum, (_, bytes)| sum.with(*bytes))
+    }
+
+    fn begin(&mut self, new: LockBytes) -> u64 {
+        self.last_number += 1;
+        self.prepared.push((self.last_number, new));
+        self.last_number
+    }
+
+    fn end(&mut self, number: u64) {
+        self.prepared.retain(|(known, _)| *known != number);
+    }
 }
 
 impl LockBytes {
     fn of(grant: Grant) -> Self {
         Self(grant.perm.bits() | (Perm::ALL.without(grant.shared).bits() << 4))
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     fn without(self, other: Self) -> Self {
@@ -128,32 +152,26 @@ impl ImageLock {
     ///
     /// # Errors
     /// [`Kind::InUse`], naming the permission and, where it can be found out, the process; then the locks are as before.
-    /// [`Kind::InUse`] also while another change is under way. Those of the operating system.
+    /// Those of the operating system.
     pub async fn prepare(&self, local: &dyn Local, grant: Grant) -> Result<Prepared> {
         let new = LockBytes::of(grant);
-        let old = {
+        let (number, held) = {
             let mut state = self.state();
-            if state.is_changing {
-                return Err(
-                    Error::new(Kind::InUse, "its image locks are being changed").at_path(self.0.file.path())
-                );
-            }
-            state.is_changing = true;
-            state.held
+            (state.begin(new), state.held)
         };
-        let prepared = Prepared { lock: self.clone(), old, new, is_settled: false };
-        if self.0.table.is_none() || new.without(old).is_empty() {
+        let prepared = Prepared { lock: self.clone(), number, new };
+        if self.0.table.is_none() || new.without(held).is_empty() {
             return Ok(prepared);
         }
         // The call owns what it has prepared, so that nothing stays locked if nobody waits for it any more.
-        let acquire = move || prepared.lock.acquire(old, new).map(|()| prepared);
+        let acquire = move || prepared.lock.acquire(held, new).map(|()| prepared);
         SysLocal::of(local)?.blocking(self.queue(), acquire).await?
     }
 
-    fn acquire(&self, old: LockBytes, new: LockBytes) -> Result<()> {
+    fn acquire(&self, held: LockBytes, new: LockBytes) -> Result<()> {
         let Some(table) = self.0.table else { return Ok(()) };
         let file = &*self.0.file.inner;
-        for position in new.without(old).positions() {
+        for position in new.without(held).positions() {
             set(file, table, position, true).map_err(|errno| self.refused(position, errno))?;
         }
         // What we want and others do not share comes first: it is what the user asked for.
@@ -223,27 +241,31 @@ impl Prepared {
         SysLocal::of(local)?.blocking(self.lock.queue(), lock_all).await?
     }
 
-    /// The new set is in force; locks that it does not have are given up. After [`crate::Reopened::commit`], if the file
-    /// was reopened. Never fails.
-    pub fn commit(mut self) {
-        self.lock.release(self.old.without(self.new));
-        if self.lock.is_fragile() {
-            // Closing the old descriptor of a reopened file took the process's locks with it.
-            for position in self.new.positions() {
-                let _ = set(&*self.lock.0.file.inner, Table::OfProcess, position, true);
+    /// The new set is in force; locks that nobody wants any more are given up. After [`crate::Reopened::commit`], if the
+    /// file was reopened. Never fails.
+    pub fn commit(self) {
+        let mut state = self.lock.state();
+        let old = std::mem::replace(&mut state.held, self.new);
+        state.end(self.number);
+        let wanted = state.wanted();
+        self.lock.release(old.without(wanted));
+        // A reopened file has the new set only; and closing the old descriptor has cost a process its POSIX locks.
+        let lost = if self.lock.is_fragile() { wanted } else { wanted.without(self.new) };
+        if let Some(table) = self.lock.0.table {
+            for position in lost.positions() {
+                let _ = set(&*self.lock.0.file.inner, table, position, true);
             }
         }
-        self.lock.state().held = self.new;
-        self.is_settled = true;
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.lock.release(self.new.without(self.old));
-        }
-        self.lock.state().is_changing = false;
+        let mut state = self.lock.state();
+        state.end(self.number);
+        // Under the lock: what another change prepares from now on must not be unlocked here. After a commit, there is
+        // nothing left to unlock.
+        self.lock.release(self.new.without(state.wanted()));
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use drystone_base::{Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::disk::{Disk, DiskOp};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{File, ImageLock, Locking, OpenOptions};
@@ -94,11 +96,70 @@ fn a_change_holds_both_sets_until_it_is_committed_and_the_old_one_if_it_is_not()
             let writer = Grant { perm: WRITE, shared: Perm::ALL.without(RESIZE) };
             let prepared = lock.prepare(&*local, writer).await.unwrap();
             assert_eq!(locked(&path), [100, 101, 203]);
-            assert_eq!(lock.prepare(&*local, READER).await.err().unwrap().kind(), Kind::InUse);
             drop(prepared);
             assert_eq!(locked(&path), [100]);
             lock.prepare(&*local, writer).await.unwrap().commit();
             assert_eq!(locked(&path), [101, 203]);
+        }
+    });
+}
+
+#[test]
+fn what_one_change_wants_another_does_not_unlock() {
+    let folder = Folder::new();
+    here_on_both_engines(|local| {
+        let path = folder.file("disk", b"");
+        async move {
+            let lock = lock(&local, &path, FORMAT).await.unwrap();
+            let reader = lock.prepare(&*local, READER).await.unwrap();
+            let writer = Grant { perm: WRITE, shared: Perm::ALL.without(Perm::WRITE_UNCHANGED) };
+            let other = lock.prepare(&*local, writer).await.unwrap();
+            assert_eq!(locked(&path), [100, 101, 103, 201, 202, 203]);
+            reader.commit();
+            assert_eq!(locked(&path), [100, 101, 202]);
+            let given_up = lock.prepare(&*local, FORMAT).await.unwrap();
+            other.commit();
+            assert_eq!(locked(&path), [100, 101, 103, 201, 202, 203]);
+            drop(given_up);
+            assert_eq!(locked(&path), [101, 202]);
+        }
+    });
+}
+
+#[test]
+fn a_reopened_file_has_the_locks_of_other_changes_too() {
+    let folder = Folder::new();
+    here_on_both_engines(|local| {
+        let path = folder.file("disk", b"");
+        async move {
+            let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
+            let lock = ImageLock::new(&file, Locking::Auto);
+            let other = lock.prepare(&*local, Grant { perm: WRITE, shared: Perm::ALL }).await.unwrap();
+            let prepared = lock.prepare(&*local, READER).await.unwrap();
+            let reopened = file.reopen(&*local, WRITABLE).await.unwrap();
+            prepared.take_over(&*local, &reopened).await.unwrap();
+            reopened.commit();
+            prepared.commit();
+            assert_eq!(locked(&path), [100, 101]);
+            other.commit();
+            assert_eq!(locked(&path), [101]);
+        }
+    });
+}
+
+#[test]
+fn a_closed_file_has_no_locks_whoever_still_knows_it() {
+    let folder = Folder::new();
+    here_on_both_engines(|local| {
+        let path = folder.file("disk", b"old");
+        async move {
+            let file = open(&local, &path).await;
+            let lock = ImageLock::new(&file, Locking::Auto);
+            lock.prepare(&*local, FORMAT).await.unwrap().commit();
+            file.close(&*local).await;
+            assert!(locked(&path).is_empty());
+            let read = DiskOp::Read { at: 0, buf: Buf::zeroed(3) };
+            assert_eq!(file.submit(&local, read).await.result.unwrap_err().errno(), 9);
         }
     });
 }
