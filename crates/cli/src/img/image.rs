@@ -19,13 +19,16 @@ use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_blockdev::name::{self, Name};
 use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp};
-use drystone_core::runtime::LocalRef;
+use drystone_core::graph::permission::{Grant, Perm};
+use drystone_core::graph::role::{ParentState, Role, default_grant};
+use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::bitmap::Bitmap;
 use drystone_format::qcow2::check::Source;
 use drystone_format::qcow2::header::{Access, HeaderError, MAGIC, PREFIX_BYTES, RefusedReason};
 use drystone_format::qcow2::snapshot::{self, Snapshot, SnapshotError, Snapshots};
-use drystone_sys::{File, FileId, OpenOptions};
+use drystone_format::raw;
+use drystone_sys::{File, FileId, ImageLock, Locking, OpenOptions};
 
 use super::doc::Doc;
 use super::spec::{Format, Spec, Window, bytes_of};
@@ -70,9 +73,32 @@ pub(crate) enum Content {
 #[derive(Clone)]
 pub(crate) struct Bytes {
     file: Rc<File>,
+    lock: ImageLock,
     local: LocalRef,
     start: u64,
     len: u64,
+}
+
+/// Somebody who looks at a disk and lets others do what they like.
+const READER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
+
+/// What is wanted of a layer, and left to others.
+#[derive(Clone, Copy)]
+struct Users {
+    grant: Grant,
+    force_share: bool,
+}
+
+impl Users {
+    /// What a format wants of its file, for these users.
+    fn of_file(self, format: Format, window: &Window) -> Self {
+        let parent = ParentState { users: self.grant, writable: false, active: true };
+        let grant = match format {
+            Format::Raw => raw::file_grant(window.bytes.file_role(), parent),
+            Format::Qcow2 => default_grant(Role::IMAGE, parent),
+        };
+        Self { grant, ..self }
+    }
 }
 
 impl Image {
@@ -81,27 +107,47 @@ impl Image {
     /// # Errors
     /// Those of the operating system; what is wrong with the image's header; an image that somebody writes to.
     pub(crate) async fn open(local: &LocalRef, spec: &Spec, force_share: bool) -> Result<Self> {
-        let opened = Box::pin(Self::open_layer(local, spec, force_share)).await;
-        opened.map_err(|error| error.at_path(spec.path()))
+        let users = Users { grant: READER, force_share };
+        Self::open_layer(local, spec, users).await.map_err(|error| error.at_path(spec.path()))
     }
 
-    async fn open_layer(local: &LocalRef, spec: &Spec, force_share: bool) -> Result<Self> {
-        let (format, window, file) = match spec {
-            Spec::File { path, driver } => return Self::open_file(local, path, *driver).await,
-            Spec::Format { format, window, file, .. } => (*format, window, file),
-        };
-        let child = Box::pin(Self::open_layer(local, file, force_share)).await?;
-        let format = match format {
-            Some(format) => format,
-            None => child.bytes.probe().await?,
-        };
-        match format {
-            Format::Raw => Self::on_raw(child, window),
-            Format::Qcow2 => Self::on_qcow2(child).await,
-        }
+    /// A box, because an image can be inside an image.
+    fn open_layer<'a>(local: &'a LocalRef, spec: &'a Spec, users: Users) -> LocalFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            let (format, window, file) = match spec {
+                Spec::File { path, driver, locking } => {
+                    let image = Self::open_file(local, path, *driver, *locking).await?;
+                    image.bytes.claim(users).await?;
+                    return Ok(image);
+                }
+                Spec::Format { format, window, file, .. } => (*format, window, file),
+            };
+            let below = format.map_or(users, |format| users.of_file(format, window));
+            let child = Self::open_layer(local, file, below).await?;
+            let format = match format {
+                Some(format) => format,
+                None => child.probe(users).await?,
+            };
+            match format {
+                Format::Raw => Self::on_raw(child, window),
+                Format::Qcow2 => Self::on_qcow2(child).await,
+            }
+        })
     }
 
-    async fn open_file(local: &LocalRef, path: &Path, driver: Option<&'static str>) -> Result<Self> {
+    /// Which format is on this layer; locks it for that.
+    async fn probe(&self, users: Users) -> Result<Format> {
+        let format = self.bytes.probe().await?;
+        self.bytes.claim(users.of_file(format, &Window::default())).await?;
+        Ok(format)
+    }
+
+    async fn open_file(
+        local: &LocalRef,
+        path: &Path,
+        driver: Option<&'static str>,
+        locking: Locking,
+    ) -> Result<Self> {
         let file = File::open(&**local, path, OpenOptions::default()).await?;
         let found = if file.is_block_device() { "host_device" } else { "file" };
         let driver = driver.unwrap_or(found);
@@ -110,7 +156,8 @@ impl Image {
         }
         let len = file.len_bytes(&**local).await?.next_multiple_of(SECTOR_BYTES);
         let allocated_bytes = file.allocated_bytes(&**local).await?;
-        let bytes = Bytes { file: Rc::new(file), local: local.clone(), start: 0, len };
+        let lock = ImageLock::new(&file, locking);
+        let bytes = Bytes { file: Rc::new(file), lock, local: local.clone(), start: 0, len };
         let name = plain_name(path);
         let options = Doc::map([("driver", Some(driver.into())), ("filename", Some(name.as_slice().into()))]);
         Ok(Self {
@@ -224,6 +271,14 @@ fn options_of(format: Format, window: &Window, child: &Image) -> Doc {
 }
 
 impl Bytes {
+    /// Locks the file for `users`.
+    async fn claim(&self, users: Users) -> Result<()> {
+        let shared = if users.force_share { Perm::ALL } else { users.grant.shared };
+        let grant = Grant { shared, ..users.grant };
+        self.lock.prepare(&*self.local, grant).await?.commit();
+        Ok(())
+    }
+
     /// Which format the bytes look like. Nothing that is known means raw.
     async fn probe(&self) -> Result<Format> {
         let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(PREFIX_BYTES);

@@ -16,6 +16,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::name::{self, Name};
 use drystone_blockdev::options::{Child, Options};
 use drystone_format::raw::RawOptions;
+use drystone_sys::Locking;
 use serde_json::Value;
 
 use super::doc::Doc;
@@ -48,8 +49,7 @@ const QCOW2_OPTIONS: [&str; 20] = [
 const NODE_OPTIONS: [&str; 6] =
     ["node-name", "discard", "read-only", "auto-read-only", "force-share", "detect-zeroes"];
 /// The options of files that change nothing for somebody who looks.
-const FILE_OPTIONS: [&str; 6] =
-    ["aio", "aio-max-batch", "drop-cache", "x-check-cache-dropped", "pr-manager", "locking"];
+const FILE_OPTIONS: [&str; 5] = ["aio", "aio-max-batch", "drop-cache", "x-check-cache-dropped", "pr-manager"];
 
 /// What lies in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub(crate) enum Spec {
         path: PathBuf,
         /// Its driver, if it was said; else what the file is decides.
         driver: Option<&'static str>,
+        /// Whether it is locked.
+        locking: Locking,
     },
     /// A format on something else.
     Format {
@@ -128,7 +130,7 @@ impl Spec {
         match name::parse(name)? {
             Name::Path { path, driver } => {
                 let driver = driver.or_else(|| format.and_then(protocol_named));
-                let file = Self::File { path, driver };
+                let file = Self::File { path, driver, locking: Locking::Auto };
                 if format.is_some_and(|format| protocol_named(format).is_some()) {
                     return Ok(file);
                 }
@@ -189,9 +191,11 @@ impl Spec {
         let path = options.take_text("filename")?.filter(|path| !path.is_empty());
         let path =
             path.ok_or_else(|| Error::new(Kind::InvalidInput, "a file needs a name").in_option("filename"))?;
+        let choices = [("auto", Locking::Auto), ("on", Locking::On), ("off", Locking::Off)];
+        let locking = options.take_choice("locking", &choices)?.unwrap_or_default();
         ignore(options, &FILE_OPTIONS)?;
         // A protocol in front of the name is not looked for where the options say what it is.
-        Ok(Self::File { path: PathBuf::from(path), driver })
+        Ok(Self::File { path: PathBuf::from(path), driver, locking })
     }
 
     fn of_format(options: &mut Options, format: Option<Format>) -> Result<Self> {
@@ -279,7 +283,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, driver: Option<&'static str>) -> Spec {
-        Spec::File { path: path.into(), driver }
+        Spec::File { path: path.into(), driver, locking: Locking::Auto }
     }
 
     fn name(text: &str, format: Option<&str>) -> Result<Spec> {

@@ -163,10 +163,7 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        match format {
-            Format::Raw => write::raw(&local, &path, &values).await,
-            Format::Qcow2 => write::qcow2(&local, &path, &values).await,
-        }
+        write::image(&local, &path, format, &values).await
     })
 }
 
