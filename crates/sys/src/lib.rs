@@ -14,6 +14,7 @@
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
 //! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
+//! | `terminal` | [`Keys`]: key presses |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //! | [`path`] | what is done by name |
 //!
@@ -33,6 +34,7 @@ pub mod path;
 mod pool;
 mod slots;
 mod task;
+mod terminal;
 mod threads;
 mod timer;
 mod wake;
@@ -45,4 +47,5 @@ pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
+pub use terminal::Keys;
 pub use threads::{ThreadHandle, Threads};

@@ -20,13 +20,14 @@ use drystone_format::qcow2::feature::{AutoclearBit, CompatibleBit, IncompatibleB
 use drystone_format::qcow2::header::{Crypt, Version};
 
 use super::chain::Chain;
-use super::doc::{Doc, size_in_words};
+use super::doc::Doc;
 use super::image::{Content, Image};
 use super::options::{Common, Output};
 use super::snapshots;
 use super::spec::{Spec, bytes_of};
 use super::{Console, Failure, options};
 use crate::args::getopt::Flag;
+use crate::text::size_in_words;
 
 /// What the command takes.
 pub(super) const FLAGS: &[Flag] = &[

@@ -3,7 +3,8 @@
 use drystone_format::qcow2::snapshot::Snapshot;
 use drystone_sys::local_time;
 
-use super::doc::{Doc, size_in_words};
+use super::doc::Doc;
+use crate::text::size_in_words;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
