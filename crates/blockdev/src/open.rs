@@ -292,12 +292,7 @@ fn behind(above: &Pending, backing: BackingSpec) -> Result<Option<(NodeSpec, Pla
     let place = Place { users: default_grant(Role::COW, parent), owned: false, ..above.place };
     match (backing, &above.image.backing) {
         (BackingSpec::None, _) | (BackingSpec::AsRecorded, Backing::None | Backing::Impossible) => Ok(None),
-        (BackingSpec::Node(_), Backing::Impossible) => {
-            let name = above.image.driver.format_name();
-            let text = format!("driver '{name}' has no backing file");
-            Err(above.leaf.name_in(Error::new(Kind::InvalidInput, text).in_option("backing")))
-        }
-        (BackingSpec::Node(spec), Backing::None | Backing::File(_)) => Ok(Some((spec, place))),
+        (BackingSpec::Node(spec), _) => Ok(Some((spec, place))),
         (BackingSpec::AsRecorded, Backing::File(BackingName { name, format })) => {
             let path = name::resolve(name, above.leaf.folder())?;
             let speaker = Speaker { settings: above.settings.for_backing(), is_image: true };

@@ -50,6 +50,12 @@ pub enum Warning {
         /// The file.
         path: PathBuf,
     },
+    /// `locking=on`, and the system has no locks that belong to open files: the image is locked in a way that is lost
+    /// when this process closes another descriptor of the file.
+    FragileLocks {
+        /// The file.
+        path: PathBuf,
+    },
     /// An image names a backing file without its format, which was guessed.
     ProbedBacking {
         /// The backing file.
@@ -69,6 +75,11 @@ impl fmt::Display for Warning {
                 f,
                 "'{}': opened read-only, because its format was not given and it looks like raw; give format=raw to \
                  write it",
+                path.display()
+            ),
+            Self::FragileLocks { path } => write!(
+                f,
+                "'{}': locked by POSIX locks, which are lost when any descriptor of the file is closed",
                 path.display()
             ),
             Self::ProbedBacking { path, format_name } => write!(

@@ -7,11 +7,11 @@ use drystone_core::graph::role::ParentState;
 use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
-use crate::formats::{Configured, Format, PROBE_BYTES};
+use crate::formats::{Backing, Configured, Format, PROBE_BYTES};
 use crate::options::Options;
 use crate::report::Warning;
 use crate::settings::Settings;
-use crate::spec::{ImageSpec, NodeSpec};
+use crate::spec::{BackingSpec, ImageSpec, NodeSpec};
 
 /// Somebody who only looks at the first bytes.
 const LOOKER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
@@ -38,7 +38,7 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, mut settings, format, file, options, .. } = spec;
+        let ImageSpec { node_name, mut settings, format, file, backing, options } = spec;
         let mut own = options.clone();
         let said = match format {
             Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, settings, false)?),
@@ -61,6 +61,10 @@ impl<'s> Session<'s, '_> {
         let visit = self.opening.visit(file.id).await?;
         let mut image = chosen.configured.open(visit.io(), settings.read_only).await.map_err(named)?;
         drop(visit);
+        if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
+            let text = format!("driver '{}' has no backing file", chosen.format.name());
+            return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
+        }
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
         if chosen.is_probed && place.is_image {

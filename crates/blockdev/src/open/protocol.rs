@@ -9,6 +9,7 @@ use drystone_protocol::memory::Memory;
 use drystone_protocol::null::Null;
 
 use super::{Added, Leaf, Place, Session};
+use crate::report::Warning;
 use crate::spec::{ProtocolDriver, ProtocolSpec};
 
 /// The file of a node.
@@ -40,6 +41,9 @@ impl Session<'_, '_> {
                 leaf.path = Some(options.path.clone());
                 let file = self.host_file(options, place, falls_back).await?;
                 leaf.id = Some(file.0.file_id());
+                if file.0.has_fragile_locks() {
+                    self.warnings.push(Warning::FragileLocks { path: leaf.shown() });
+                }
                 boxed(file)
             }
         };

@@ -8,3 +8,12 @@
 mod fixture;
 mod memory;
 mod null;
+
+mod host;
+
+mod file_create;
+mod file_device;
+mod file_direct;
+mod file_lock;
+mod file_mode;
+mod file_space;
