@@ -45,7 +45,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`Kind::Disconnected`] if the terminal has gone; those of the operating system.
-    pub async fn next(&mut self, lane: &mut Lane) -> Result<u8> {
+    pub async fn next(&self, lane: &mut Lane) -> Result<u8> {
         loop {
             self.terminal.readable(lane).await?;
             // The terminal may be shared with others, who must not find it non-blocking; a byte is there now.
@@ -60,11 +60,18 @@ impl Keys {
     }
 }
 
-impl Drop for Keys {
-    fn drop(&mut self) {
+impl Keys {
+    /// Leaves the terminal as it was. Also done by dropping.
+    pub fn give_back(&self) {
         if is_in_foreground(&self.terminal) {
             let _ = termios::tcsetattr(self.terminal.as_fd(), OptionalActions::Now, &self.before);
         }
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
