@@ -73,7 +73,7 @@ impl Thread {
                 thread::yield_now();
             }
             self.rung.fetch_sub(1, Ordering::Relaxed);
-            self.list.rise();
+            self.list.wake_up();
         }
     }
 
