@@ -1,5 +1,6 @@
 //! The core through its public interface, on the seeded scheduler.
 
+mod admission;
 mod alignment;
 mod backend;
 mod chain;
