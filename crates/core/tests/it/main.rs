@@ -5,6 +5,7 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
+mod admission;
 mod alignment;
 mod backend;
 mod chain;
