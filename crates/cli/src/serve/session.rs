@@ -204,6 +204,8 @@ async fn put_on(task: &mut Task<'_>, opener: &Opener, target: Target) -> Result<
     }
     let (mut plan, node) = overlay.make(task, opener, top).await?;
     plan.replace(top, node);
+    // Nobody writes to the old layer any more; others may share it from now on.
+    plan.set_read_only(top, true);
     if let Err(error) = task.apply(plan).await {
         overlay.remove(task).await;
         return Err(error);
