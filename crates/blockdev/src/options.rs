@@ -205,6 +205,16 @@ impl Options {
         self.0.contains_key(key)
     }
 
+    /// Whether nothing is said, or everything has been taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The options that nobody has taken yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Everything has been taken.
     ///
     /// # Errors
