@@ -19,7 +19,7 @@
 
 pub mod create;
 pub mod formats;
-mod name;
+pub mod name;
 pub mod open;
 pub mod options;
 pub mod policy;

@@ -19,9 +19,14 @@ use crate::options::Options;
 
 /// A name, taken apart.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Name {
+pub enum Name {
     /// A path, and the driver if the name says it.
-    Path { path: PathBuf, driver: Option<&'static str> },
+    Path {
+        /// Where.
+        path: PathBuf,
+        /// What the name says in front of it.
+        driver: Option<&'static str>,
+    },
     /// Options.
     Options(Options),
 }
@@ -30,7 +35,10 @@ pub(crate) enum Name {
 const PATH_PROTOCOLS: [&str; 2] = ["file", "host_device"];
 
 /// Takes a name apart.
-pub(crate) fn parse(name: &OsStr) -> Result<Name> {
+///
+/// # Errors
+/// [`Kind::Unsupported`] for an unknown protocol, [`Kind::InvalidInput`] for a name without a meaning.
+pub fn parse(name: &OsStr) -> Result<Name> {
     let bytes = name.as_bytes();
     if let Some(text) = bytes.strip_prefix(b"json:") {
         let text = std::str::from_utf8(text)
@@ -67,7 +75,10 @@ fn unknown(name: &OsStr, protocol: &[u8]) -> Error {
 
 /// The name that an image in folder `base` means by `recorded`: paths are relative to the folder, unless they are absolute
 /// or behind a protocol. Without a folder (the image is no file) a relative name has no meaning.
-pub(crate) fn resolve(recorded: &OsStr, base: Option<&Path>) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Kind::InvalidInput`] for a relative name without a folder.
+pub fn resolve(recorded: &OsStr, base: Option<&Path>) -> Result<PathBuf> {
     let bytes = recorded.as_bytes();
     if bytes.starts_with(b"/") || protocol(bytes).is_some() {
         return Ok(PathBuf::from(recorded));

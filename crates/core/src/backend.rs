@@ -94,6 +94,14 @@ impl<M: Mode> Backend<M> {
     }
 }
 
+impl Backend<ReadWrite> {
+    /// A handle of the same root that only reads.
+    #[must_use]
+    pub fn reader(&self) -> Backend<ReadOnly> {
+        Backend::new(Arc::clone(&self.root))
+    }
+}
+
 impl<M: Mode> Clone for Backend<M> {
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.root))

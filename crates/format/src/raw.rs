@@ -55,7 +55,10 @@ impl RawOptions {
     }
 
     /// The length of the disk in a child of `len_child` bytes.
-    fn len_in(self, len_child: u64) -> Result<u64> {
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] for a window that is not inside the child or ends within a sector.
+    pub fn len_in(self, len_child: u64) -> Result<u64> {
         let Self { offset_host, len_bytes } = self;
         let refuse = |option: &str, text| Err(Error::new(Kind::InvalidInput, text).in_option(option));
         let Some(rest) = len_child.checked_sub(offset_host) else {

@@ -19,6 +19,36 @@ pub async fn canonical(local: &dyn Local, path: impl Into<PathBuf>) -> Result<Pa
     call(local, path.into(), "find", |path| fs::canonicalize(path)).await
 }
 
+/// Whether there is something of that name, whatever it is. A symbolic link that leads nowhere is something.
+///
+/// # Errors
+/// Those of the operating system.
+pub async fn exists(local: &dyn Local, path: impl Into<PathBuf>) -> Result<bool> {
+    let look = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(cause),
+    };
+    call(local, path.into(), "look at", look).await
+}
+
+/// Makes a folder that nobody else may look into. There must be nothing of that name, not even a link.
+///
+/// # Errors
+/// Those of the operating system.
+pub async fn make_private_folder(local: &dyn Local, path: impl Into<PathBuf>) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    call(local, path.into(), "make", |path| fs::DirBuilder::new().mode(0o700).create(path)).await
+}
+
+/// Removes an empty folder.
+///
+/// # Errors
+/// Those of the operating system.
+pub async fn remove_folder(local: &dyn Local, path: impl Into<PathBuf>) -> Result<()> {
+    call(local, path.into(), "remove", |path| fs::remove_dir(path)).await
+}
+
 /// Removes a file.
 ///
 /// # Errors

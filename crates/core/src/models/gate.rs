@@ -113,7 +113,7 @@ pub fn a_gate_that_closes_again_at_once_has_admitted_who_waited() {
 
 /// Sections nest: the gate opens with the last of them, whatever happens in between.
 pub fn nested_sections_keep_the_gate_closed_until_the_last_ends() {
-    explore(3, || {
+    explore(2, || {
         let all = Waiting::new(0);
         let threads = [A, B].map(|shard| {
             let all = Arc::clone(&all);

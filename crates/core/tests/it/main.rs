@@ -9,6 +9,7 @@ mod alignment;
 mod backend;
 mod chain;
 mod demand;
+mod check;
 mod drain;
 mod fixture;
 mod graph_change;

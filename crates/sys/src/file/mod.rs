@@ -128,6 +128,14 @@ impl File {
         self.ask(local, "find the length of", space::length).await
     }
 
+    /// How many bytes the file takes up on its file system, now; 0 for a device.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub async fn allocated_bytes(&self, local: &dyn Local) -> Result<u64> {
+        self.ask(local, "find the space taken up by", space::allocated).await
+    }
+
     /// The stretch of data or the hole that `offset` lies in, from `offset` on; `None` at and after the end.
     ///
     /// # Errors

@@ -175,6 +175,14 @@ pub(crate) fn length(file: &FileInner) -> Result<u64, Errno> {
     Ok(u64::try_from(fstat(file.as_fd())?.st_size).unwrap_or(0))
 }
 
+/// What the file system has reserved for the file, in bytes.
+pub(crate) fn allocated(file: &FileInner) -> Result<u64, Errno> {
+    /// stat(2): the unit of `st_blocks`, whatever the file system.
+    const BLOCK_BYTES: u64 = 512;
+    let blocks = fstat(file.as_fd())?.st_blocks;
+    Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES))
+}
+
 pub(crate) fn truncate(
     file: &FileInner,
     len: u64,

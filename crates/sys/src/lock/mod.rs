@@ -21,11 +21,9 @@
 //! | `bytes` | locking, unlocking and asking |
 //! | `holder` | who holds the lock in the way |
 //!
-//! Invariants: a set that only shrinks is not asked about; the old set stays locked until the commit. Locks belong to the
-//! open file (OFD locks) and end when its last descriptor is closed; a program that is being started has copies of all
-//! descriptors for a moment, and keeps the locks as long.
 //! Invariants: a set that only shrinks is not asked about; the old set and those of all prepared changes stay locked until
-//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed.
+//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed; a program that is
+//! being started has copies of all descriptors for a moment, and keeps the locks as long.
 
 mod bytes;
 mod holder;

@@ -8,7 +8,7 @@
 //! After a read that got less than there was room for, the socket is known to be empty, and the next read waits first.
 
 use std::io::IoSlice;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
@@ -195,6 +195,23 @@ impl Receiver {
         Ok(())
     }
 
+    /// Receives into the start of `into` (not empty): what is buffered, or else what one read gets. 0: the peer has ended
+    /// the connection. If the returned future is dropped while it waits for the peer, no byte is lost.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] once closed; [`Kind::TimedOut`]; those of the operating system.
+    pub async fn recv(&mut self, lane: &mut Lane, into: &mut [u8]) -> Result<usize> {
+        if self.start == self.end {
+            return receive(&self.socket, lane, into, &mut self.is_drained, self.until_ns).await;
+        }
+        let have = into.len().min(self.end - self.start);
+        if let (Some(head), Some(bytes)) = (into.get_mut(..have), self.buffered().get(..have)) {
+            head.copy_from_slice(bytes);
+        }
+        self.consume(have);
+        Ok(have)
+    }
+
     /// Room behind `end` for what is missing of `count`, and for a decent read.
     fn make_room(&mut self, count: usize) {
         let missing = count - (self.end - self.start);
@@ -262,18 +279,42 @@ impl Sender {
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             let now = parts.get(..parts.len().min(PARTS_MAX)).unwrap_or_default();
-            let write = |fd: BorrowedFd<'_>| match now {
-                [only] => rustix::net::send(fd, only, SendFlags::NOSIGNAL),
-                many => {
-                    rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
-                }
-            };
+            let write = |fd: BorrowedFd<'_>| send_once(fd, now);
             let moved = self.socket.call(lane, Interest::Writable, self.until_ns, "send", write).await?;
             sent_bytes += moved;
             IoSlice::advance_slices(&mut parts, moved);
         }
         self.is_torn = false;
         let_others_run(lane, sent_bytes).await
+    }
+
+    /// Sends the start of `parts` (not empty) as far as that needs no waiting, and says how much; `None` if the socket
+    /// takes nothing at the moment. Not between the start and the end of a [`Self::send`].
+    ///
+    /// # Errors
+    /// As for [`Self::send`], except [`Kind::TimedOut`].
+    pub fn try_send(&self, parts: &[IoSlice<'_>]) -> Result<Option<usize>> {
+        let parts = parts.get(..parts.len().min(PARTS_MAX)).unwrap_or_default();
+        loop {
+            self.socket.check_open()?;
+            match send_once(self.socket.fd.as_fd(), parts) {
+                Ok(moved) => return Ok(Some(moved)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    self.socket.check_open()?;
+                    return Err(Error::os(errno.raw_os_error(), "send"));
+                }
+            }
+        }
+    }
+
+    /// Waits until [`Self::try_send`] is worth another attempt, by `until_ns` on the lane's clock if given.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] once closed; [`Kind::TimedOut`]; those of the operating system.
+    pub async fn writable(&self, lane: &mut Lane, until_ns: Option<u64>) -> Result<()> {
+        self.socket.when_ready(lane, Interest::Writable, until_ns).await
     }
 
     /// Tells the peer that nothing more will come.
@@ -285,5 +326,12 @@ impl Sender {
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(Error::os(errno.raw_os_error(), "end a connection")),
         }
+    }
+}
+
+fn send_once(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    match parts {
+        [only] => rustix::net::send(fd, only, SendFlags::NOSIGNAL),
+        many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
     }
 }

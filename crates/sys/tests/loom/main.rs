@@ -73,6 +73,7 @@ impl Thread {
                 thread::yield_now();
             }
             self.rung.fetch_sub(1, Ordering::Relaxed);
+            self.list.rise();
         }
     }
 
