@@ -45,8 +45,8 @@ use drystone_protocol::file::Discard;
 use drystone_sys::{Address, EngineKind, Keys, Listener, Signals, ThreadHandle, Threads};
 
 use self::disk::{Disk, DiskRequest, Overlay};
-pub(crate) use self::options::ServeArgs;
 use self::options::Discarding;
+pub(crate) use self::options::ServeArgs;
 use self::session::{Offered, Session};
 use self::stop::Stop;
 use crate::monitor::server::Server as Monitor;
@@ -150,7 +150,8 @@ impl Serving {
         let exported = match exported {
             Ok(()) => {
                 let run = Rc::clone(&self.session);
-                let monitor = Monitor::start(&self.local, monitor, move |request| Rc::clone(&run).run(request));
+                let monitor =
+                    Monitor::start(&self.local, monitor, move |request| Rc::clone(&run).run(request));
                 self.announce(&server, &control_path);
                 self.wait().await;
                 monitor.close();
@@ -280,7 +281,8 @@ fn export_names(args: &ServeArgs) -> Result<Vec<String>> {
     let mut names = args.export_name.clone();
     for image in args.images.iter().skip(names.len()) {
         let file = Path::new(image).file_name().unwrap_or(image).to_string_lossy().into_owned();
-        let mut candidates = std::iter::once(file.clone()).chain((2_u64..).map(|number| format!("{file}-{number}")));
+        let mut candidates =
+            std::iter::once(file.clone()).chain((2_u64..).map(|number| format!("{file}-{number}")));
         names.extend(candidates.find(|name| taken.insert(name.clone())));
     }
     Ok(names)
@@ -290,9 +292,7 @@ async fn tcp_address(lane: &mut Lane, text: &str) -> Result<Address> {
     if let Ok(address) = text.parse() {
         return Ok(Address::Tcp(address));
     }
-    let invalid = || {
-        Error::new(Kind::InvalidInput, format!("'{text}' is no ADDR:PORT")).in_option("listen")
-    };
+    let invalid = || Error::new(Kind::InvalidInput, format!("'{text}' is no ADDR:PORT")).in_option("listen");
     let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
     let port = port.parse().map_err(|_| invalid())?;
     let addresses = Address::resolve(lane, host, port).await?;
@@ -301,7 +301,9 @@ async fn tcp_address(lane: &mut Lane, text: &str) -> Result<Address> {
 
 /// Where sockets of this user belong.
 fn runtime_folder() -> PathBuf {
-    std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map_or_else(std::env::temp_dir, PathBuf::from)
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 /// The control socket that belongs to an NBD socket.

@@ -8,8 +8,8 @@
 mod alignment;
 mod backend;
 mod chain;
-mod demand;
 mod check;
+mod demand;
 mod drain;
 mod fixture;
 mod graph_change;

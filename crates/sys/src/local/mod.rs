@@ -303,7 +303,6 @@ impl SysLocal {
         let mut events = std::mem::take(&mut self.scratch.borrow_mut().events);
         self.engine.turn(patience, &mut events);
         self.inbox.list.wake_up();
-        self.inbox.list.rise();
         for event in events.drain(..) {
             self.end(event);
         }
