@@ -7,7 +7,7 @@
 //! ```
 //! Scalars may be written as strings, as the C tools allow: `"offset": "512"`, `"read-only": "on"`, `"size": "1G"`.
 //!
-//! Invariants: nesting is bounded by [`NESTING_MAX`]; an option is said once.
+//! Invariants: nesting is bounded; an option is said once.
 
 use std::collections::BTreeMap;
 

@@ -141,14 +141,7 @@ impl NodeSpec {
     pub(crate) fn named(name: &OsStr, format: Option<&str>, speaker: Speaker) -> Result<Self> {
         let (path, driver) = match name::parse(name)? {
             Name::Path { path, driver } => (path, driver),
-            Name::Options(mut options) => {
-                if let Some(format) = format
-                    && !options.has("driver")
-                {
-                    options.set("driver", format)?;
-                }
-                return Self::image(options, speaker);
-            }
+            Name::Options(options) => return Self::image(name::with_format(options, format)?, speaker),
         };
         speaker.settings.check()?;
         let kind = match driver {
