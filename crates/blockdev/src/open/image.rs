@@ -20,7 +20,7 @@ const LOOKER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 #[derive(Debug, PartialEq)]
 pub(super) struct Identity {
     file: FileId,
-    options: Options,
+    parts: Vec<Options>,
 }
 
 /// A format with its options.
@@ -39,15 +39,20 @@ impl<'s> Session<'s, '_> {
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
         let ImageSpec { node_name, mut settings, format, file, backing, options } = spec;
+        self.spent.image()?;
         let mut own = options.clone();
         let said = match format {
             Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, settings, false)?),
             None => None,
         };
         let wanted = said.as_ref().map(|said| said.configured.file_grant(parent(place, settings)));
-        let file = self.file(file, settings, Place { users: wanted.unwrap_or(LOOKER), ..place }).await?;
-        refuse_loop(&file.leaf, options, seen)?;
+        let mut file = self.file(file, settings, Place { users: wanted.unwrap_or(LOOKER), ..place }).await?;
+        file.leaf.parts.extend(Some(options).filter(|options| !options.is_empty()));
+        refuse_loop(&file.leaf, seen)?;
         let named = |error: Error| file.leaf.name_in(error);
+        if let (true, Some(id)) = (place.is_image, file.leaf.id) {
+            self.spent.visit(id).map_err(named)?;
+        }
         let chosen = match said {
             Some(said) => said,
             None => choose(self.probe(file.id).await.map_err(named)?, &mut own, settings, true)?,
@@ -162,9 +167,9 @@ fn parent(place: Place, settings: Settings) -> ParentState {
 }
 
 /// A chain that comes to the same bytes again would go round for ever.
-fn refuse_loop(leaf: &Leaf, options: Options, seen: &mut Vec<Identity>) -> Result<()> {
+fn refuse_loop(leaf: &Leaf, seen: &mut Vec<Identity>) -> Result<()> {
     let Some(file) = leaf.id else { return Ok(()) };
-    let identity = Identity { file, options };
+    let identity = Identity { file, parts: leaf.parts.clone() };
     if seen.contains(&identity) {
         let text = "the image is behind itself: the chain of backing files is a loop";
         return Err(leaf.name_in(Error::new(Kind::InvalidImage, text)));

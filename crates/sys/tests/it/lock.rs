@@ -141,8 +141,7 @@ fn a_reopened_file_has_the_locks_of_other_changes_too() {
             let prepared = lock.prepare(&*local, READER).await.unwrap();
             let reopened = file.reopen(&*local, WRITABLE).await.unwrap();
             prepared.take_over(&*local, &reopened).await.unwrap();
-            reopened.commit();
-            prepared.commit();
+            prepared.commit_with(reopened);
             assert_eq!(locked(&path), [100, 101]);
             other.commit();
             assert_eq!(locked(&path), [101]);
@@ -159,8 +158,9 @@ fn a_closed_file_has_no_locks_whoever_still_knows_it() {
             let file = open(&local, &path).await;
             let lock = ImageLock::new(&file, Locking::Auto);
             lock.prepare(&*local, FORMAT).await.unwrap().commit();
-            file.close(&*local).await;
+            lock.give_up();
             assert!(locked(&path).is_empty());
+            file.close(&*local).await;
             let read = DiskOp::Read { at: 0, buf: Buf::zeroed(3) };
             assert_eq!(file.submit(&local, read).await.result.unwrap_err().errno(), 9);
         }
@@ -200,8 +200,7 @@ fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
             let prepared = lock.prepare(&*local, FORMAT).await.unwrap();
             let reopened = file.reopen(&*local, WRITABLE).await.unwrap();
             prepared.take_over(&*local, &reopened).await.unwrap();
-            reopened.commit();
-            prepared.commit();
+            prepared.commit_with(reopened);
             assert_eq!(locked(&path), [100, 101, 103, 201, 203]);
             assert_eq!(self::lock(&local, &path, FORMAT).await.err().unwrap().kind(), Kind::InUse);
             lock.prepare(&*local, READER).await.unwrap().commit();
