@@ -106,6 +106,7 @@
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
 //! | `Backend::id` | `&Backend` | any |  |
 //! | `Backend::name` | `&Backend` | any |  |
+//! | `Backend::reader` | `&Backend<ReadWrite>` | any |  |
 //! | `Backend::statistics` | `&Backend` | any |  |
 //! | `Io::child` | `Io` | I/O | the only way to a child |
 //! | `Io::file` | `Io` | I/O |  |
