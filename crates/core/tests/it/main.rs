@@ -9,6 +9,7 @@ mod drain;
 mod fixture;
 mod graph_change;
 mod history;
+mod permission;
 mod scripted;
 mod snapshot;
 mod world;
