@@ -62,11 +62,8 @@ impl<'a> Tree<'a> {
 
 fn describe(node: &Node) -> Vec<String> {
     let mode = if node.read_only { "read-only" } else { "read-write" };
-    let mut words = vec![
-        format!("{}: {}", node.name, node.driver),
-        size_in_words(node.len_bytes),
-        mode.to_owned(),
-    ];
+    let mut words =
+        vec![format!("{}: {}", node.name, node.driver), size_in_words(node.len_bytes), mode.to_owned()];
     words.extend(node.path.clone());
     words
 }
@@ -178,7 +175,12 @@ lone: raw, 1 KiB, read-only
         let dot = dot(&report());
         assert!(dot.starts_with("digraph blocks {\n") && dot.ends_with("}\n"));
         assert!(dot.contains(r#""node f" [label="f: file\n1 KiB\nread-write\nf.\"img\""];"#), "{dot}");
-        assert!(dot.contains(r#""node top" -> "node base" [label="backing (data)\nwants write; shares nothing"];"#), "{dot}");
+        assert!(
+            dot.contains(
+                r#""node top" -> "node base" [label="backing (data)\nwants write; shares nothing"];"#
+            ),
+            "{dot}"
+        );
         assert!(dot.contains(r#""user export 'a'" -> "node top""#), "{dot}");
     }
 }

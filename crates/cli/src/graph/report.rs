@@ -97,7 +97,8 @@ impl Report {
 
     /// The nodes that are nobody's child and that nobody uses.
     pub(crate) fn unused(&self) -> impl Iterator<Item = &Node> {
-        let is_child = |name: &str| self.nodes.iter().flat_map(|node| &node.children).any(|child| child.node == name);
+        let is_child =
+            |name: &str| self.nodes.iter().flat_map(|node| &node.children).any(|child| child.node == name);
         let is_used = |name: &str| self.users.iter().any(|user| user.node.as_deref() == Some(name));
         self.nodes.iter().filter(move |node| !is_child(&node.name) && !is_used(&node.name))
     }

@@ -36,5 +36,6 @@ async fn converse(local: LocalRef, path: &Path, line: String) -> Result<Vec<u8>>
     let (mut receiver, mut sender) = stream.split();
     write_line(&mut sender, &mut lane, &line).await?;
     let answer = read_line(&mut receiver, &mut lane, ANSWER_BYTES_MAX).await?;
-    answer.ok_or_else(|| Error::new(Kind::Disconnected, "the other side went without an answer").at_path(path))
+    answer
+        .ok_or_else(|| Error::new(Kind::Disconnected, "the other side went without an answer").at_path(path))
 }

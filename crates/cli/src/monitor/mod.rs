@@ -106,7 +106,10 @@ mod tests {
         let mut request = Request::parse(line).unwrap();
         assert_eq!((request.execute.as_str(), request.id.clone()), ("snapshot", Some(json!([1]))));
         let arguments: SnapshotArguments = request.arguments().unwrap();
-        assert_eq!((arguments.file.as_str(), arguments.format, arguments.export.as_deref()), ("/a", None, Some("b")));
+        assert_eq!(
+            (arguments.file.as_str(), arguments.format, arguments.export.as_deref()),
+            ("/a", None, Some("b"))
+        );
     }
 
     #[test]

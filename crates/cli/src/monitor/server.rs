@@ -59,7 +59,8 @@ where
         }
         last += 1;
         clients.borrow_mut().insert(last, stream.closer());
-        let (run, clients, lane, number) = (Rc::clone(&run), Rc::clone(&clients), Lane::new(local.clone()), last);
+        let (run, clients, lane, number) =
+            (Rc::clone(&run), Rc::clone(&clients), Lane::new(local.clone()), last);
         local.spawn(Box::pin(async move {
             // A client that has gone or writes nonsense has its connection ended; nobody else cares why.
             let _ = converse(stream, lane, &*run).await;

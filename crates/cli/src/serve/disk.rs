@@ -178,7 +178,12 @@ impl NewOverlay {
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`] if there is a file already; those of making and opening images, after which it is removed.
-    pub(super) async fn make(&self, task: &mut Task<'_>, opener: &Opener, below: NodeId) -> Result<(Plan, NodeId)> {
+    pub(super) async fn make(
+        &self,
+        task: &mut Task<'_>,
+        opener: &Opener,
+        below: NodeId,
+    ) -> Result<(Plan, NodeId)> {
         if drystone_sys::path::exists(task.local(), &self.file).await? {
             return Err(Error::new(Kind::AlreadyExists, "there is a file of that name").at_path(&self.file));
         }

@@ -41,12 +41,13 @@ use drystone_core::control::{Control, ControlThread, Task};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, ServerOptions};
+use drystone_format::qcow2::header::ReadOnlyReason;
 use drystone_protocol::file::Discard;
 use drystone_sys::{Address, EngineKind, Keys, Listener, Signals, ThreadHandle, Threads};
 
 use self::disk::{Disk, DiskRequest, Overlay};
-pub(crate) use self::options::ServeArgs;
 use self::options::Discarding;
+pub(crate) use self::options::ServeArgs;
 use self::session::{Offered, Session};
 use self::stop::Stop;
 use crate::monitor::server::Server as Monitor;
@@ -132,7 +133,7 @@ impl Serving {
         for (request, export) in requests.into_iter().zip(names) {
             let (image, opener) = (request.image.clone(), opener(&self.args));
             let opened = self.on_control(async move |task| request.open(task, &opener).await).await;
-            let disk = opened.map_err(|error| error.at_path(image))?;
+            let disk = opened.map_err(|error| with_advice(error).at_path(image))?;
             disk.notes.iter().for_each(|note| eprintln!("drystone: {note}"));
             self.session.add(Offered { export, disk, is_busy: false });
         }
@@ -150,7 +151,8 @@ impl Serving {
         let exported = match exported {
             Ok(()) => {
                 let run = Rc::clone(&self.session);
-                let monitor = Monitor::start(&self.local, monitor, move |request| Rc::clone(&run).run(request));
+                let monitor =
+                    Monitor::start(&self.local, monitor, move |request| Rc::clone(&run).run(request));
                 self.announce(&server, &control_path);
                 self.wait().await;
                 monitor.close();
@@ -219,6 +221,20 @@ impl Serving {
     }
 }
 
+/// Adds what the user can do about it.
+fn with_advice(error: Error) -> Error {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        if let Some(ReadOnlyReason::Bitmaps(_)) = cause.downcast_ref() {
+            let text =
+                "it can be served with --read-only, or with --drop-bitmaps, which gives its bitmaps up";
+            return Error::new(error.kind(), text).because(error);
+        }
+        next = cause.source();
+    }
+    error
+}
+
 async fn close_all(task: &mut Task<'_>, disks: Vec<Disk>) -> Result<()> {
     let mut result = Ok(());
     for mut disk in disks {
@@ -280,7 +296,8 @@ fn export_names(args: &ServeArgs) -> Result<Vec<String>> {
     let mut names = args.export_name.clone();
     for image in args.images.iter().skip(names.len()) {
         let file = Path::new(image).file_name().unwrap_or(image).to_string_lossy().into_owned();
-        let mut candidates = std::iter::once(file.clone()).chain((2_u64..).map(|number| format!("{file}-{number}")));
+        let mut candidates =
+            std::iter::once(file.clone()).chain((2_u64..).map(|number| format!("{file}-{number}")));
         names.extend(candidates.find(|name| taken.insert(name.clone())));
     }
     Ok(names)
@@ -290,9 +307,7 @@ async fn tcp_address(lane: &mut Lane, text: &str) -> Result<Address> {
     if let Ok(address) = text.parse() {
         return Ok(Address::Tcp(address));
     }
-    let invalid = || {
-        Error::new(Kind::InvalidInput, format!("'{text}' is no ADDR:PORT")).in_option("listen")
-    };
+    let invalid = || Error::new(Kind::InvalidInput, format!("'{text}' is no ADDR:PORT")).in_option("listen");
     let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
     let port = port.parse().map_err(|_| invalid())?;
     let addresses = Address::resolve(lane, host, port).await?;
@@ -301,7 +316,9 @@ async fn tcp_address(lane: &mut Lane, text: &str) -> Result<Address> {
 
 /// Where sockets of this user belong.
 fn runtime_folder() -> PathBuf {
-    std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map_or_else(std::env::temp_dir, PathBuf::from)
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 /// The control socket that belongs to an NBD socket.

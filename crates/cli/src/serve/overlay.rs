@@ -26,7 +26,8 @@ impl Temporary {
     /// # Errors
     /// Those of the operating system.
     pub(super) async fn make(local: &dyn Local) -> Result<Self> {
-        let parent = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| FOLDER.into());
+        let parent =
+            std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| FOLDER.into());
         for number in 0..TRIES {
             let folder = Path::new(&parent).join(format!("drystone-{}-{number}", std::process::id()));
             match path::make_private_folder(local, &folder).await {

@@ -92,9 +92,11 @@ impl Session {
         match request.execute.as_str() {
             "snapshot" => self.snapshot(request.arguments()?).await,
             "query-graph" => {
-                let report = self.control.call(async |task: &mut Task<'_>| task.gs().with(Report::of)).await?;
-                serde_json::to_value(report)
-                    .map_err(|cause| Error::new(Kind::Unsupported, "cannot describe the graph").because(cause))
+                let report =
+                    self.control.call(async |task: &mut Task<'_>| task.gs().with(Report::of)).await?;
+                serde_json::to_value(report).map_err(|cause| {
+                    Error::new(Kind::Unsupported, "cannot describe the graph").because(cause)
+                })
             }
             other => Err(no_such_command(other)),
         }
@@ -111,7 +113,8 @@ impl Session {
         let index = target.index;
         let file = target.overlay.file.clone();
         let opener = self.opener.clone();
-        let done = self.control.call(async move |task: &mut Task<'_>| put_on(task, &opener, target).await).await;
+        let done =
+            self.control.call(async move |task: &mut Task<'_>| put_on(task, &opener, target).await).await;
         let done = done.and_then(|done| done);
         self.finish(index, done.as_ref().ok().map(|(node, _)| *node));
         let (_, name) = done?;
@@ -219,9 +222,10 @@ async fn free_name(task: &Task<'_>, of: Option<PathBuf>) -> Result<String> {
     for number in 1..=u32::MAX {
         let path = of.with_file_name(format!("{stem}.{number}.qcow2"));
         if !drystone_sys::path::exists(task.local(), &path).await? {
-            return path.into_os_string().into_string().map_err(|path| {
-                Error::new(Kind::InvalidInput, "the name is no valid text").at_path(path)
-            });
+            return path
+                .into_os_string()
+                .into_string()
+                .map_err(|path| Error::new(Kind::InvalidInput, "the name is no valid text").at_path(path));
         }
     }
     Err(Error::new(Kind::AlreadyExists, "there is no free name beside it").at_path(of))
