@@ -21,6 +21,7 @@ use drystone_protocol::file::create::Contents;
 use crate::options::Options;
 use crate::settings::Settings;
 
+mod foreign;
 mod qcow2;
 mod raw;
 
@@ -135,12 +136,22 @@ impl Formats {
 
     /// The format that a file which begins with `start` is most likely in. Without any sign, that is `raw`, for which
     /// there is no proof.
-    #[must_use]
-    pub fn probe(&self, start: &[u8]) -> &dyn Format {
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for a format that is recognised and that this build does not have.
+    pub fn probe(&self, start: &[u8]) -> Result<&dyn Format> {
         let scored = self.0.iter().map(|format| (format.probe(start), format));
-        match scored.rev().max_by_key(|(score, _)| *score) {
-            Some((score, format)) if score > 0 => &**format,
-            _ => &RawFormat,
+        if let Some((1.., format)) = scored.rev().max_by_key(|(score, _)| *score) {
+            return Ok(&**format);
+        }
+        match foreign::name_of(start) {
+            None => Ok(&RawFormat),
+            Some(name) => {
+                let text = format!(
+                    "it looks like a {name} image, a format that is not supported (if it is not: give format=raw)"
+                );
+                Err(Error::new(Kind::Unsupported, text).in_option("format"))
+            }
         }
     }
 }

@@ -59,6 +59,16 @@ pub fn parse(name: &OsStr) -> Result<Name> {
     Ok(Name::Path { path, driver })
 }
 
+/// Options that say the format, if they do not name a driver themselves.
+pub(crate) fn with_format(mut options: Options, format: Option<&str>) -> Result<Options> {
+    if let Some(format) = format
+        && !options.has("driver")
+    {
+        options.set("driver", format)?;
+    }
+    Ok(options)
+}
+
 /// The protocol in front of a name, and what follows the colon.
 fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
@@ -136,6 +146,16 @@ mod tests {
         assert_eq!(resolve("/b.img", "/x"), Path::new("/b.img"));
         assert_eq!(resolve("json:{}", "/x"), Path::new("json:{}"));
         assert_eq!(resolve("file:b.img", "/x"), Path::new("file:b.img"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_name_is_taken_apart_or_refused(bytes: Vec<u8>, text in "json:[{}\\[\\]\":,.a-c0-9nullfile ]{0,60}") {
+            for name in [OsStr::from_bytes(&bytes), OsStr::new(&text)] {
+                let _ = parse(name);
+                let _ = resolve(name, Some(Path::new("/x")));
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use drystone_sys::FileId;
 
 use crate::formats::{Backing, BackingName, Formats, OpenedImage};
 use crate::name;
+use crate::options::Options;
 use crate::policy::BackingPolicy;
 use crate::report::{Layer, Opened, Warning};
 use crate::request::OpenRequest;
@@ -31,8 +32,11 @@ use crate::spec::{BackingSpec, NodeRef, NodeSpec, Speaker};
 mod image;
 mod protocol;
 
-/// The most images in one chain.
+/// The most images that are opened for one request.
 pub const LAYERS_MAX: usize = 1024;
+/// How often images can lead to one file: as windows of it, or inside each other. One hostile file could otherwise pose
+/// as a thousand images, each with tables of its own in memory.
+const VISITS_MAX: usize = 4;
 /// The most images inside each other (`file` of `file` of ...).
 const NESTING_MAX: usize = 8;
 
@@ -61,8 +65,14 @@ impl Opener {
         let users = request.users.unwrap_or_else(|| default_users(&spec));
         let place = Place { users, owned: request.owned, is_image: false, nesting: 0 };
         let opening = Opening::new(task);
-        let mut session =
-            Session { opener: self, task: &*task, opening, layers: Vec::new(), warnings: Vec::new() };
+        let mut session = Session {
+            opener: self,
+            task: &*task,
+            opening,
+            layers: Vec::new(),
+            warnings: Vec::new(),
+            spent: Spent::default(),
+        };
         let opened = session.chain(spec, place).await;
         let Session { opening, layers, warnings, .. } = session;
         match opened {
@@ -105,6 +115,37 @@ struct Session<'s, 't> {
     opening: Opening,
     layers: Vec<Layer>,
     warnings: Vec<Warning>,
+    spent: Spent,
+}
+
+/// What a request has taken so far of what it may take.
+#[derive(Default)]
+struct Spent {
+    images: usize,
+    /// The files that images have led to, as often as they have.
+    visits: Vec<FileId>,
+}
+
+impl Spent {
+    fn image(&mut self) -> Result<()> {
+        self.images += 1;
+        if self.images > LAYERS_MAX {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!("more than {LAYERS_MAX} images are in the chain"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, file: FileId) -> Result<()> {
+        if self.visits.iter().filter(|known| **known == file).count() == VISITS_MAX {
+            let text = format!("images lead to this file more than {VISITS_MAX} times");
+            return Err(Error::new(Kind::TooLarge, text));
+        }
+        self.visits.push(file);
+        Ok(())
+    }
 }
 
 /// A node that was added, and the file at the bottom of it.
@@ -120,6 +161,8 @@ struct Leaf {
     /// The path by which it was named, before any policy.
     path: Option<PathBuf>,
     id: Option<FileId>,
+    /// Which part of it: what was said of the images on the way there, the lowest first.
+    parts: Vec<Options>,
 }
 
 /// An image that waits for what is behind it to become a node.
@@ -193,10 +236,6 @@ impl<'s> Session<'s, '_> {
                     chain.bottom = Some(layer);
                 }
                 Ok(Link::Bottom(added))
-            }
-            NodeSpec::Image(_) if chain.images.len() >= LAYERS_MAX => {
-                let text = format!("the chain has more than {LAYERS_MAX} images");
-                Err(Error::new(Kind::TooLarge, text))
             }
             NodeSpec::Image(image) => {
                 let backing = image.backing.clone();

@@ -7,7 +7,7 @@
 //! ```
 //! Scalars may be written as strings, as the C tools allow: `"offset": "512"`, `"read-only": "on"`, `"size": "1G"`.
 //!
-//! Invariants: nesting is bounded by [`NESTING_MAX`]; an option is said once.
+//! Invariants: nesting is bounded; an option is said once.
 
 use std::collections::BTreeMap;
 
@@ -203,6 +203,16 @@ impl Options {
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)
+    }
+
+    /// Whether nothing is said, or everything has been taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The options that nobody has taken yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// Everything has been taken.

@@ -1,12 +1,13 @@
 //! What came of opening an image: [`Opened`].
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use drystone_core::control::Opening;
 use drystone_core::graph::node::NodeId;
 
 use crate::formats::BackingName;
+use crate::name;
 
 /// An image with everything below and behind it, for a plan to insert.
 pub struct Opened {
@@ -37,6 +38,16 @@ pub struct Layer {
     pub backing: Option<BackingName>,
 }
 
+impl Layer {
+    /// The path or name that the recorded name of the backing file stands for; none if there is none, or the name is
+    /// relative and the image lies in no folder.
+    #[must_use]
+    pub fn backing_path(&self) -> Option<PathBuf> {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        name::resolve(&self.backing.as_ref()?.name, folder).ok()
+    }
+}
+
 /// Something that was done and that the user may not have meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
@@ -49,6 +60,13 @@ pub enum Warning {
     ReadOnlyProbedRaw {
         /// The file.
         path: PathBuf,
+    },
+    /// The image can only be read, as its format says.
+    ReadOnlyImage {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// `locking=on`, and the system has no locks that belong to open files: the image is locked in a way that is lost
     /// when this process closes another descriptor of the file.
@@ -77,6 +95,9 @@ impl fmt::Display for Warning {
                  write it",
                 path.display()
             ),
+            Self::ReadOnlyImage { path, reason } => {
+                write!(f, "'{}': opened read-only: {reason}", path.display())
+            }
             Self::FragileLocks { path } => write!(
                 f,
                 "'{}': locked by POSIX locks, which are lost when any descriptor of the file is closed",

@@ -6,6 +6,7 @@ use drystone_base::Result;
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::Grant;
 
+use crate::name;
 use crate::options::Options;
 use crate::settings::Settings;
 use crate::spec::{BackingSpec, NodeRef, NodeSpec, Speaker};
@@ -15,7 +16,7 @@ use crate::spec::{BackingSpec, NodeRef, NodeSpec, Speaker};
 pub struct OpenRequest {
     /// The image.
     pub source: Source,
-    /// Its format, if the user says it.
+    /// Its format, if the user says it; options that name a driver know better.
     pub format: Option<String>,
     /// How its nodes are opened.
     pub settings: Settings,
@@ -82,7 +83,9 @@ impl OpenRequest {
         let speaker = Speaker { settings: self.settings, is_image: false };
         let mut spec = match &self.source {
             Source::Name(name) => NodeSpec::named(name, self.format.as_deref(), speaker)?,
-            Source::Options(options) => NodeSpec::image(options.clone(), speaker)?,
+            Source::Options(options) => {
+                NodeSpec::image(name::with_format(options.clone(), self.format.as_deref())?, speaker)?
+            }
         };
         match &mut spec {
             NodeSpec::Image(image) => {

@@ -8,7 +8,7 @@
 //!   "node0" where a child is expected   -> Existing(node0)
 //! ```
 //! What an image says is obeyed less than what a user says: it names no nodes of the graph, gives no names to new ones,
-//! and opens nothing for writing.
+//! opens nothing for writing, and says of a format only what part of a file it is in.
 
 use std::ffi::{OsStr, OsString};
 
@@ -21,6 +21,10 @@ use drystone_protocol::null::NullOptions;
 use crate::name::{self, Name};
 use crate::options::{Child, Options};
 use crate::settings::Settings;
+
+/// Options of formats that images may set for the images they name: those that say which bytes are meant. (The sizes of
+/// caches, say, are the user's memory.)
+const IMAGE_OPTIONS: [&str; 2] = ["offset", "size"];
 
 /// A node to be opened, with what is below it.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +116,17 @@ impl Speaker {
         Ok(options.take_text("node-name")?.filter(|_| !self.is_image))
     }
 
+    /// The format's own options, which are left when the others have been taken.
+    fn own(self, options: &Options) -> Result<()> {
+        let foreign = options.names().find(|name| self.is_image && !IMAGE_OPTIONS.contains(name));
+        match foreign {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::new(Kind::PermissionDenied, "an image may not set it for another").in_option(name))
+            }
+        }
+    }
+
     fn existing(self, name: String) -> Result<NodeSpec> {
         if self.is_image {
             let text = format!("an image may not refer to node '{name}'");
@@ -126,14 +141,7 @@ impl NodeSpec {
     pub(crate) fn named(name: &OsStr, format: Option<&str>, speaker: Speaker) -> Result<Self> {
         let (path, driver) = match name::parse(name)? {
             Name::Path { path, driver } => (path, driver),
-            Name::Options(mut options) => {
-                if let Some(format) = format
-                    && !options.has("driver")
-                {
-                    options.set("driver", format)?;
-                }
-                return Self::image(options, speaker);
-            }
+            Name::Options(options) => return Self::image(name::with_format(options, format)?, speaker),
         };
         speaker.settings.check()?;
         let kind = match driver {
@@ -183,6 +191,7 @@ impl NodeSpec {
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
+        speaker.own(&options)?;
         Ok(Self::Image(Box::new(ImageSpec { node_name, settings, format: driver, file, backing, options })))
     }
 

@@ -21,6 +21,7 @@ use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::request::presence::Presence;
 use crate::request::run::{Finished, Machine, Outcome, Running, Work, enter};
+use crate::request::straight::{self, Begun};
 use crate::runtime::{Local, LocalRef};
 
 /// One submitter of sequential requests on one I/O thread: a queue slot of an export, one worker of a job.
@@ -94,7 +95,12 @@ impl<M: Mode> Ticket<'_, M> {
 
     /// Fills `buf` from `at` and gives it back. Its contents are unspecified after an error.
     pub async fn read(&mut self, at: GuestOffset, buf: Buf) -> (Result<()>, Buf) {
-        self.run(Work::Read { at, buf }).await.with_buf()
+        let work = match straight::read(&mut self.presence, &self.lane.local, at, buf) {
+            Begun::Done(result, buf) => return (result, buf),
+            Begun::Submitted(submitted) => Work::Submitted(submitted),
+            Begun::NotStraight(buf) => Work::Read { at, buf },
+        };
+        self.run(work).await.with_buf()
     }
 
     /// Every write of this user that was done before is on stable storage afterwards.
@@ -141,7 +147,12 @@ impl<M: Mode> Ticket<'_, M> {
     where
         M: Writes,
     {
-        self.run(Work::Write { at, buf, flags }).await.with_buf()
+        let work = match straight::write(&mut self.presence, &self.lane.local, at, buf, flags) {
+            Begun::Done(result, buf) => return (result, buf),
+            Begun::Submitted(submitted) => Work::Submitted(submitted),
+            Begun::NotStraight(buf) => Work::Write { at, buf, flags },
+        };
+        self.run(work).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.

@@ -134,7 +134,8 @@ impl Signals {
     ];
 
     /// Turns the signals into something to wait for, on the calling thread and those that it starts from now on: call
-    /// it before any other thread exists. They stay blocked for good.
+    /// it before any other thread exists. They stay blocked for good, and in programs that the process starts, unless
+    /// those are told otherwise.
     ///
     /// # Errors
     /// Those of the operating system.

@@ -127,6 +127,12 @@ impl<T: Linked> WakeList<T> {
         self.head.compare_exchange(ptr::null_mut(), asleep(), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Takes the mark away again, if nobody has. The owner only, once it is awake: its own wakes must not ring its bell.
+    pub(crate) fn wake_up(&self) {
+        // A failure means that somebody has pushed, and has taken the mark away with that.
+        let _ = self.head.compare_exchange(asleep(), ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Ends the list and returns what was in it. The owner only.
     pub(crate) fn close(&self) -> Batch<T> {
         let head = self.head.swap(closed(), Ordering::AcqRel);

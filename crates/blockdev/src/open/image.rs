@@ -7,7 +7,7 @@ use drystone_core::graph::role::ParentState;
 use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
-use crate::formats::{Backing, Configured, Format, PROBE_BYTES};
+use crate::formats::{Backing, Configured, Format, OpenedImage, PROBE_BYTES};
 use crate::options::Options;
 use crate::report::Warning;
 use crate::settings::Settings;
@@ -20,7 +20,7 @@ const LOOKER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 #[derive(Debug, PartialEq)]
 pub(super) struct Identity {
     file: FileId,
-    options: Options,
+    parts: Vec<Options>,
 }
 
 /// A format with its options.
@@ -39,28 +39,27 @@ impl<'s> Session<'s, '_> {
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
         let ImageSpec { node_name, mut settings, format, file, backing, options } = spec;
+        self.spent.image()?;
         let mut own = options.clone();
         let said = match format {
             Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, settings, false)?),
             None => None,
         };
         let wanted = said.as_ref().map(|said| said.configured.file_grant(parent(place, settings)));
-        let file = self.file(file, settings, Place { users: wanted.unwrap_or(LOOKER), ..place }).await?;
-        refuse_loop(&file.leaf, options, seen)?;
+        let mut file = self.file(file, settings, Place { users: wanted.unwrap_or(LOOKER), ..place }).await?;
+        file.leaf.parts.extend(Some(options).filter(|options| !options.is_empty()));
+        refuse_loop(&file.leaf, seen)?;
         let named = |error: Error| file.leaf.name_in(error);
+        if let (true, Some(id)) = (place.is_image, file.leaf.id) {
+            self.spent.visit(id).map_err(named)?;
+        }
         let chosen = match said {
             Some(said) => said,
             None => choose(self.probe(file.id).await.map_err(named)?, &mut own, settings, true)?,
         };
         own.finish(chosen.format.name())?;
         self.settle_writing(&mut settings, &chosen, &file)?;
-        if settings.read_only {
-            place.users.perm = place.users.perm.and(Perm::CONSISTENT_READ);
-        }
-        self.claim(file.id, chosen.configured.file_grant(parent(place, settings)), settings).await?;
-        let visit = self.opening.visit(file.id).await?;
-        let mut image = chosen.configured.open(visit.io(), settings.read_only).await.map_err(named)?;
-        drop(visit);
+        let mut image = self.header(&chosen, &file, &mut settings, &mut place).await?;
         if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
             let text = format!("driver '{}' has no backing file", chosen.format.name());
             return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
@@ -73,6 +72,34 @@ impl<'s> Session<'s, '_> {
         }
         let (role, is_probed) = (chosen.configured.file_role(), chosen.is_probed);
         Ok(Pending { image, role, file: file.id, leaf: file.leaf, node_name, settings, place, is_probed })
+    }
+
+    /// Locks the file for what the image will be used for, and opens the image in it.
+    async fn header(
+        &mut self,
+        chosen: &Chosen<'_>,
+        file: &Added,
+        settings: &mut Settings,
+        place: &mut Place,
+    ) -> Result<OpenedImage> {
+        loop {
+            if settings.read_only {
+                place.users.perm = place.users.perm.and(Perm::CONSISTENT_READ);
+            }
+            let wanted = chosen.configured.file_grant(parent(*place, *settings));
+            self.claim(file.id, wanted, *settings).await?;
+            let visit = self.opening.visit(file.id).await?;
+            match chosen.configured.open(visit.io(), settings.read_only).await {
+                Err(error)
+                    if error.kind() == Kind::ReadOnly && settings.auto_read_only && !settings.read_only =>
+                {
+                    settings.read_only = true;
+                    let (path, reason) = (file.leaf.shown(), error.report());
+                    self.warnings.push(Warning::ReadOnlyImage { path, reason });
+                }
+                opened => return opened.map_err(|error| file.leaf.name_in(error)),
+            }
+        }
     }
 
     /// Opens the child `file` of an image, which wants `place.users` of it.
@@ -97,7 +124,7 @@ impl<'s> Session<'s, '_> {
         let io = visit.io();
         let len = usize::try_from(io.len()).unwrap_or(PROBE_BYTES).min(PROBE_BYTES);
         let start = io.read_new(GuestOffset::ZERO, len).await?;
-        Ok(self.opener.formats.probe(start.as_slice()))
+        self.opener.formats.probe(start.as_slice())
     }
 
     /// Decides whether the image can be written, now that its format and its file are known.
@@ -140,9 +167,9 @@ fn parent(place: Place, settings: Settings) -> ParentState {
 }
 
 /// A chain that comes to the same bytes again would go round for ever.
-fn refuse_loop(leaf: &Leaf, options: Options, seen: &mut Vec<Identity>) -> Result<()> {
+fn refuse_loop(leaf: &Leaf, seen: &mut Vec<Identity>) -> Result<()> {
     let Some(file) = leaf.id else { return Ok(()) };
-    let identity = Identity { file, options };
+    let identity = Identity { file, parts: leaf.parts.clone() };
     if seen.contains(&identity) {
         let text = "the image is behind itself: the chain of backing files is a loop";
         return Err(leaf.name_in(Error::new(Kind::InvalidImage, text)));

@@ -15,7 +15,9 @@ use crate::spec::{ProtocolDriver, ProtocolSpec};
 /// The file of a node.
 pub(super) fn leaf_of(node: &Node) -> Leaf {
     match node.driver_as::<HostFile>() {
-        Some(file) => Leaf { path: Some(file.path().to_owned()), id: Some(file.file_id()) },
+        Some(file) => {
+            Leaf { path: Some(file.path().to_owned()), id: Some(file.file_id()), parts: Vec::new() }
+        }
         None => Leaf::default(),
     }
 }

@@ -54,6 +54,8 @@ fn every_layer_shows_through_the_ones_above() {
             nodes.iter().filter(|node| !node.read_only).map(|node| node.format_name).collect();
         assert_eq!(writable, ["file", "qcow2"], "only the top can be written");
         assert_eq!(image.layers[0].backing.as_ref().unwrap().name, "middle");
+        assert_eq!(image.layers[0].backing_path(), Some(folder.path("middle")));
+        assert_eq!(image.layers[2].backing_path(), None);
         image.close(task).await;
         assert!(open_files(&folder).is_empty());
         assert!(task.gs().with(|graph| graph.nodes()).is_empty());

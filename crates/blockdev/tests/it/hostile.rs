@@ -158,6 +158,52 @@ fn an_image_does_not_decide_how_the_graph_is_used() {
 }
 
 #[test]
+fn one_file_cannot_pose_as_a_thousand_images() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path("jail")).unwrap();
+        // Every 64 KiB another header, whose backing file is the next window; the tables of all of them overlap.
+        let path = folder.path("jail/many");
+        let mut bytes = Vec::new();
+        for n in 1..=32_u64 {
+            let next = format!(
+                r#"json:{{"driver": "qcow2", "file": {{"driver": "raw", "offset": {}, "file.filename": "{}"}}}}"#,
+                n * 65536,
+                path.display()
+            );
+            let one = folder.path("one");
+            overlay(task, &one, Some((&next, "qcow2"))).await;
+            let mut header = std::fs::read(&one).unwrap();
+            header.truncate(65536);
+            bytes.extend(header);
+        }
+        bytes.resize(64 * 65536, 0);
+        std::fs::write(&path, bytes).unwrap();
+        for policy in [BackingPolicy::Allow, BackingPolicy::OnlyBelow(folder.path("jail"))] {
+            let error = open_with(policy, task, &read_only(&path)).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::TooLarge, "{}", error.report());
+        }
+        assert!(open_files(&folder).is_empty());
+    });
+}
+
+#[test]
+fn an_image_does_not_set_the_size_of_caches() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path("jail")).unwrap();
+        overlay(task, &folder.path("base"), None).await;
+        let base = folder.path("base").display().to_string();
+        let name = format!(r#"json:{{"driver": "qcow2", "l2-cache-size": "1E", "file.filename": "{base}"}}"#);
+        let allow = BackingPolicy::Allow;
+        assert_eq!(verdict(task, &folder, &allow, (&name, "qcow2")).await, Kind::PermissionDenied);
+        let own =
+            r#"{"driver": "qcow2", "l2-cache-size": "64k", "file.filename": "BASE"}"#.replace("BASE", &base);
+        open(task, &crate::host::json(&own)).await.unwrap();
+    });
+}
+
+#[test]
 fn names_that_make_no_sense_are_errors() {
     on_control(async |task| {
         let folder = Folder::new();

@@ -76,12 +76,49 @@ fn what_a_user_says_is_not_probed() {
 fn empty_and_short_files_are_raw() {
     on_control(async |task| {
         let folder = Folder::new();
-        for (name, bytes) in [("a", &b""[..]), ("b", b"QFI"), ("c", b"QFI\xfb\0\0\0\x01")] {
+        for (name, bytes) in [("a", &b""[..]), ("b", b"QFI"), ("c", b"\0QFI\xfb\0\0\0\x02")] {
             let path = folder.path(name);
             std::fs::write(&path, bytes).unwrap();
             let image = open(task, &read_only(&path)).await.unwrap();
             assert_eq!(image.formats(), ["raw"]);
         }
+    });
+}
+
+#[test]
+fn a_format_that_is_not_supported_is_not_taken_for_raw() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        for (name, bytes) in [("vmdk", &b"KDMV"[..]), ("qcow", b"QFI\xfb\0\0\0\x01"), ("vhdx", b"vhdxfile")] {
+            let path = folder.raw(name, bytes);
+            let error = open(task, &read_only(&path)).await.unwrap_err();
+            assert_eq!((error.kind(), error.path()), (Kind::Unsupported, Some(&*path)));
+            assert!(error.report().contains(&format!("a {name} image")), "{}", error.report());
+            let said = OpenRequest { format: Some("raw".into()), ..read_only(&path) };
+            open(task, &said).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_image_that_its_format_lets_nobody_write_is_read_if_the_user_agrees() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        let path = folder.path("disk");
+        overlay(task, &path, None).await;
+        // Specification "Header": incompatible features; bit 1 is the corrupt bit.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[79] |= 2;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(open(task, &request(&path)).await.unwrap_err().kind(), Kind::ReadOnly);
+        let image = open(task, &auto(&path)).await.unwrap();
+        let [Warning::ReadOnlyImage { path: named, reason }] = &image.warnings[..] else {
+            panic!("{:?}", image.warnings)
+        };
+        assert_eq!(*named, path);
+        assert!(reason.contains("corrupt"), "{reason}");
+        assert_eq!(image.read(task, 0, 4).await, [0; 4]);
+        assert_eq!(image.write(task, 0, b"x").await.unwrap_err().kind(), Kind::ReadOnly);
     });
 }
 
@@ -111,6 +148,7 @@ fn warnings_say_which_file_they_are_about() {
     let warnings = [
         Warning::ReadOnlyFile { path: path.clone() },
         Warning::ReadOnlyProbedRaw { path: path.clone() },
+        Warning::ReadOnlyImage { path: path.clone(), reason: "it is damaged".into() },
         Warning::FragileLocks { path: path.clone() },
         Warning::ProbedBacking { path, format_name: "raw" },
     ];

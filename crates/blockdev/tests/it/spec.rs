@@ -116,6 +116,13 @@ fn nodes_have_the_names_that_users_give_them() {
         let window = r#"{"driver": "raw", "size": 512, "file": "bottom"}"#;
         let image = open(task, &json(window)).await.unwrap();
         assert_eq!(image.read(task, 0, 4).await, b"data");
+        let said = OpenRequest {
+            format: Some("raw".into()),
+            ..OpenRequest::of(Source::Options(
+                Options::from_json(r#"{"file": "bottom", "size": 512}"#).unwrap(),
+            ))
+        };
+        assert!(!open(task, &said).await.unwrap().layers[0].is_probed);
         let missing = open(task, &json(r#"{"driver": "raw", "file": "nowhere"}"#)).await.unwrap_err();
         assert_eq!((missing.kind(), missing.node()), (Kind::NotFound, Some("nowhere")));
         let taken = OpenRequest { node_name: Some("top".into()), ..read_only(path) };

@@ -35,5 +35,6 @@ pub use mailbox::{Control, ControlThread, PlainData};
 pub use opening::{NewNode, Opening};
 pub use plan::{Checked, Plan, RootSpec};
 pub use quiet::Quiet;
+pub use step::Demand;
 pub use task::Task;
 pub use visit::Visit;

@@ -29,6 +29,7 @@
 //! | `GraphView::roots` | a view | control |  |
 //! | `Task::gs` | `&Task` | control | lends `&Gs` until the task waits |
 //! | `Task::local` | `&Task` | control |  |
+//! | `Task::local_ref` | `&Task` | control |  |
 //! | `Task::enter` | `&mut Task` | control | waits for a gate; the ticket borrows the task |
 //! | `Task::sleep_until` | `&mut Task` | control |  |
 //! | `Task::drain` | `&mut Task` | control | waits until nobody is inside |
@@ -59,6 +60,7 @@
 //! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
 //! | `Plan::detach_root` | `&mut Plan` | control |  |
 //! | `Plan::move_root` | `&mut Plan` | control |  |
+//! | `Plan::demand` | `&mut Plan` | control |  |
 //! | `Plan::set_grant` | `&mut Plan` | control |  |
 //! | `Plan::set_child` | `&mut Plan` | control |  |
 //! | `Plan::remove_child` | `&mut Plan` | control |  |
@@ -104,6 +106,7 @@
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
 //! | `Backend::id` | `&Backend` | any |  |
 //! | `Backend::name` | `&Backend` | any |  |
+//! | `Backend::reader` | `&Backend<ReadWrite>` | any |  |
 //! | `Backend::statistics` | `&Backend` | any |  |
 //! | `Io::child` | `Io` | I/O | the only way to a child |
 //! | `Io::file` | `Io` | I/O |  |
@@ -125,7 +128,7 @@
 //! | `Io::grace_stamp` | `Io` | I/O |  |
 //! | `Io::step_back` | `Io` | I/O | before the first visible effect |
 //! | `RangeLocks::lock` | `Io` | I/O | waits for other requests; the guard ends before the request |
-//! | `RangeGuard::range` | `&RangeGuard` | I/O |  |
+//! | `RangeGuard::range` | `&RangeGuard` | any |  |
 //! | `Stamp::has_passed` | `&mut Stamp` | any | never waits |
 //!
 //! # Jobs

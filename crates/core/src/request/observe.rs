@@ -73,6 +73,11 @@ impl<'t> Crossed<'t> {
         }
     }
 
+    /// Whether nobody has to be told anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.observed.is_empty() && self.grown.is_empty()
+    }
+
     /// Adds the nodes of one walk.
     #[inline]
     pub(crate) fn append(&mut self, walked: Self) {

@@ -45,6 +45,13 @@ impl DeviceNode<'_> {
             Self::Cached(node) => node,
         }
     }
+
+    pub(crate) fn to_arc(&self) -> std::sync::Arc<crate::graph::node::Node> {
+        match self {
+            Self::Walked(io) => io.node_arc(),
+            Self::Cached(node) => std::sync::Arc::clone(node),
+        }
+    }
 }
 
 /// Walks from `io` down to where the first bytes of `range` (not empty) are. Notes the nodes that a write crosses.

@@ -2,7 +2,7 @@
 use drystone_core::control::Visit;
 use drystone_core::graph::node::ChildKey;
 
-fn read_later(visit: Visit) {
+fn read_later(visit: Visit<'_>) {
     let file = visit.io().child(ChildKey::File);
     drop(visit); //~ E0505
     drop(file.map(|file| file.len()));

@@ -2,7 +2,7 @@
 use drystone_base::{GuestOffset, GuestRange};
 use drystone_core::control::Visit;
 
-async fn keep_the_range(visit: Visit) {
+async fn keep_the_range(visit: Visit<'_>) {
     let guard = visit.io().lock_range(GuestRange::new(GuestOffset::ZERO, 512)).await;
     drop(visit); //~ E0505
     drop(guard);

@@ -29,7 +29,10 @@ impl Bell {
         if let Some(value) = look() {
             return Poll::Ready(value);
         }
-        *self.0.borrow_mut() = Some(cx.waker().clone());
+        let mut known = self.0.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *known = Some(cx.waker().clone());
+        }
         Poll::Pending
     }
 }

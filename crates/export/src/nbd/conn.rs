@@ -21,15 +21,16 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drystone_buf::{Buf, Pool};
+use drystone_buf::Pool;
 use drystone_core::backend::{Backend, Mode};
 use drystone_core::lane::{Lane, Ticket};
 use drystone_core::runtime::LocalRef;
-use drystone_nbd::{Request, Session};
+use drystone_nbd::Session;
 
 use super::bell::Bell;
 use super::export::Export;
 use super::load::{Cost, Limits, Load};
+use super::mailbox::{Job, Mailbox};
 use super::outbox::{Outbox, Reply, Sent};
 use super::peer::{Sink, unless};
 use super::{slot, writer};
@@ -43,20 +44,6 @@ pub(super) enum Stage {
     Serving,
     Ending,
     Over,
-}
-
-/// One request for a slot.
-pub(super) struct Job {
-    pub(super) request: Request,
-    pub(super) payload: Option<Buf>,
-    pub(super) cost: Cost,
-}
-
-/// A slot's mailbox.
-#[derive(Default)]
-pub(super) struct Mailbox {
-    job: Cell<Option<Job>>,
-    bell: Bell,
 }
 
 /// What the tasks of one connection share.
@@ -73,6 +60,9 @@ pub(super) struct Conn<S> {
     is_blocked: Cell<bool>,
     /// Slots that have a job.
     running: Cell<u32>,
+    /// The reader has received something that it has not looked at yet.
+    is_reading: Cell<bool>,
+    /// Slots without a job, the one that ended last at the end.
     idle: RefCell<Vec<Rc<Mailbox>>>,
     mailboxes: RefCell<Vec<Rc<Mailbox>>>,
     /// Tasks beside the reader's.
@@ -99,6 +89,7 @@ impl<S: Sink> Conn<S> {
             outbox: RefCell::default(),
             is_blocked: Cell::new(false),
             running: Cell::new(0),
+            is_reading: Cell::new(false),
             idle: RefCell::default(),
             mailboxes: RefCell::default(),
             tasks: Cell::new(0),
@@ -107,10 +98,6 @@ impl<S: Sink> Conn<S> {
         });
         conn.spawn(writer::run(Rc::clone(&conn), Lane::new(conn.local.clone())));
         conn
-    }
-
-    pub(super) fn stage(&self) -> Stage {
-        self.stage.get()
     }
 
     /// Goes on to `stage`, unless it is there or further already. Whoever waits looks again.
@@ -145,27 +132,46 @@ impl<S: Sink> Conn<S> {
 
     /// Waits for room for one more request of this cost. `false`: there will be none.
     pub(super) async fn room(&self, cost: Cost) -> bool {
-        self.reader
-            .until(|| match self.stage.get() {
-                Stage::Serving => self.load.try_add(cost).then_some(true),
-                Stage::Ending | Stage::Over => Some(false),
-            })
-            .await
+        if self.stage.get() == Stage::Serving && self.load.try_add(cost) {
+            return true;
+        }
+        self.pause();
+        let look = || match self.stage.get() {
+            Stage::Serving => self.load.try_add(cost).then_some(true),
+            Stage::Ending | Stage::Over => Some(false),
+        };
+        let has_room = self.reader.until(look).await;
+        self.resume();
+        has_room
     }
 
-    /// Gives a request for which there is room to a slot.
+    /// The reader is about to wait: what it has brought so far is answered.
+    pub(super) fn pause(&self) {
+        self.is_reading.set(false);
+        if !self.outbox.borrow().is_empty() {
+            self.flush();
+        }
+    }
+
+    /// The reader has something to look at: replies are held back, to be sent together.
+    pub(super) fn resume(&self) {
+        self.is_reading.set(true);
+    }
+
+    /// Gives a request for which there is room to a slot, which begins it at once.
     pub(super) fn dispatch(self: &Rc<Self>, job: Job) {
         self.running.set(self.running.get() + 1);
         let idle = self.idle.borrow_mut().pop();
         let mailbox = idle.unwrap_or_else(|| self.add_slot());
-        mailbox.job.set(Some(job));
-        mailbox.bell.ring();
+        mailbox.deliver(job);
     }
 
     fn add_slot(self: &Rc<Self>) -> Rc<Mailbox> {
         let mailbox = Rc::new(Mailbox::default());
         self.mailboxes.borrow_mut().push(Rc::clone(&mailbox));
-        self.spawn(slot::run(Rc::clone(self), Rc::clone(&mailbox), Lane::new(self.local.clone())));
+        let worker = slot::run(Rc::clone(self), Rc::clone(&mailbox), Lane::new(self.local.clone()));
+        let driven = Rc::clone(&mailbox);
+        self.spawn(async move { driven.drive(Box::pin(worker)).await });
         mailbox
     }
 
@@ -188,13 +194,7 @@ impl<S: Sink> Conn<S> {
 
     /// The slot's next job; `None` when the connection is over.
     pub(super) async fn next_job(&self, mailbox: &Mailbox) -> Option<Job> {
-        mailbox
-            .bell
-            .until(|| match mailbox.job.take() {
-                Some(job) => Some(Some(job)),
-                None => (self.stage.get() == Stage::Over).then_some(None),
-            })
-            .await
+        mailbox.next_job(|| self.stage.get() == Stage::Over).await
     }
 
     /// Enters the graph; `None` if the connection ends while a drain keeps the request of `mailbox` out.
@@ -213,7 +213,8 @@ impl<S: Sink> Conn<S> {
         self.outbox.borrow_mut().push(reply);
     }
 
-    /// A slot has ended its job and queued its replies. They are sent now if nobody else is running, else soon.
+    /// A slot has ended its job and queued its replies. They are sent when nobody else is running and the reader waits,
+    /// or soon.
     pub(super) fn done(&self, mailbox: &Rc<Mailbox>) {
         self.running.set(self.running.get() - 1);
         self.idle.borrow_mut().push(Rc::clone(mailbox));
@@ -223,9 +224,9 @@ impl<S: Sink> Conn<S> {
     /// Sends what is queued, now or soon.
     pub(super) fn push_out(&self) {
         let is_last = self.running.get() == 0;
-        if is_last || self.outbox.borrow().left_bytes() >= OUTBOX_BYTES {
+        if self.outbox.borrow().left_bytes() >= OUTBOX_BYTES || (is_last && !self.is_reading.get()) {
             self.flush();
-        } else {
+        } else if !self.is_reading.get() {
             self.writer.ring();
         }
         if is_last {

@@ -94,7 +94,9 @@ impl Connection {
 
     async fn transmission<R: Source, S: Sink>(&mut self, conn: &Rc<Conn<S>>, reader: Reader<R, S>) {
         let reading = reader.run(&mut self.lane);
-        match unless(reading, self.place.told_to_go()).await {
+        let end = unless(reading, self.place.told_to_go()).await;
+        conn.pause();
+        match end {
             // The client can still take replies.
             Some(End::Orderly) => {}
             Some(End::Broken) => conn.advance(Stage::Over),

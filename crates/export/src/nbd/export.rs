@@ -22,8 +22,7 @@ use drystone_nbd::{ExportInfo, TransmissionFlags};
 
 /// The context that tells how deep in a chain of backing images bytes are (as release 10.0 names it).
 pub(super) const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
-/// Positions of the contexts in [`ExportInfo::contexts`].
-pub(super) const CONTEXT_BASE: u32 = 0;
+/// Its position in [`ExportInfo::contexts`], behind `base:allocation`.
 pub(super) const CONTEXT_DEPTH: u32 = 1;
 
 /// How a node is offered.

@@ -137,7 +137,7 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drystone_base::Rng;
+    use drystone_base::rng::Rng;
 
     /// Receives `stream` in pieces of at most `piece` bytes while taking `(skipped, payload)` pairs off it.
     fn take_all(stream: &[u8], parts: &[(usize, usize)], mut piece: impl FnMut() -> usize) {

@@ -13,7 +13,7 @@
 //! | `connection`, `handshake` | one connection from greeting to end |
 //! | `conn` | what the tasks of a connection share, and its stages |
 //! | `reader`, `inbound` | requests off the stream, payloads without copies |
-//! | `slot`, `status` | running one request |
+//! | `mailbox`, `slot`, `status` | running one request |
 //! | `writer`, `outbox`, `load` | replies, and the bound on what a client may occupy |
 //! | `peer`, `bell` | the client as seen from here; tasks that wake each other |
 //!
@@ -29,6 +29,7 @@ mod export;
 mod handshake;
 mod inbound;
 mod load;
+mod mailbox;
 mod outbox;
 mod peer;
 mod reader;

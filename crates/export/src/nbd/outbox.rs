@@ -144,7 +144,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drystone_base::{Error, Kind, Rng};
+    use drystone_base::rng::Rng;
+    use drystone_base::{Error, Kind};
 
     fn reply(byte: u8, head_bytes: usize, body_bytes: Option<usize>) -> Reply {
         let body = body_bytes.map(|len| Buf::copy_of(&vec![byte; len]));

@@ -9,9 +9,10 @@ use drystone_buf::Buf;
 use drystone_core::lane::Lane;
 use drystone_nbd::{Admitted, Command, ReplyTo, Request, RequestHeader};
 
-use super::conn::{Conn, Job};
+use super::conn::Conn;
 use super::inbound::Inbound;
 use super::load::Cost;
+use super::mailbox::Job;
 use super::peer::{Sink, Source};
 use super::slot::{cost, refused};
 
@@ -109,7 +110,10 @@ impl<R: Source, S: Sink> Reader<R, S> {
     }
 
     async fn receive(&mut self, lane: &mut Lane) -> Result<(), End> {
-        match self.source.recv(lane, self.inbound.space(), None).await {
+        self.conn.pause();
+        let received = self.source.recv(lane, self.inbound.space(), None).await;
+        self.conn.resume();
+        match received {
             Err(_) => Err(End::Broken),
             Ok(0) => Err(End::Orderly),
             Ok(len_bytes) => {

@@ -22,8 +22,9 @@ use drystone_core::lane::{Lane, Ticket};
 use drystone_nbd::reply::ERROR_BYTES_MAX;
 use drystone_nbd::{Command, CommandFlags, NbdError, Refusal, ReplyTo, Request};
 
-use super::conn::{Conn, Job, Mailbox};
+use super::conn::Conn;
 use super::load::Cost;
+use super::mailbox::{Job, Mailbox};
 use super::outbox::Reply;
 use super::peer::Sink;
 use super::status;

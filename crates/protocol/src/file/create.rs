@@ -47,8 +47,8 @@ pub async fn create(
 ) -> Result<()> {
     let path = path.into();
     let (file, is_new) = open(local, &path).await?;
-    let new = NewFile { local, file };
-    let result = new.fill(locking, contents).await.map_err(|error| error.at_path(&path));
+    let new = NewFile { local, lock: ImageLock::new(&file, locking), file };
+    let result = new.fill(contents).await.map_err(|error| error.at_path(&path));
     if let Err(error) = &result
         && error.kind() != Kind::InUse
         && is_new
@@ -56,6 +56,7 @@ pub async fn create(
         // While it is locked still, so that nobody has begun to use it. An error here would hide the first one.
         let _ = path::remove_file(&**local, &path).await;
     }
+    new.lock.give_up();
     new.file.close(&**local).await;
     result?;
     if is_new { path::sync_folder_of(&**local, &path).await } else { Ok(()) }
@@ -74,14 +75,14 @@ async fn open(local: &LocalRef, path: &Path) -> Result<(File, bool)> {
 
 struct NewFile<'l> {
     local: &'l LocalRef,
+    lock: ImageLock,
     file: File,
 }
 
 impl NewFile<'_> {
-    async fn fill(&self, locking: Locking, contents: Contents) -> Result<()> {
+    async fn fill(&self, contents: Contents) -> Result<()> {
         let Contents { len_bytes, preallocation, mut pieces } = contents;
-        let lock = ImageLock::new(&self.file, locking);
-        lock.prepare(&**self.local, MAKER).await?.commit();
+        self.lock.prepare(&**self.local, MAKER).await?.commit();
         if self.file.is_block_device() {
             self.clear_device(len_bytes, pieces.is_empty()).await?;
         } else {

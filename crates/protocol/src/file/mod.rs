@@ -163,6 +163,7 @@ impl Driver for HostFile {
     }
 
     fn close<'a>(&'a self, local: &'a LocalRef) -> LocalFuture<'a, ()> {
+        self.image.lock.give_up();
         Box::pin(self.image.file.close(&**local))
     }
 }

@@ -89,12 +89,13 @@ fn demand_whole_blocks(align: u32, request: &StageRequest<'_>) -> Result<()> {
 impl Staged for StagedFile {
     fn commit(&mut self, publish: &Publish<'_>) {
         let image = &self.image;
-        if let Some((reopened, align)) = self.reopened.take() {
-            reopened.commit();
-            publish.request_alignment(align);
-        }
-        if let Some(locks) = self.locks.take() {
-            locks.commit();
+        match (self.locks.take(), self.reopened.take()) {
+            (Some(locks), Some((reopened, align))) => {
+                locks.commit_with(reopened);
+                publish.request_alignment(align);
+            }
+            (Some(locks), None) => locks.commit(),
+            (None, _) => {}
         }
         if let Some(options) = self.options.take() {
             image.switches.set(&options);

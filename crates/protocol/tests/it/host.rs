@@ -160,16 +160,23 @@ pub(crate) fn range(at: u64, len: u64) -> GuestRange {
     GuestRange::new(GuestOffset::new(at), len)
 }
 
-/// The bytes of the file that are locked, whoever has locked them.
+/// The bytes of the file that descriptors of this process have locked. (`/proc/locks` would say it for all processes, but
+/// is no snapshot: what others lock meanwhile makes it skip lines.)
 pub(crate) fn locked(path: &Path) -> Vec<u64> {
-    let inode = format!(":{}", std::fs::metadata(path).unwrap().ino());
-    let table = std::fs::read_to_string("/proc/locks").unwrap();
-    let mut bytes: Vec<u64> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|words| words[1] == "OFDLCK" && words[5].ends_with(&inode))
-        .flat_map(|words| words[6].parse::<u64>().unwrap()..=words[7].parse::<u64>().unwrap())
-        .collect();
+    let path = std::fs::canonicalize(path).unwrap();
+    let process = Path::new("/proc/self");
+    let mut bytes = Vec::new();
+    for entry in std::fs::read_dir(process.join("fd")).unwrap().flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target == path) {
+            let info = process.join("fdinfo").join(entry.file_name());
+            let info = std::fs::read_to_string(info).unwrap_or_default();
+            let locks = info.lines().filter(|line| line.starts_with("lock:") && line.contains("OFDLCK"));
+            for line in locks {
+                let words: Vec<&str> = line.split_whitespace().rev().collect();
+                bytes.extend(words[1].parse::<u64>().unwrap()..=words[0].parse::<u64>().unwrap());
+            }
+        }
+    }
     bytes.sort_unstable();
     bytes
 }

@@ -21,6 +21,7 @@ use drystone_core::disk::DiskOp;
 use io_uring::{opcode, squeue, types};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::inline::COPY_BYTES_MAX;
 use super::inner::{FileInner, Flag};
 use super::space;
 
@@ -123,18 +124,23 @@ impl Steps {
     /// The entry points into the job's buffer: the job must be kept until the entry's completion.
     pub(crate) fn entry(&mut self, file: &FileInner) -> Option<squeue::Entry> {
         let fd = types::Fd(file.as_fd().as_raw_fd());
+        let is_direct = file.has(Flag::Direct);
+        let copies = |bytes: &[u8]| !is_direct && bytes.len() as u64 > COPY_BYTES_MAX;
         let has_dsync = !file.has(Flag::NoDsync);
         let is_flush = matches!(self.op, DiskOp::Flush);
         match self.piece() {
             Piece::Read { at, bytes } => {
                 let len = u32::try_from(bytes.len()).ok()?;
-                Some(opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(at).build())
+                let flags = elsewhere_if(copies(bytes));
+                Some(opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(at).build().flags(flags))
             }
             Piece::Write { fua: true, .. } if !has_dsync => None,
             Piece::Write { at, bytes, fua } => {
                 let len = u32::try_from(bytes.len()).ok()?;
-                let flags = if fua { libc::RWF_DSYNC } else { 0 };
-                Some(opcode::Write::new(fd, bytes.as_ptr(), len).offset(at).rw_flags(flags).build())
+                let flags = elsewhere_if(copies(bytes));
+                let rw_flags = if fua { libc::RWF_DSYNC } else { 0 };
+                let write = opcode::Write::new(fd, bytes.as_ptr(), len).offset(at).rw_flags(rw_flags);
+                Some(write.build().flags(flags))
             }
             Piece::Other if is_flush => {
                 Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
@@ -273,6 +279,11 @@ impl Steps {
             }
         }
     }
+}
+
+/// Long copies from and to the page cache are for a thread of the kernel, not for the one that submits.
+fn elsewhere_if(is_long: bool) -> squeue::Flags {
+    if is_long { squeue::Flags::ASYNC } else { squeue::Flags::empty() }
 }
 
 fn flush(file: &FileInner) -> Result<(), Errno> {

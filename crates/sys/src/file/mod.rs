@@ -30,6 +30,7 @@ use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::runtime::{Local, LocalRef};
+use rustix::io::Errno;
 
 use self::inner::{FileInner, Flag};
 use self::job::{FileJob, Steps};
@@ -121,6 +122,9 @@ impl File {
     /// # Errors
     /// Those of the operating system.
     pub async fn len_bytes(&self, local: &dyn Local) -> Result<u64> {
+        if self.inner.has(Flag::Memory) {
+            return self.answer("find the length of", space::length(&self.inner));
+        }
         self.ask(local, "find the length of", space::length).await
     }
 
@@ -171,19 +175,19 @@ impl File {
         let _ = closed.await;
     }
 
-    /// Asks the kernel about the file: on the spot if it lies in memory, else on a thread that may block.
+    /// Asks the kernel about the file, on a thread that may block: even in memory, a search for data takes its time.
     async fn ask<T: Send + 'static>(
         &self,
         local: &dyn Local,
         what: &'static str,
-        question: impl FnOnce(&FileInner) -> Result<T, rustix::io::Errno> + Send + 'static,
+        question: impl FnOnce(&FileInner) -> Result<T, Errno> + Send + 'static,
     ) -> Result<T> {
-        let answer = if self.inner.has(Flag::Memory) {
-            question(&self.inner)
-        } else {
-            let inner = Arc::clone(&self.inner);
-            SysLocal::of(local)?.blocking(&self.inner.queue, move || question(&inner)).await?
-        };
+        let inner = Arc::clone(&self.inner);
+        let asked = SysLocal::of(local)?.blocking(&self.inner.queue, move || question(&inner));
+        self.answer(what, asked.await?)
+    }
+
+    fn answer<T>(&self, what: &str, answer: Result<T, Errno>) -> Result<T> {
         answer.map_err(|errno| {
             Error::os(errno.raw_os_error(), format_args!("{what} the file")).at_path(self.path())
         })

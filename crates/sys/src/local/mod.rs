@@ -302,6 +302,7 @@ impl SysLocal {
         let patience = if may_wait { Patience::Until(next_ns) } else { Patience::None };
         let mut events = std::mem::take(&mut self.scratch.borrow_mut().events);
         self.engine.turn(patience, &mut events);
+        self.inbox.list.wake_up();
         for event in events.drain(..) {
             self.end(event);
         }

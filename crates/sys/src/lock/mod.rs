@@ -22,7 +22,8 @@
 //! | `holder` | who holds the lock in the way |
 //!
 //! Invariants: a set that only shrinks is not asked about; the old set and those of all prepared changes stay locked until
-//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed.
+//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed; a program that is
+//! being started has copies of all descriptors for a moment, and keeps the locks as long.
 
 mod bytes;
 mod holder;
@@ -101,6 +102,8 @@ impl State {
 }
 
 impl LockBytes {
+    const ALL: Self = Self(0xff);
+
     fn of(grant: Grant) -> Self {
         Self(grant.perm.bits() | (Perm::ALL.without(grant.shared).bits() << 4))
     }
@@ -214,6 +217,14 @@ impl ImageLock {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives all locks up, before the file is closed: closing it would not end them while a process that was forked
+    /// meanwhile has a copy of its descriptor. Never blocks for long, never fails.
+    pub fn give_up(&self) {
+        let mut state = self.state();
+        state.held = LockBytes::default();
+        self.release(LockBytes::ALL.without(state.wanted()));
+    }
+
     /// Gives up `bytes`. A failure leaves locks that end with the file, which is the worst that can happen.
     fn release(&self, bytes: LockBytes) {
         let Some(table) = self.0.table else { return };
@@ -241,18 +252,34 @@ impl Prepared {
         SysLocal::of(local)?.blocking(self.lock.queue(), lock_all).await?
     }
 
-    /// The new set is in force; locks that nobody wants any more are given up. After [`crate::Reopened::commit`], if the
-    /// file was reopened. Never fails.
+    /// The new set is in force; locks that nobody wants any more are given up. Never fails.
     pub fn commit(self) {
         let mut state = self.lock.state();
         let old = std::mem::replace(&mut state.held, self.new);
         state.end(self.number);
+        self.lock.release(old.without(state.wanted()));
+    }
+
+    /// As [`Self::commit`], together with [`Reopened::commit`] of the file that [`Self::take_over`] was called for. The old
+    /// file's locks are given up one by one: closing it would not end them while a process that was forked meanwhile
+    /// has a copy of its descriptor.
+    pub fn commit_with(self, reopened: Reopened) {
+        let mut state = self.lock.state();
+        state.held = self.new;
+        state.end(self.number);
         let wanted = state.wanted();
-        self.lock.release(old.without(wanted));
-        // A reopened file has the new set only; and closing the old descriptor has cost a process its POSIX locks.
-        let lost = if self.lock.is_fragile() { wanted } else { wanted.without(self.new) };
-        if let Some(table) = self.lock.0.table {
-            for position in lost.positions() {
+        let Some(table) = self.lock.0.table else { return reopened.commit() };
+        // What other changes have prepared since then.
+        for position in wanted.without(self.new).positions() {
+            let _ = set(reopened.fd(), table, position, true);
+        }
+        if table == Table::OfOpenFile {
+            self.lock.release(LockBytes::ALL);
+        }
+        reopened.commit();
+        if table == Table::OfProcess {
+            // Closing the old descriptor has taken the process's locks with it.
+            for position in wanted.positions() {
                 let _ = set(&*self.lock.0.file.inner, table, position, true);
             }
         }

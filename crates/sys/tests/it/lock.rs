@@ -12,7 +12,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{File, ImageLock, Locking, OpenOptions};
 
-use crate::common::{Folder, WRITABLE, here_on_both_engines};
+use crate::common::{Folder, WRITABLE, here_on_both_engines, no_other_forks};
 
 const READ: Perm = Perm::CONSISTENT_READ;
 const WRITE: Perm = Perm::WRITE;
@@ -50,6 +50,7 @@ async fn lock(local: &LocalRef, path: &Path, grant: Grant) -> Result<ImageLock> 
 
 #[test]
 fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -68,6 +69,7 @@ fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
 
 #[test]
 fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -88,6 +90,7 @@ fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
 
 #[test]
 fn a_change_holds_both_sets_until_it_is_committed_and_the_old_one_if_it_is_not() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -138,8 +141,7 @@ fn a_reopened_file_has_the_locks_of_other_changes_too() {
             let prepared = lock.prepare(&*local, READER).await.unwrap();
             let reopened = file.reopen(&*local, WRITABLE).await.unwrap();
             prepared.take_over(&*local, &reopened).await.unwrap();
-            reopened.commit();
-            prepared.commit();
+            prepared.commit_with(reopened);
             assert_eq!(locked(&path), [100, 101]);
             other.commit();
             assert_eq!(locked(&path), [101]);
@@ -156,8 +158,9 @@ fn a_closed_file_has_no_locks_whoever_still_knows_it() {
             let file = open(&local, &path).await;
             let lock = ImageLock::new(&file, Locking::Auto);
             lock.prepare(&*local, FORMAT).await.unwrap().commit();
-            file.close(&*local).await;
+            lock.give_up();
             assert!(locked(&path).is_empty());
+            file.close(&*local).await;
             let read = DiskOp::Read { at: 0, buf: Buf::zeroed(3) };
             assert_eq!(file.submit(&local, read).await.result.unwrap_err().errno(), 9);
         }
@@ -166,6 +169,7 @@ fn a_closed_file_has_no_locks_whoever_still_knows_it() {
 
 #[test]
 fn a_set_that_shrinks_is_not_asked_about() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -185,6 +189,7 @@ fn a_set_that_shrinks_is_not_asked_about() {
 
 #[test]
 fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -195,8 +200,7 @@ fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
             let prepared = lock.prepare(&*local, FORMAT).await.unwrap();
             let reopened = file.reopen(&*local, WRITABLE).await.unwrap();
             prepared.take_over(&*local, &reopened).await.unwrap();
-            reopened.commit();
-            prepared.commit();
+            prepared.commit_with(reopened);
             assert_eq!(locked(&path), [100, 101, 103, 201, 203]);
             assert_eq!(self::lock(&local, &path, FORMAT).await.err().unwrap().kind(), Kind::InUse);
             lock.prepare(&*local, READER).await.unwrap().commit();
@@ -207,6 +211,7 @@ fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
 
 #[test]
 fn no_lock_is_taken_where_locking_is_off() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     here_on_both_engines(|local| {
         let path = folder.file("disk", b"");
@@ -269,6 +274,7 @@ fn image(folder: &Folder) -> Option<std::path::PathBuf> {
 
 #[test]
 fn an_image_that_a_c_tool_writes_is_refused_and_the_tool_named() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {
@@ -291,6 +297,7 @@ fn an_image_that_a_c_tool_writes_is_refused_and_the_tool_named() {
 
 #[test]
 fn an_image_that_a_c_tool_reads_is_shared_with_readers() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {
@@ -310,6 +317,7 @@ fn an_image_that_a_c_tool_reads_is_shared_with_readers() {
 
 #[test]
 fn the_c_tools_refuse_an_image_that_we_write_unless_told_to_share() {
+    let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
     here_on_both_engines(|local| {

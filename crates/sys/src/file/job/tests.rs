@@ -1,3 +1,5 @@
+//! Each step of an operation, with answers that real kernels give seldom: cut short, interrupted, refused, failed.
+
 use super::*;
 use crate::file::open::{Access, OpenOptions, open};
 
