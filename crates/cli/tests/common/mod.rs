@@ -1,5 +1,8 @@
 //! A folder to work in, programs to run in it, and what all tests agree to overlook.
 
+pub(crate) mod nbd;
+pub(crate) mod serve;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -71,6 +71,15 @@ fn parse(text: &str) -> Vec<Step> {
     steps
 }
 
+/// Unpacks an image that the C tools made, of this crate or of `format`.
+pub(crate) fn stored_image(name: &str, to: &Path) {
+    let own = golden().join(format!("images/{name}.image"));
+    let formats =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../format/tests/it/golden/{name}.image"));
+    let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(formats)).unwrap();
+    std::fs::write(to, parse_od(&text)).unwrap();
+}
+
 /// Does what a line behind `> ` says.
 fn prepare(line: &str, program: &Path, dir: &Path) {
     let words = words(line);

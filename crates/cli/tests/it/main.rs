@@ -9,3 +9,8 @@
 mod common;
 
 mod golden;
+mod kill;
+mod load;
+mod monitor;
+mod serve;
+mod snapshot;
