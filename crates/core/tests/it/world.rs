@@ -237,11 +237,6 @@ pub(crate) fn at(start: u64, len: u64) -> GuestRange {
     GuestRange::new(GuestOffset::new(start), len)
 }
 
-/// Another lane on the thread of `local`.
-pub(crate) fn lane(local: &LocalRef) -> Lane {
-    Lane::new(local.clone())
-}
-
 /// A node of the graph that is read-only, of scripted kind, with a fast disk.
 pub(crate) fn read_only_device(name: &str, script: &Script) -> drystone_core::control::NewNode {
     let mut new = node(name, Scripted::device(name, script, instant_disk()), LEN, vec![]);
