@@ -13,7 +13,6 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk, Timing};
 use drystone_testkit::sim::{Sim, SimOptions};
 
