@@ -15,6 +15,7 @@ use drystone_blockdev::formats::BackingName;
 use drystone_blockdev::name::{self, Name};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
+use drystone_blockdev::report::Warning;
 use drystone_blockdev::request::{BackingChoice, OpenRequest, Source};
 use drystone_blockdev::settings::Settings;
 use drystone_core::control::{Plan, Task};
@@ -103,7 +104,7 @@ impl DiskRequest {
     /// Those of opening and making images.
     pub(super) async fn open(self, task: &mut Task<'_>, opener: &Opener) -> Result<Disk> {
         let opened = opener.open(task, &self.open_request()?).await?;
-        let notes = opened.warnings.iter().map(ToString::to_string).collect();
+        let notes = opened.warnings.iter().map(note).collect();
         let image = opened.top;
         let mut plan = Plan::new();
         plan.insert(opened.opening);
@@ -138,6 +139,17 @@ impl DiskRequest {
             overlay.remove(task).await;
         }
         applied
+    }
+}
+
+/// What happened, and what the user can do about it here.
+fn note(warning: &Warning) -> String {
+    match warning {
+        Warning::ReadOnlyProbedRaw { .. } => format!("{warning} (--format raw)"),
+        Warning::ReadOnlyImage { reason, .. } if reason.contains("bitmaps") => {
+            format!("{warning} (--drop-bitmaps gives them up)")
+        }
+        _ => warning.to_string(),
     }
 }
 

@@ -41,7 +41,6 @@ use drystone_core::control::{Control, ControlThread, Task};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, ServerOptions};
-use drystone_format::qcow2::header::ReadOnlyReason;
 use drystone_protocol::file::Discard;
 use drystone_sys::{Address, EngineKind, Keys, Listener, Signals, ThreadHandle, Threads};
 
@@ -133,7 +132,7 @@ impl Serving {
         for (request, export) in requests.into_iter().zip(names) {
             let (image, opener) = (request.image.clone(), opener(&self.args));
             let opened = self.on_control(async move |task| request.open(task, &opener).await).await;
-            let disk = opened.map_err(|error| with_advice(error).at_path(image))?;
+            let disk = opened.map_err(|error| error.at_path(image))?;
             disk.notes.iter().for_each(|note| eprintln!("drystone: {note}"));
             self.session.add(Offered { export, disk, is_busy: false });
         }
@@ -219,20 +218,6 @@ impl Serving {
             keys.give_back();
         }
     }
-}
-
-/// Adds what the user can do about it.
-fn with_advice(error: Error) -> Error {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(cause) = next {
-        if let Some(ReadOnlyReason::Bitmaps(_)) = cause.downcast_ref() {
-            let text =
-                "it can be served with --read-only, or with --drop-bitmaps, which gives its bitmaps up";
-            return Error::new(error.kind(), text).because(error);
-        }
-        next = cause.source();
-    }
-    error
 }
 
 async fn close_all(task: &mut Task<'_>, disks: Vec<Disk>) -> Result<()> {

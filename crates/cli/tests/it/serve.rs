@@ -222,13 +222,14 @@ fn bitmaps_are_not_lost_by_accident() {
     let scratch = Scratch::new("serve");
     let dir = scratch.path();
     crate::golden::stored_image("bitmaps", &dir.join("disk"));
-    let error = refused(dir, &["disk"]).stderr;
-    assert!(error.contains("'one', 'two', 'three', 'with space'"), "{error}");
-    assert!(error.contains("--drop-bitmaps"), "{error}");
     let before = fs::read(dir.join("disk")).unwrap();
-    let server = Serve::start(dir, &["disk", "--read-only"]).unwrap();
-    server.connect("").read_all().unwrap();
-    server.stop_cleanly();
+    let server = Serve::start(dir, &["disk"]).unwrap();
+    let mut client = server.connect("");
+    client.read_all().unwrap();
+    assert_eq!(client.write(0, b"x").unwrap_err().kind(), ErrorKind::PermissionDenied);
+    let note = server.stop().stderr;
+    assert!(note.contains("'one', 'two', 'three', 'with space'"), "{note}");
+    assert!(note.contains("--drop-bitmaps"), "{note}");
     assert!(fs::read(dir.join("disk")).unwrap() == before, "looking changes nothing");
     let server = Serve::start(dir, &["disk", "--drop-bitmaps"]).unwrap();
     server.connect("").write(0, b"x").unwrap();
@@ -336,4 +337,17 @@ fn mistakes_on_the_command_line_end_with_two() {
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{line}");
         assert!(!ran.stdout.is_empty());
     }
+}
+
+#[test]
+fn a_hang_up_that_is_to_be_ignored_is() {
+    let scratch = Scratch::new("serve");
+    let dir = scratch.path();
+    tool(dir, "img create -q -f qcow2 disk 1M");
+    let mut nohup = Command::new("nohup");
+    nohup.arg(drystone());
+    let server = Serve::start_under(nohup, dir, &["disk"]).unwrap();
+    server.signal("HUP");
+    server.connect("").write(0, b"still here").unwrap();
+    server.stop_cleanly();
 }

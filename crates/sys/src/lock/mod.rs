@@ -29,7 +29,9 @@ mod bytes;
 mod holder;
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::permission::{Grant, Perm};
@@ -52,6 +54,16 @@ pub enum Locking {
     /// Never.
     Off,
 }
+
+/// How long to wait, again and again, for locks that nobody seems to hold any more.
+const DESERTED_WAITS: &[Duration] = &[
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(75),
+    Duration::from_millis(150),
+    Duration::from_millis(250),
+];
 
 /// The image locks of one open file.
 #[derive(Clone)]
@@ -181,25 +193,48 @@ impl ImageLock {
         let (unshared, wanted): (Vec<_>, Vec<_>) =
             new.opposite().positions().partition(|position| *position >= 200);
         for position in unshared.into_iter().chain(wanted) {
-            match query(file, table, position) {
+            match self.free(table, position) {
                 Ok(None) => {}
-                Ok(Some(holder)) => return Err(self.in_the_way(position, holder.pid)),
+                Ok(Some(holder)) => return Err(self.in_the_way(position, holder)),
                 Err(errno) => return Err(os(errno).at_path(self.0.file.path())),
             }
         }
         Ok(())
     }
 
+    /// Nobody has an exclusive lock's way blocked at `position`, or who does, as a phrase. A lock that no process in
+    /// sight holds may be one of a process that was killed: the kernel gives up what its rings held a little later.
+    fn free(&self, table: Table, position: i64) -> Result<Option<String>, Errno> {
+        let mut patience = DESERTED_WAITS;
+        loop {
+            let Some(holder) = query(&*self.0.file.inner, table, position)? else { return Ok(None) };
+            match (self.holder(position, holder.pid), patience.split_first()) {
+                (Some(holder), _) => return Ok(Some(holder)),
+                (None, None) => return Ok(Some("another process".into())),
+                (None, Some((wait, rest))) => {
+                    std::thread::sleep(*wait);
+                    patience = rest;
+                }
+            }
+        }
+    }
+
     /// Only a foreign exclusive lock refuses a shared one.
     fn refused(&self, position: i64, errno: Errno) -> Error {
         match errno {
-            Errno::AGAIN | Errno::ACCESS => self.in_the_way(position, None),
+            Errno::AGAIN | Errno::ACCESS => {
+                let holder = self.holder(position, None);
+                self.in_the_way(position, holder.unwrap_or_else(|| "another process".into()))
+            }
             errno => os(errno).at_path(self.0.file.path()),
         }
     }
 
-    fn in_the_way(&self, position: i64, pid: Option<u32>) -> Error {
-        let who = holder::find(self.0.file.id(), position, pid);
+    fn holder(&self, position: i64, pid: Option<u32>) -> Option<String> {
+        holder::find(self.0.file.id(), self.0.file.inner.as_fd(), position, pid)
+    }
+
+    fn in_the_way(&self, position: i64, who: String) -> Error {
         let perm = Perm::from_bits(1 << (position % 100));
         let text = if position >= 200 {
             format!("cannot get the \"{perm}\" lock: {who} uses the image and does not share it")
