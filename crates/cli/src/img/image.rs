@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_blockdev::formats::{Formats, PROBE_BYTES};
 use drystone_blockdev::name::{self, Name};
 use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp};
@@ -25,7 +26,7 @@ use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::bitmap::Bitmap;
 use drystone_format::qcow2::check::Source;
-use drystone_format::qcow2::header::{Access, HeaderError, MAGIC, PREFIX_BYTES, RefusedReason};
+use drystone_format::qcow2::header::{Access, HeaderError, PREFIX_BYTES, RefusedReason};
 use drystone_format::qcow2::snapshot::{self, Snapshot, SnapshotError, Snapshots};
 use drystone_format::raw;
 use drystone_sys::{File, FileId, ImageLock, Locking, OpenOptions};
@@ -279,13 +280,11 @@ impl Bytes {
         Ok(())
     }
 
-    /// Which format the bytes look like. Nothing that is known means raw.
+    /// Which format the bytes look like.
     async fn probe(&self) -> Result<Format> {
-        let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(PREFIX_BYTES);
+        let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(PROBE_BYTES);
         let start = self.read(0, len).await?;
-        let looks_like_qcow2 = start.starts_with(&MAGIC)
-            && start.get(4..8).is_some_and(|version| version >= [0, 0, 0, 2].as_slice());
-        Ok(if looks_like_qcow2 { Format::Qcow2 } else { Format::Raw })
+        Format::named(Formats::builtin().probe(&start)?.name())
     }
 
     async fn header(&self) -> Result<Header> {

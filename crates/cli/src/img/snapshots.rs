@@ -13,11 +13,11 @@ pub(super) fn to_doc(snapshot: &Snapshot) -> Doc {
     Doc::map([
         ("icount", snapshot.icount.map(Doc::from)),
         ("vm-clock-nsec", Some((snapshot.vm_clock_ns % NS_PER_S).into())),
-        ("name", Some(snapshot.name.as_slice().into())),
+        ("name", Some(until_nul(&snapshot.name).into())),
         ("date-sec", Some(u64::from(snapshot.date_s).into())),
         ("date-nsec", Some(u64::from(snapshot.date_ns).into())),
         ("vm-clock-sec", Some((snapshot.vm_clock_ns / NS_PER_S).into())),
-        ("id", Some(snapshot.id.as_slice().into())),
+        ("id", Some(until_nul(&snapshot.id).into())),
         ("vm-state-size", Some(snapshot.vm_state_bytes.into())),
     ])
 }
@@ -33,9 +33,18 @@ fn row(snapshot: &Snapshot) -> Vec<u8> {
     let milliseconds = snapshot.vm_clock_ns / 1_000_000 % 1000;
     let clock =
         format!("{:04}:{:02}:{:02}.{milliseconds:03}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let icount = snapshot.icount.map_or(String::new(), |count| count.to_string());
+    let icount = snapshot.icount.map_or_else(|| "--".to_owned(), |count| count.to_string());
     let date = local_time(snapshot.date_s.into()).to_string();
-    line(&snapshot.id, &snapshot.name, [size_in_words(snapshot.vm_state_bytes), date, clock, icount])
+    line(
+        until_nul(&snapshot.id),
+        until_nul(&snapshot.name),
+        [size_in_words(snapshot.vm_state_bytes), date, clock, icount],
+    )
+}
+
+/// Names end at a NUL, as they do in C.
+fn until_nul(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Columns that grow with what is in them: two to the left, four to the right.
