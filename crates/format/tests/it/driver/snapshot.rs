@@ -38,21 +38,12 @@ pub(crate) fn take(image: &mut Image) {
     editor.image.write(64, &table.to_be_bytes());
 }
 
-/// An image whose disk is what the first snapshot of `image` holds.
-pub(crate) fn view(image: &Image) -> Image {
-    let table = header(image).snapshots().at.get();
-    let mut view = image.clone();
-    view.write(36, &image.bytes(table + 8..table + 12));
-    view.write(40, &image.bytes(table..table + 8));
-    view
-}
-
 /// Gives the refcount table all the blocks that it can have, and every cluster a count of at least one.
 pub(crate) fn count_everything(image: &mut Image) {
     let header = header(image);
     let cluster = header.cluster().bytes();
     let table = header.refcounts();
-    let mut editor = Editor { header, image };
+    let editor = Editor { header, image };
     for index in 0..u64::from(table.clusters) * cluster / 8 {
         let at = table.at.get() + index * 8;
         if editor.word(at) == 0 {
