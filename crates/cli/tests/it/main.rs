@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod demo;
 mod golden;
 mod kill;
 mod load;
