@@ -8,7 +8,7 @@ use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::SharedModel;
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::ByteModel;
+use drystone_testkit::model::{ByteModel, Content};
 use drystone_testkit::sim::Sim;
 
 use super::chain::{Chain, SMALL, demand_consistent, demand_leaks};
@@ -36,7 +36,10 @@ pub(crate) struct State {
 impl State {
     /// A new image.
     pub(crate) fn new(kind: &str) -> Self {
-        let kind = Kind::of(kind);
+        Self::of(Kind::of(kind))
+    }
+
+    pub(crate) fn of(kind: Kind) -> Self {
         Self { images: vec![kind.image()], model: ByteModel::zeroed(kind.len), options: SMALL, leaks: 0 }
     }
 
@@ -88,6 +91,16 @@ impl State {
         self
     }
 
+    /// With another image on top, made from the one there. The model is not asked any more.
+    pub(crate) fn with_top(&self, make: impl FnOnce(&Image) -> Image) -> Self {
+        let mut state = self.clone();
+        let top = state.images.last_mut().unwrap();
+        *top = make(top);
+        state.model = ByteModel::zeroed(state.model.len());
+        let _ = state.model.begin_write(whole(state.model.len()), Content::Any);
+        state
+    }
+
     /// What a guest sees.
     pub(crate) fn contents(&self) -> Image {
         let sim = Sim::seeded(0);
@@ -96,6 +109,10 @@ impl State {
         let chain = Chain::open(&graph, &disks, self.options).unwrap();
         read_all(&sim, &chain, &Rc::new(RefCell::new(self.model.clone()))).unwrap()
     }
+}
+
+fn whole(len: u64) -> GuestRange {
+    GuestRange::new(GuestOffset::ZERO, len)
 }
 
 /// A disk on which all operations end at once.
@@ -108,7 +125,7 @@ pub(crate) fn read_all(sim: &Sim, chain: &Chain, model: &SharedModel) -> Result<
     let mut client = client(sim, 1, chain, model);
     let len = model.borrow().len();
     let read = async move {
-        let mut rest = GuestRange::new(GuestOffset::ZERO, len);
+        let mut rest = whole(len);
         let mut image = Image::new(len);
         while !rest.is_empty() {
             if len > 2 * LARGE_BYTES && rest.len() <= len - LARGE_BYTES && rest.len() > LARGE_BYTES {
