@@ -33,7 +33,8 @@ pub(crate) fn run_clients(
     let running = Rc::new(Cell::new(3));
     let mut seeds = Rng::new(sim.seed() ^ 0xc11e);
     for thread in [1, 1, 2] {
-        let (mut client, load, running) = (client(sim, thread, chain, model), load.clone(), Rc::clone(&running));
+        let (mut client, load, running) =
+            (client(sim, thread, chain, model), load.clone(), Rc::clone(&running));
         let mut rng = Rng::new(seeds.next_u64());
         sim.spawn(&sim.io(thread), "client", async move {
             load.run(&mut client, &mut rng, on_error).await;
@@ -140,7 +141,9 @@ fn a_full_disk_fails_requests_until_it_has_room() {
             let graph = SimGraph::start(sim);
             let chain = Chain::open(&graph, &disks, SMALL).unwrap();
             let load = Load { len_max: 16384, ..load_of(kind, 40) };
-            run_clients(sim, &chain, &model, &load, |error| assert_eq!(error.errno(), 28, "{}", error.report()));
+            run_clients(sim, &chain, &model, &load, |error| {
+                assert_eq!(error.errno(), 28, "{}", error.report())
+            });
             disks[0].set_space(1 << 30);
             run_clients(sim, &chain, &model, &Load { requests: 10, ..load }, no_error);
             read_all(sim, &chain, &model).unwrap();
@@ -173,7 +176,9 @@ fn the_whole_disk_is_given_up_and_written_again() {
     for words in ["c512 r1 300K", "c4K r16 v2 300K", "c64K r64 3M"] {
         let kind = Kind::of(words);
         let text = format!("{}..{}", all(&kind).start().get(), all(&kind).end().get());
-        let script = format!("write {text}; discard {text}; flush; write {text}; unmap {text}; write {text}; zero {text}");
+        let script = format!(
+            "write {text}; discard {text}; flush; write {text}; unmap {text}; write {text}; zero {text}"
+        );
         let state = State::new(words).after(&script);
         let used = demand_consistent_len(&state);
         assert!(used < kind.len * 5 / 2, "{used} bytes: freed space is used again");

@@ -38,6 +38,15 @@ pub(crate) fn take(image: &mut Image) {
     editor.image.write(64, &table.to_be_bytes());
 }
 
+/// An image whose disk is what the first snapshot of `image` holds.
+pub(crate) fn view(image: &Image) -> Image {
+    let table = header(image).snapshots().at.get();
+    let mut view = image.clone();
+    view.write(36, &image.bytes(table + 8..table + 12));
+    view.write(40, &image.bytes(table..table + 8));
+    view
+}
+
 /// Gives the refcount table all the blocks that it can have, and every cluster a count of at least one.
 pub(crate) fn count_everything(image: &mut Image) {
     let header = header(image);

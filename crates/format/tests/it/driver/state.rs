@@ -85,6 +85,13 @@ impl State {
         self
     }
 
+    /// With options for the image on top.
+    pub(crate) fn with(self, change: impl FnOnce(&mut Qcow2Options)) -> Self {
+        let mut options = self.options;
+        change(&mut options);
+        Self { options, ..self }
+    }
+
     /// With other bytes in the file of the image on top.
     pub(crate) fn edit(mut self, edit: impl FnOnce(&mut Image)) -> Self {
         edit(self.images.last_mut().unwrap());
