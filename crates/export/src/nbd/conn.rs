@@ -33,6 +33,7 @@ use super::load::{Cost, Limits, Load};
 use super::mailbox::{Job, Mailbox};
 use super::outbox::{Outbox, Reply, Sent};
 use super::peer::{Sink, unless};
+use super::spare::Spare;
 use super::{slot, writer};
 
 /// Bytes of replies that are sent although requests are still running: more would leave the processor's cache.
@@ -51,6 +52,7 @@ pub(super) struct Conn<S> {
     pub(super) sink: S,
     pub(super) session: Session,
     pub(super) export: Arc<Export>,
+    pub(super) spare: Spare,
     pub(super) pool: Pool,
     local: LocalRef,
     stage: Cell<Stage>,
@@ -82,6 +84,7 @@ impl<S: Sink> Conn<S> {
             sink,
             session,
             export,
+            spare: Spare::new(pool.clone()),
             pool,
             local,
             stage: Cell::new(Stage::Serving),
@@ -245,7 +248,7 @@ impl<S: Sink> Conn<S> {
         if self.is_blocked.get() {
             return;
         }
-        let (result, cost) = self.outbox.borrow_mut().flush(|pieces| self.sink.try_send(pieces));
+        let (result, cost) = self.outbox.borrow_mut().flush(&self.spare, |pieces| self.sink.try_send(pieces));
         self.give_back(cost);
         match result {
             Ok(Sent::All) => {}

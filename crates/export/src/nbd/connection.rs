@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
+use drystone_nbd::Session;
 use drystone_nbd::server::Negotiated;
 
 use super::conn::{Conn, Stage};
 use super::crowd::{Of, Place};
 use super::export::{Export, View};
-use super::handshake;
+use super::handshake::{self, Agreed};
 use super::inbound::Inbound;
 use super::peer::{Sink, Source, unless};
 use super::reader::{End, Reader};
@@ -50,36 +51,36 @@ impl Connection {
     async fn run(&mut self, mut source: impl Source, sink: impl Sink) {
         let pool = self.shared.pool(self.thread);
         let mut inbound = Inbound::new(pool.clone());
-        let Some(negotiated) = self.handshake((&mut source, &sink), &mut inbound).await else {
+        let Some((session, export)) = self.handshake((&mut source, &sink), &mut inbound).await else {
             return sink.close();
         };
-        let Some(export) = self.enter(&negotiated) else { return sink.close() };
-        let conn = Conn::new(
-            sink,
-            (negotiated.session, export),
-            (pool, self.shared.options().limits),
-            self.local.clone(),
-        );
+        let limits = self.shared.options().limits;
+        let conn = Conn::new(sink, (session, export), (pool, limits), self.local.clone());
         self.transmission(&conn, Reader { conn: Rc::clone(&conn), source, inbound }).await;
     }
 
     /// `None` if it came to nothing.
     async fn handshake(
         &mut self,
-        peer: (&mut impl Source, &impl Sink),
+        (source, sink): (&mut impl Source, &impl Sink),
         inbound: &mut Inbound,
-    ) -> Option<Negotiated> {
+    ) -> Option<(Session, Arc<Export>)> {
+        let until_ns = self.local.now_ns().saturating_add(self.shared.options().handshake_ns);
         let Self { lane, local, shared, place, .. } = self;
         let has_room = |export: &Export| {
-            let max = export.options().connections_max;
-            max == 0
-                || shared.crowd.count(Of::Export(export.id())) < usize::try_from(max).unwrap_or(usize::MAX)
+            let max = usize::try_from(export.options().connections_max).unwrap_or(usize::MAX);
+            max == 0 || shared.crowd.count(Of::Export(export.id())) < max
         };
         let view =
             View { registry: &shared.registry, lane: Lane::new(local.clone()).into(), has_room: &has_room };
-        let until_ns = local.now_ns().saturating_add(shared.options().handshake_ns);
-        let negotiating = handshake::run(peer, lane, inbound, &view, until_ns);
-        unless(negotiating, place.told_to_go()).await?.ok()?
+        let negotiating = handshake::run((source, sink), lane, inbound, &view, until_ns);
+        let agreed = unless(negotiating, place.told_to_go()).await?.ok()?;
+        let Agreed { negotiated, mut last_words } = agreed?;
+        // Before the client hears that it is inside, so that whoever comes after that finds it counted.
+        let export = self.enter(&negotiated)?;
+        let sending = handshake::send(sink, &mut self.lane, &mut last_words, until_ns);
+        unless(sending, self.place.told_to_go()).await?.ok()?;
+        Some((negotiated.session, export))
     }
 
     /// Takes a place among the connections of the export; `None` if it is full or has gone.

@@ -10,6 +10,13 @@ use drystone_nbd::server::{Negotiated, ServerHandshake, Step};
 use super::inbound::Inbound;
 use super::peer::{Sink, Source};
 
+/// What a handshake has led to.
+pub(super) struct Agreed {
+    pub(super) negotiated: Negotiated,
+    /// What the client is waiting to hear: it is inside.
+    pub(super) last_words: Vec<u8>,
+}
+
 /// Negotiates until `until_ns`. `None`: the client has said goodbye. What was received behind the handshake stays in
 /// `inbound`.
 ///
@@ -21,7 +28,7 @@ pub(super) async fn run(
     inbound: &mut Inbound,
     exports: &dyn Exports,
     until_ns: u64,
-) -> Result<Option<Negotiated>> {
+) -> Result<Option<Agreed>> {
     let mut output = Vec::new();
     let mut handshake = ServerHandshake::new(&mut output);
     loop {
@@ -29,12 +36,13 @@ pub(super) async fn run(
         while !inbound.unread().is_empty() {
             let (used, step) = handshake.receive(exports, inbound.unread(), &mut output)?;
             inbound.consume(used);
+            if let Step::Transmission(negotiated) = step {
+                return Ok(Some(Agreed { negotiated, last_words: output }));
+            }
             // Each answer is sent before the next question is looked at: a client that does not listen gets no more.
             send(sink, lane, &mut output, until_ns).await?;
-            match step {
-                Step::More => {}
-                Step::Transmission(negotiated) => return Ok(Some(negotiated)),
-                Step::Aborted => return Ok(None),
+            if step == Step::Aborted {
+                return Ok(None);
             }
         }
         let received = source.recv(lane, inbound.space(), Some(until_ns)).await?;
@@ -45,7 +53,13 @@ pub(super) async fn run(
     }
 }
 
-async fn send(sink: &impl Sink, lane: &mut Lane, output: &mut Vec<u8>, until_ns: u64) -> Result<()> {
+/// Sends all of `output`.
+pub(super) async fn send(
+    sink: &impl Sink,
+    lane: &mut Lane,
+    output: &mut Vec<u8>,
+    until_ns: u64,
+) -> Result<()> {
     let mut rest = &output[..];
     while !rest.is_empty() {
         match sink.try_send(&[IoSlice::new(rest)])? {

@@ -174,13 +174,13 @@ mod tests {
 
     #[test]
     fn payloads_of_every_length_arrive_whole_however_they_are_cut() {
-        for seed in 0..60 {
+        for seed in 0..12 {
             let mut rng = Rng::new(seed);
             let lengths = [0, 1, 512, 4096, 65_536, CHUNK_BYTES - 300, CHUNK_BYTES, CHUNK_BYTES + 1, 1 << 20];
-            let parts: Vec<_> = (0..40).map(|_| (28, lengths[rng.index(lengths.len())])).collect();
+            let parts: Vec<_> = (0..20).map(|_| (28, lengths[rng.index(lengths.len())])).collect();
             let mut stream = vec![0; parts.iter().map(|(head, payload)| head + payload).sum()];
             rng.fill(&mut stream);
-            let longest = [1 << 13, 40_000, 1 << 20][rng.index(3)];
+            let longest = [5_000, 100_000, 1 << 20][rng.index(3)];
             take_all(&stream, &parts, || 1 + rng.index(longest));
         }
     }

@@ -42,7 +42,9 @@ impl Mailbox {
     pub(super) async fn drive(&self, worker: LocalFuture<'static, ()>) {
         *self.worker.borrow_mut() = Some(worker);
         poll_fn(|cx| {
-            self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+            if self.waker.borrow().is_none() {
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+            }
             self.step(cx)
         })
         .await;
@@ -61,10 +63,11 @@ impl Mailbox {
     /// Gives an idle slot a job, and begins it unless the slot's task has yet to start.
     pub(super) fn deliver(&self, job: Job) {
         self.job.set(Some(job));
-        let waker = self.waker.borrow().clone();
-        if let Some(waker) = waker {
-            // A worker does not end while it has a job.
-            let _ = self.step(&mut Context::from_waker(&waker));
+        if let Some(waker) = &*self.waker.borrow()
+            && self.step(&mut Context::from_waker(waker)).is_ready()
+        {
+            // The connection broke meanwhile. The task has to see that its worker is gone.
+            waker.wake_by_ref();
         }
     }
 

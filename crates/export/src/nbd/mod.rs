@@ -14,7 +14,7 @@
 //! | `conn` | what the tasks of a connection share, and its stages |
 //! | `reader`, `inbound` | requests off the stream, payloads without copies |
 //! | `mailbox`, `slot`, `status` | running one request |
-//! | `writer`, `outbox`, `load` | replies, and the bound on what a client may occupy |
+//! | `writer`, `outbox`, `load`, `spare` | replies, the bound on what a client may occupy, buffers used again |
 //! | `peer`, `bell` | the client as seen from here; tasks that wake each other |
 //!
 //! Invariants: a connection lives on one thread; no ticket is alive while a client is waited for, so no drain waits for
@@ -35,6 +35,7 @@ mod peer;
 mod reader;
 mod server;
 mod slot;
+mod spare;
 mod status;
 mod writer;
 

@@ -16,6 +16,7 @@ use drystone_nbd::reply::HEAD_BYTES_MAX;
 use smallvec::SmallVec;
 
 use super::load::Cost;
+use super::spare::Spare;
 
 /// Pieces of memory that one system call sends.
 const PIECES_MAX: usize = 64;
@@ -83,16 +84,17 @@ impl Outbox {
     }
 
     /// Calls `send` with what is there until it takes no more, which is when it returns nothing. Returns the cost of the
-    /// replies that were sent whole.
+    /// replies that were sent whole; their buffers go to `spare`.
     pub(super) fn flush(
         &mut self,
+        spare: &Spare,
         mut send: impl FnMut(&[IoSlice<'_>]) -> Result<Option<usize>>,
     ) -> (Result<Sent>, Cost) {
         let mut cost = Cost::NOTHING;
         while !self.queue.is_empty() {
             let outcome = send(&self.pieces());
             match outcome {
-                Ok(Some(sent_bytes)) => cost = cost.and(self.advance(sent_bytes)),
+                Ok(Some(sent_bytes)) => cost = cost.and(self.advance(sent_bytes, spare)),
                 Ok(None) => return (Ok(Sent::Blocked), cost),
                 Err(error) => return (Err(error), cost),
             }
@@ -119,7 +121,7 @@ impl Outbox {
         pieces
     }
 
-    fn advance(&mut self, sent_bytes: usize) -> Cost {
+    fn advance(&mut self, sent_bytes: usize, spare: &Spare) -> Cost {
         self.left_bytes -= sent_bytes;
         self.sent_bytes += sent_bytes;
         let mut cost = Cost::NOTHING;
@@ -128,7 +130,9 @@ impl Outbox {
         {
             self.sent_bytes -= first.len();
             cost = cost.and(first.cost);
-            self.queue.pop_front();
+            if let Some(body) = self.queue.pop_front().and_then(|reply| reply.body) {
+                spare.give(body);
+            }
         }
         cost
     }
@@ -146,6 +150,7 @@ mod tests {
     use super::*;
     use drystone_base::rng::Rng;
     use drystone_base::{Error, Kind};
+    use drystone_buf::Pool;
 
     fn reply(byte: u8, head_bytes: usize, body_bytes: Option<usize>) -> Reply {
         let body = body_bytes.map(|len| Buf::copy_of(&vec![byte; len]));
@@ -157,6 +162,7 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_order_however_little_the_peer_takes() {
+        let spare = Spare::new(Pool::new(0));
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let (mut outbox, mut expected, mut got) = (Outbox::default(), Vec::new(), Vec::new());
@@ -166,7 +172,7 @@ mod tests {
                 expected.extend(vec![byte; head + body.unwrap_or(0)]);
                 outbox.push(reply(byte, head, body));
                 whole = whole.and(Cost::request(u64::from(byte)));
-                let (result, sent) = outbox.flush(|pieces| {
+                let (result, sent) = outbox.flush(&spare, |pieces| {
                     assert!(!pieces.is_empty() && pieces.len() <= PIECES_MAX);
                     if rng.one_in(2) {
                         return Ok(None);
@@ -180,7 +186,7 @@ mod tests {
                 cost = cost.and(sent);
                 assert_eq!(outbox.left_bytes(), expected.len() - got.len());
             }
-            cost = cost.and(outbox.flush(|pieces| Ok(Some(push_all(pieces, &mut got)))).1);
+            cost = cost.and(outbox.flush(&spare, |pieces| Ok(Some(push_all(pieces, &mut got)))).1);
             assert!(got == expected && outbox.is_empty());
             assert_eq!(cost, whole);
         }
@@ -193,10 +199,10 @@ mod tests {
 
     #[test]
     fn an_error_keeps_what_was_not_sent_for_whoever_clears_it() {
-        let mut outbox = Outbox::default();
+        let (mut outbox, spare) = (Outbox::default(), Spare::new(Pool::new(0)));
         outbox.push(reply(1, 16, None));
         outbox.push(reply(2, 16, Some(10)));
-        let (result, cost) = outbox.flush(|_| Err(Error::new(Kind::Disconnected, "gone")));
+        let (result, cost) = outbox.flush(&spare, |_| Err(Error::new(Kind::Disconnected, "gone")));
         assert!(result.is_err() && cost == Cost::NOTHING);
         assert_eq!(outbox.clear(), Cost::request(1).and(Cost::request(2)));
         assert!(outbox.is_empty() && outbox.left_bytes() == 0);

@@ -105,7 +105,7 @@ impl<S: Sink> Slot<'_, S> {
 
     async fn read(&mut self, request: &Request) -> Result<Buf, Refusal> {
         let conn = self.conn;
-        let buf = conn.pool.take(usize::try_from(request.len_bytes).unwrap_or(usize::MAX));
+        let buf = conn.spare.take(usize::try_from(request.len_bytes).unwrap_or(usize::MAX));
         if buf.is_empty() {
             return Ok(buf);
         }

@@ -25,6 +25,18 @@ const READER: Grant = Grant { perm: READ, shared: Perm::ALL };
 
 /// The locked bytes of the file, whoever has locked them.
 fn locked(path: &Path) -> Vec<u64> {
+    // The table is no snapshot: a line can be missing while others come and go. Two equal answers in a row are one.
+    let mut before = listed(path);
+    loop {
+        let now = listed(path);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+fn listed(path: &Path) -> Vec<u64> {
     let inode = format!(":{}", std::fs::metadata(path).unwrap().ino());
     let table = std::fs::read_to_string("/proc/locks").unwrap();
     let mut bytes: Vec<u64> = table
