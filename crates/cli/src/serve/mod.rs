@@ -145,9 +145,9 @@ impl Serving {
         let control_path = self.args.control.clone().unwrap_or_else(|| control_path(&address));
         let monitor = Listener::bind(&Address::Unix(control_path.clone()))?;
         let options = ServerOptions { connections_max: 0, ..ServerOptions::default() };
-        let server = NbdServer::start(&self.handles, Listen::At(address), options)?;
-        let (server, exported) = self.export(server).await;
-        let exported = match exported {
+        let server = NbdServer::bind(&self.handles, Listen::At(address), options)?;
+        let (mut server, exported) = self.export(server).await;
+        let exported = match exported.and_then(|()| server.open()) {
             Ok(()) => {
                 let run = Rc::clone(&self.session);
                 let monitor =
