@@ -8,7 +8,7 @@
 //! ```
 //! Invariants: options are checked as release 10.0 of the C tool checks them; the result passes the consistency check;
 //! the header is the last piece, so that an interrupted creation leaves no image behind.
-//! Not here: writing; looking at the backing file; space for data ([`prealloc`]).
+//! Not here: writing; looking at the backing file; space for data (`prealloc`).
 
 mod prealloc;
 
