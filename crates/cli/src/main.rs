@@ -8,11 +8,13 @@
 //! | [`img`] | `drystone img`, `qemu-img`: makes images and looks at them |
 //! | [`monitor`] | the control socket of a running `serve`, both ends |
 //! | [`args`], [`text`] | grammar and words of the C tools |
+//! | [`console`] | what our own commands print |
 //!
 //! A subcommand reads its arguments, makes one call and prints what comes back.
 #![forbid(unsafe_code)]
 
 mod args;
+mod console;
 mod graph;
 mod img;
 mod monitor;
@@ -36,11 +38,8 @@ struct Drystone {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves disk images over NBD
     Serve(serve::ServeArgs),
-    /// Puts a new overlay on a disk that is being served
     Snapshot(snapshot::SnapshotArgs),
-    /// Shows the nodes that an image is made of
     Graph(graph::GraphArgs),
     /// Makes disk images and looks at them, as qemu-img does
     #[command(disable_help_flag = true)]
@@ -66,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("drystone: {}", error.report());
+            console::complain(&error);
             ExitCode::FAILURE
         }
     }

@@ -6,11 +6,18 @@ use clap::Args;
 use drystone_base::{Error, Kind, Result};
 use serde_json::Value;
 
+use crate::console;
 use crate::monitor::{SnapshotArguments, client};
 
-/// Puts a new overlay on a running disk: the file that was written to until now stays as it is, and what clients write
-/// from now on goes to the new file. Returns when that is so.
+/// Puts a new overlay on a disk that is being served
+///
+/// The file that was written to until now stays as it is from a moment between two requests on, and what clients write
+/// afterwards goes to the new file. Returns when that is so, and prints the name of the new file.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  drystone snapshot /tmp/disk.sock.ctl monday.qcow2
+      disk.qcow2 can be copied now; monday.qcow2 lies on it")]
 pub(crate) struct SnapshotArgs {
     /// The control socket that `drystone serve` has printed
     #[arg(value_name = "SOCKET")]
@@ -42,6 +49,6 @@ pub(crate) fn run(args: SnapshotArgs) -> Result<()> {
     let arguments = serde_json::to_value(arguments)
         .map_err(|cause| Error::new(Kind::InvalidInput, "cannot write the command").because(cause))?;
     let done = client::call(&args.socket, "snapshot", &arguments)?;
-    println!("{}", done.get("file").and_then(Value::as_str).unwrap_or_default());
+    console::print(&format!("{}\n", done.get("file").and_then(Value::as_str).unwrap_or_default()));
     Ok(())
 }

@@ -312,14 +312,20 @@ impl Server {
         let socket = demo.path("nbd.sock");
         let mut command = Command::new(demo.drystone);
         command.args(["serve", image, "--socket"]).arg(&socket).args(more).current_dir(demo.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let log = demo.path("serve.log");
+        let errors = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(|error| format!("cannot start drystone: {error}"))?;
         let mut uri = String::new();
         if let Some(stdout) = child.stdout.take() {
             let _ = BufReader::new(stdout).read_line(&mut uri);
         }
         let server = Self { child, socket, uri: uri.trim().to_owned() };
-        if server.uri.is_empty() { Err(format!("drystone does not serve {image}")) } else { Ok(server) }
+        if !server.uri.is_empty() {
+            return Ok(server);
+        }
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        Err(format!("drystone does not serve {image}: {}", said.trim()))
     }
 
     fn control(&self) -> String {

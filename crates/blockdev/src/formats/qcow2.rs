@@ -59,7 +59,15 @@ impl Format for Qcow2Format {
         backing: Option<&BackingName>,
         options: &mut Options,
     ) -> Result<Contents> {
-        let mut create = take_create_options(len_bytes, options)?;
+        let modes = [
+            ("off", (false, Preallocation::Off)),
+            ("metadata", (true, Preallocation::Off)),
+            ("falloc", (true, Preallocation::Falloc)),
+            ("full", (true, Preallocation::Full)),
+        ];
+        let (is_mapped, preallocation) =
+            options.take_choice("preallocation", &modes)?.unwrap_or((false, Preallocation::Off));
+        let mut create = CreateOptions { is_mapped, ..take_create_options(len_bytes, options)? };
         if let Some(backing) = backing {
             create.backing_name = Some(backing.name.as_bytes().to_vec());
             create.backing_format = backing.format.as_ref().map(|format| format.as_bytes().to_vec());
@@ -68,7 +76,7 @@ impl Format for Qcow2Format {
             .layout()
             .map_err(|cause| Error::new(Kind::InvalidInput, "such an image cannot be made").because(cause))?;
         let pieces = layout.pieces.into_iter().map(|(at, bytes)| (at.get(), bytes)).collect();
-        Ok(Contents { len_bytes: layout.len_file, preallocation: Preallocation::Off, pieces })
+        Ok(Contents { len_bytes: layout.len_file, preallocation, pieces })
     }
 }
 
@@ -76,10 +84,6 @@ fn take_create_options(len_bytes: u64, options: &mut Options) -> Result<CreateOp
     let default = CreateOptions::new(len_bytes);
     let versions = [("0.10", Version::V2), ("v2", Version::V2), ("1.1", Version::V3), ("v3", Version::V3)];
     let compressions = [("zlib", Compression::Deflate), ("zstd", Compression::Zstd)];
-    if let Some(mode) = options.take_text("preallocation")?.filter(|mode| mode != "off") {
-        let text = format!("'{mode}' is not supported for qcow2");
-        return Err(Error::new(Kind::Unsupported, text).in_option("preallocation"));
-    }
     Ok(CreateOptions {
         cluster_bytes: options.take_number("cluster_size")?.unwrap_or(default.cluster_bytes),
         version: options.take_choice("compat", &versions)?.unwrap_or(default.version),

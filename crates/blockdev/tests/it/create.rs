@@ -69,7 +69,7 @@ fn wrong_options_are_told_before_a_file_is_touched() {
             ("qcow2", r#"{"cluster_size": 1000}"#, Kind::InvalidInput),
             ("qcow2", r#"{"compat": "2"}"#, Kind::InvalidInput),
             ("qcow2", r#"{"compat": "0.10", "refcount_bits": 1}"#, Kind::InvalidInput),
-            ("qcow2", r#"{"preallocation": "full"}"#, Kind::Unsupported),
+            ("qcow2", r#"{"preallocation": "some"}"#, Kind::InvalidInput),
             ("vmdk", "{}", Kind::Unsupported),
         ];
         for (format, options, kind) in attempts {

@@ -22,11 +22,18 @@ use drystone_sys::{EngineKind, Threads};
 use serde_json::Value;
 
 use self::report::Report;
+use crate::console;
 use crate::monitor::client;
 
-/// Shows the tree of nodes that an image is made of: names, drivers, sizes, roles. Nothing is changed, and others may use
-/// the image meanwhile. With a control socket, shows what a running `drystone serve` has.
+/// Shows the nodes that an image is made of
+///
+/// A line for each: name, driver, length, path, and what it is for. Nothing is changed, and others may use the image
+/// meanwhile. With a control socket, shows what a running `drystone serve` has, and who uses it.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  drystone graph disk.qcow2
+  drystone graph --dot --control /tmp/disk.sock.ctl | dot -Tsvg > disk.svg")]
 pub(crate) struct GraphArgs {
     /// The image
     #[arg(value_name = "IMAGE", required_unless_present = "control")]
@@ -70,7 +77,7 @@ pub(crate) fn run(args: &GraphArgs) -> Result<()> {
         (_, true) => serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
         _ => draw::tree(&report),
     };
-    print!("{text}");
+    console::print(&text);
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use drystone_core::runtime::LocalRef;
 use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
+use crate::console;
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
@@ -84,7 +85,7 @@ impl Console {
     /// Standard error, behind the program's name.
     fn complain(&mut self, text: &str) {
         self.flush();
-        eprintln!("{}: {text}", self.name);
+        console::note(format_args!("{}: {text}", self.name));
     }
 
     /// A reader that went away is no failure of ours.

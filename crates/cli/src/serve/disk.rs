@@ -18,8 +18,9 @@ use drystone_blockdev::options::Options;
 use drystone_blockdev::report::Warning;
 use drystone_blockdev::request::{BackingChoice, OpenRequest, Source};
 use drystone_blockdev::settings::Settings;
-use drystone_core::control::{Plan, Task};
-use drystone_core::graph::node::NodeId;
+use drystone_core::control::{GraphView, Plan, Task};
+use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::role::Role;
 use drystone_protocol::file::{HostFile, Locking};
 use drystone_sys::path::canonical;
 
@@ -216,19 +217,14 @@ impl NewOverlay {
     }
 
     async fn create_request(&self, task: &Task<'_>, below: NodeId) -> Result<CreateRequest> {
-        let facts = task.gs().with(|graph| {
-            let info = graph.node(below)?;
-            Some((info.len, info.format_name, path_of(graph, below)))
-        });
-        let (len_bytes, format, path) =
+        let facts = task.gs().with(|graph| Some((graph.node(below)?.len, named(graph, below))));
+        let (len_bytes, named) =
             facts.ok_or_else(|| Error::new(Kind::NotFound, "the disk has no node any more"))?;
-        let backing = match path {
-            Some(path) => Some(self.recorded(task, &path, format).await?),
-            None => {
-                let text = "the disk is no file, so an overlay could not name it";
-                return Err(Error::new(Kind::Unsupported, text));
-            }
-        };
+        let (path, format) = named.ok_or_else(|| {
+            let text = "the disk is more than a file in a format, so a new file cannot name it";
+            Error::new(Kind::Unsupported, text)
+        })?;
+        let backing = Some(self.recorded(task, &path, format).await?);
         Ok(CreateRequest {
             name: self.file.clone().into_os_string(),
             format: "qcow2".into(),
@@ -267,18 +263,17 @@ impl NewOverlay {
     }
 }
 
-/// The path of the file that a node lies in: its own, or that of its child `file`.
-pub(super) fn path_of(graph: &drystone_core::control::GraphView<'_>, node: NodeId) -> Option<PathBuf> {
-    let mut next = node;
-    loop {
-        let handle = graph.node_handle(next)?;
-        if let Some(file) = handle.driver_as::<HostFile>() {
-            return Some(file.path().to_owned());
-        }
-        let info = graph.node(next)?;
-        let file = info.edges.iter().find(|edge| edge.key == drystone_core::graph::node::ChildKey::File)?;
-        next = file.child;
+/// The path and the format by which an image can name a node, if these two say all there is to say: a window of a file,
+/// or an image inside of an image, they cannot.
+pub(super) fn named(graph: &GraphView<'_>, node: NodeId) -> Option<(PathBuf, &'static str)> {
+    let path = |node| Some(graph.node_handle(node)?.driver_as::<HostFile>()?.path().to_owned());
+    if let Some(path) = path(node) {
+        return Some((path, "raw"));
     }
+    let info = graph.node(node)?;
+    let file = info.edges.iter().find(|edge| edge.key == ChildKey::File)?;
+    let is_window = info.format_name == "raw" && file.role != Role::FILTER_CHILD;
+    if is_window { None } else { Some((path(file.child)?, info.format_name)) }
 }
 
 /// Whether nobody would take the name for something else than a file's.

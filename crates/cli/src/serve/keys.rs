@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::session::Session;
 use super::stop::Stop;
+use crate::console;
 
 /// What the keys do, for people.
 pub(super) const HELP: &str = "keys: s takes a snapshot of every disk, q stops";
@@ -27,7 +28,7 @@ pub(super) async fn follow(keys: Option<&Keys>, local: &LocalRef, session: &Rc<S
                 let session = Rc::clone(session);
                 local.spawn(Box::pin(async move { snapshot(&session).await }));
             }
-            b'?' | b'h' => eprintln!("{HELP}"),
+            b'?' | b'h' => console::note(HELP),
             _ => {}
         }
     }
@@ -38,9 +39,9 @@ async fn snapshot(session: &Session) {
         match result {
             Ok(done) => {
                 let file = done.get("file").and_then(Value::as_str).unwrap_or_default();
-                eprintln!("snapshot: writes go to '{file}' from now on");
+                console::note(format_args!("snapshot: writes go to '{file}' from now on"));
             }
-            Err(error) => eprintln!("drystone: {}", error.report()),
+            Err(error) => console::complain(&error),
         }
     }
 }

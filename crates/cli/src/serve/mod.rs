@@ -26,7 +26,6 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::{Future, poll_fn};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
@@ -49,6 +48,7 @@ use self::options::Discarding;
 pub(crate) use self::options::ServeArgs;
 use self::session::{Offered, Session};
 use self::stop::Stop;
+use crate::console;
 use crate::monitor::server::Server as Monitor;
 
 /// I/O threads where nobody says how many.
@@ -133,7 +133,7 @@ impl Serving {
             let (image, opener) = (request.image.clone(), opener(&self.args));
             let opened = self.on_control(async move |task| request.open(task, &opener).await).await;
             let disk = opened.map_err(|error| error.at_path(image))?;
-            disk.notes.iter().for_each(|note| eprintln!("drystone: {note}"));
+            disk.notes.iter().for_each(|note| console::note(format_args!("drystone: {note}")));
             self.session.add(Offered { export, disk, is_busy: false });
         }
         Ok(())
@@ -145,9 +145,9 @@ impl Serving {
         let control_path = self.args.control.clone().unwrap_or_else(|| control_path(&address));
         let monitor = Listener::bind(&Address::Unix(control_path.clone()))?;
         let options = ServerOptions { connections_max: 0, ..ServerOptions::default() };
-        let server = NbdServer::start(&self.handles, Listen::At(address), options)?;
-        let (server, exported) = self.export(server).await;
-        let exported = match exported {
+        let server = NbdServer::bind(&self.handles, Listen::At(address), options)?;
+        let (mut server, exported) = self.export(server).await;
+        let exported = match exported.and_then(|()| server.open()) {
             Ok(()) => {
                 let run = Rc::clone(&self.session);
                 let monitor =
@@ -200,16 +200,14 @@ impl Serving {
         let exports = self.session.exports();
         let names = exports.iter().map(|(name, _)| if exports.len() == 1 { "" } else { name });
         let uris: String = names.map(|name| format!("{}\n", server.uri(name))).collect();
-        // Nobody may be listening; the disks are served all the same.
-        let _ = std::io::stdout().write_all(uris.as_bytes());
-        let _ = std::io::stdout().flush();
-        eprintln!("control socket: {}", control.display());
+        console::print(&uris);
+        console::note(format_args!("control socket: {}", control.display()));
     }
 
     /// Waits for the end, and follows keys meanwhile.
     async fn wait(&self) {
         if let Some(keys) = Keys::take() {
-            eprintln!("{}", keys::HELP);
+            console::note(keys::HELP);
             let _ = self.keys.set(keys);
         }
         let keys = self.keys.get();

@@ -5,14 +5,31 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+const EXAMPLES: &str = "\
+Examples:
+  drystone serve disk.qcow2 --socket /tmp/disk.sock
+      a qcow2 chain; commands at /tmp/disk.sock.ctl
+  drystone serve --format raw --listen 127.0.0.1:10809 disk.img
+      a raw image over TCP
+  drystone serve --overlay golden.qcow2
+      the image stays as it is; what is written is forgotten at the end
+  drystone serve --read-only --backing-below /images untrusted.qcow2
+      an image from somebody else, which may name files in /images only
+
+Whoever can connect to the control socket can make files as the user who serves.";
+
 /// Most I/O threads.
 const THREADS_MAX: i64 = 64;
 
-/// Serves disk images over NBD until it is told to stop (ctrl-C, SIGTERM); what clients have flushed is then on disk.
+/// Serves disk images over NBD
 ///
-/// Prints one NBD URI a line. The first image is also what clients get who ask for no export by name. On a terminal, `s`
-/// takes a snapshot of every writable disk, `q` stops.
+/// Prints one NBD URI a line when clients can connect, and serves until it is told to stop (ctrl-C, SIGTERM). It then ends
+/// all connections, puts on disk what clients have written, and exits with status 0; a second signal ends it at once.
+///
+/// Each image is an export with the name of its file; the first is also what clients get who ask for no export by name.
+/// On a terminal, `s` takes a snapshot of every disk, `q` stops.
 #[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
     /// Disk images: paths, or options as `json:{...}`
     #[arg(required = true, value_name = "IMAGE")]

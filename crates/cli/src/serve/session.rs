@@ -12,7 +12,7 @@ use drystone_core::control::{Control, Task};
 use drystone_core::graph::node::NodeId;
 use serde_json::{Value, json};
 
-use super::disk::{Disk, NewOverlay, absolute, path_of};
+use super::disk::{Disk, NewOverlay, absolute, named};
 use crate::graph::report::Report;
 use crate::monitor::{Request, SnapshotArguments, no_such_command};
 
@@ -174,7 +174,7 @@ impl Session {
     async fn new_name(&self, export: &str) -> Result<String> {
         let top = find(&mut self.state.borrow_mut().disks, Some(export))?.1.disk.owned.first().copied();
         let named = self.control.call(async move |task: &mut Task<'_>| {
-            let path = task.gs().with(|graph| path_of(graph, top?));
+            let path = task.gs().with(|graph| named(graph, top?)).map(|(path, _)| path);
             free_name(task, path).await
         });
         named.await?

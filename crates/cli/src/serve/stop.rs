@@ -13,6 +13,8 @@ use std::task::{Poll, Waker};
 use drystone_core::lane::Lane;
 use drystone_sys::{Signal, Signals};
 
+use crate::console;
+
 /// Somebody asks for the end, somebody waits for it. One thread; clones are the same.
 #[derive(Clone, Default)]
 pub(super) struct Stop(Rc<RefCell<State>>);
@@ -55,7 +57,7 @@ pub(super) async fn watch(mut signals: Signals, mut lane: Lane, stop: Stop, at_o
     while let Ok(signal) = signals.wait(&mut lane).await {
         if !stop.ask() {
             at_once();
-            eprintln!("drystone: stopped at once; what was not flushed may be lost");
+            console::note("drystone: stopped at once; what was not flushed may be lost");
             std::process::exit(128 + number(signal));
         }
     }

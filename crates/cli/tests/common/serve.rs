@@ -44,14 +44,24 @@ impl Serve {
     }
 
     /// As [`Self::start`], with a command that may have variables set.
-    pub(crate) fn start_under(mut command: Command, dir: &Path, args: &[&str]) -> Result<Self, Ended> {
+    pub(crate) fn start_under(command: Command, dir: &Path, args: &[&str]) -> Result<Self, Ended> {
+        Self::start_at(Stdio::null(), command, dir, args)
+    }
+
+    /// As [`Self::start_under`], with something to read from.
+    pub(crate) fn start_at(
+        stdin: Stdio,
+        mut command: Command,
+        dir: &Path,
+        args: &[&str],
+    ) -> Result<Self, Ended> {
         let socket = dir.join("nbd.sock");
         let images = args.iter().take_while(|arg| **arg != "--listen").count();
         command.arg("serve").args(args).current_dir(dir);
         if images == args.len() {
             command.arg("--socket").arg(&socket);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdout, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (line_sender, lines) = channel();

@@ -10,6 +10,8 @@ mod common;
 
 mod demo;
 mod golden;
+mod graph;
+mod keys;
 mod kill;
 mod load;
 mod monitor;

@@ -351,3 +351,18 @@ fn a_hang_up_that_is_to_be_ignored_is() {
     server.connect("").write(0, b"still here").unwrap();
     server.stop_cleanly();
 }
+
+#[test]
+fn it_goes_on_when_nobody_reads_what_it_prints() {
+    let scratch = Scratch::new("serve");
+    let dir = scratch.path();
+    tool(dir, "img create -q -f qcow2 disk 1M");
+    let mut command = Command::new("sh");
+    // Standard error is closed before the server writes to it.
+    command.args(["-c", "exec 2>&-; exec \"$0\" \"$@\""]).arg(drystone());
+    let server = Serve::start_under(command, dir, &["disk"]).unwrap();
+    server.connect("").write(0, b"unseen").unwrap();
+    tool(dir, "snapshot nbd.sock.ctl new");
+    server.stop_cleanly();
+    tool(dir, "img check new");
+}

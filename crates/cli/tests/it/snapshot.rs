@@ -119,3 +119,23 @@ fn a_snapshot_that_fails_leaves_everything_as_it_was() {
     server.stop_cleanly();
     assert!(read_disk(dir, "disk").starts_with(b"still here"));
 }
+
+#[test]
+fn a_disk_that_a_name_cannot_stand_for_gets_no_overlay() {
+    let scratch = Scratch::new("snapshot");
+    let dir = scratch.path();
+    std::fs::write(dir.join("disk"), vec![1; 1 << 20]).unwrap();
+    let window = r#"json:{"driver": "raw", "offset": 4096, "file": {"driver": "file", "filename": "disk"}}"#;
+    let server = Serve::start(dir, &[window]).unwrap();
+    let ran = run(&drystone(), &words("snapshot nbd.sock.ctl new"), dir);
+    assert!(ran.status == 1 && ran.stderr.contains("cannot name it"), "{}", ran.stderr);
+    assert!(!dir.join("new").exists());
+    server.stop_cleanly();
+    let server = Serve::start(dir, &[r#"json:{"driver": "file", "filename": "disk"}"#]).unwrap();
+    server.connect("").write(0, b"below").unwrap();
+    tool(dir, "snapshot nbd.sock.ctl new");
+    server.connect("").write(0, b"above").unwrap();
+    server.stop_cleanly();
+    assert!(tool(dir, "img info new").contains("backing file: disk\nbacking file format: raw\n"));
+    assert!(read_disk(dir, "new").starts_with(b"above"));
+}

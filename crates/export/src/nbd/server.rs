@@ -115,6 +115,8 @@ impl Shared {
 pub struct NbdServer {
     shared: Arc<Shared>,
     closer: Closer,
+    /// Until connections are taken.
+    listener: Option<Listener>,
 }
 
 impl NbdServer {
@@ -123,9 +125,19 @@ impl NbdServer {
     /// # Errors
     /// Those of [`Listener::bind`]; [`Kind::InvalidInput`] without a thread; [`Kind::Cancelled`] if the thread has ended.
     pub fn start(threads: &[ThreadHandle], listen: Listen, options: ServerOptions) -> Result<Self> {
-        let Some(first) = threads.first() else {
+        let mut server = Self::bind(threads, listen, options)?;
+        server.open()?;
+        Ok(server)
+    }
+
+    /// As [`Self::start`], but clients wait until [`Self::open`]: none finds a server whose exports are not there yet.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn bind(threads: &[ThreadHandle], listen: Listen, options: ServerOptions) -> Result<Self> {
+        if threads.is_empty() {
             return Err(Error::new(Kind::InvalidInput, "an NBD server needs an I/O thread"));
-        };
+        }
         let listener = match listen {
             Listen::At(address) => Listener::bind(&address)?,
             Listen::Inherited(fd) => Listener::from_fd(fd)?,
@@ -140,9 +152,19 @@ impl NbdServer {
             accepting: Mutex::default(),
             exports: AtomicU64::new(0),
         });
-        let server = Self { shared: Arc::clone(&shared), closer: listener.closer() };
-        first.spawn(move |local| accept(shared, listener, Lane::new(local)))?;
-        Ok(server)
+        Ok(Self { shared, closer: listener.closer(), listener: Some(listener) })
+    }
+
+    /// Takes connections from now on. Nothing if it does already.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] if the first thread has ended.
+    pub fn open(&mut self) -> Result<()> {
+        let Some((listener, first)) = self.listener.take().zip(self.shared.threads.first()) else {
+            return Ok(());
+        };
+        let shared = Arc::clone(&self.shared);
+        first.spawn(move |local| accept(shared, listener, Lane::new(local)))
     }
 
     /// Where the server listens, with the port that the kernel chose.
@@ -230,11 +252,14 @@ impl NbdServer {
     ///
     /// # Errors
     /// The first of those of the last flushes; everything is gone all the same.
-    pub async fn stop(self, task: &mut Task<'_>) -> Result<()> {
+    pub async fn stop(mut self, task: &mut Task<'_>) -> Result<()> {
+        let is_open = self.listener.take().is_none();
         let Shared { registry, crowd, .. } = &*self.shared;
         self.closer.close();
         crowd.close(Of::Server);
-        self.accepted_last().await;
+        if is_open {
+            self.accepted_last().await;
+        }
         // One more may have come in between.
         crowd.close(Of::Server);
         crowd.fewer_than(Of::Server, 1).await;

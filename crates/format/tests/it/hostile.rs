@@ -82,6 +82,18 @@ fn new_image(options: &CreateOptions) -> Image {
 }
 
 #[test]
+fn a_preallocated_image_is_consistent_and_in_order() {
+    for (cluster_bytes, len_guest) in [(512, 200_000), (4096, 5 << 20), (65536, 1 << 20)] {
+        let options = CreateOptions { cluster_bytes, is_mapped: true, ..CreateOptions::new(len_guest) };
+        let (outcome, findings) = new_image(&options).check();
+        let outcome = outcome.unwrap();
+        assert_eq!(findings, Vec::<String>::new());
+        assert_eq!(outcome.clusters_allocated, outcome.clusters_total);
+        assert_eq!(outcome.clusters_fragmented, 0);
+    }
+}
+
+#[test]
 fn an_l1_table_full_of_the_same_table_costs_one_read() {
     let mut image = new_image(&CreateOptions { cluster_bytes: 2 << 20, ..CreateOptions::new(1 << 58) });
     let l1 = usize::try_from(image.header().unwrap().l1().at.get()).unwrap();

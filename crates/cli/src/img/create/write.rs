@@ -51,13 +51,15 @@ fn raw_contents(values: &Values) -> Result<Contents> {
 }
 
 fn qcow2_contents(values: &Values) -> Result<Contents> {
-    if values.preallocation()? != Preallocation::Off {
-        let text = "qcow2 images cannot be preallocated yet";
-        return Err(Error::new(Kind::Unsupported, text).in_option("preallocation"));
-    }
+    let preallocation = values.preallocation()?;
     let invalid =
         |cause: CreateError| Error::new(Kind::InvalidInput, "cannot make such an image").because(cause);
-    let layout = values.to_qcow2()?.layout().map_err(invalid)?;
+    let mut options = values.to_qcow2()?;
+    options.is_mapped = preallocation != Preallocation::Off;
+    let layout = options.layout().map_err(invalid)?;
     let pieces = layout.pieces.into_iter().map(|(at, bytes)| (at.get(), bytes)).collect();
-    Ok(Contents { len_bytes: layout.len_file, preallocation: Preallocation::Off, pieces })
+    // The mapping is the metadata; what is left for the file is whether its space is taken, too.
+    let preallocation =
+        if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+    Ok(Contents { len_bytes: layout.len_file, preallocation, pieces })
 }

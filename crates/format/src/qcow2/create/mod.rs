@@ -8,7 +8,11 @@
 //! ```
 //! Invariants: options are checked as release 10.0 of the C tool checks them; the result passes the consistency check;
 //! the header is the last piece, so that an interrupted creation leaves no image behind.
-//! Not here: writing; looking at the backing file; preallocation.
+//! Not here: writing; looking at the backing file; space for data (`prealloc`).
+
+mod prealloc;
+
+pub use prealloc::TABLES_BYTES_MAX;
 
 use drystone_base::{BeMut, HostOffset, LEN_MAX};
 
@@ -47,6 +51,8 @@ pub struct CreateOptions {
     pub extended_l2: bool,
     /// The guest's data goes to another file.
     pub external_data: bool,
+    /// Every cluster of the disk has its place in the file from the start.
+    pub is_mapped: bool,
 }
 
 /// What is wrong with the options of a new image.
@@ -78,6 +84,12 @@ pub enum CreateError {
     /// A format without a backing file.
     #[error("the format of a backing file is given, but no backing file")]
     BackingNameMissing,
+    /// A place for every cluster would hide the backing file.
+    #[error("an image with a backing file cannot be preallocated")]
+    MappedBacking,
+    /// Too many tables to be made at once.
+    #[error("preallocating this disk takes {0} bytes of tables, {TABLES_BYTES_MAX} are the most")]
+    Tables(u64),
     /// The C tool could, this build cannot.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
@@ -110,6 +122,7 @@ impl CreateOptions {
             backing_format: None,
             extended_l2: false,
             external_data: false,
+            is_mapped: false,
         }
     }
 
@@ -127,10 +140,10 @@ impl CreateOptions {
         self.check_backing()?;
         let plan = Plan::new(self, cluster, width)?;
         let header = self.encode_header(&plan)?;
-        Ok(Layout {
-            len_file: plan.l1_at().get() + plan.l1_entries * ENTRY_BYTES,
-            pieces: vec![plan.refcount_table(), plan.refcount_blocks(), (HostOffset::ZERO, header)],
-        })
+        let mut pieces = vec![plan.refcount_table(), plan.refcount_blocks()];
+        pieces.append(&mut plan.mapping());
+        pieces.push((HostOffset::ZERO, header));
+        Ok(Layout { len_file: plan.len_file(), pieces })
     }
 
     fn check_version(&self, width: RefcountWidth) -> Result<(), CreateError> {
@@ -156,6 +169,9 @@ impl CreateOptions {
     }
 
     fn check_backing(&self) -> Result<(), CreateError> {
+        if self.is_mapped && self.backing_name.is_some() {
+            return Err(CreateError::MappedBacking);
+        }
         match (&self.backing_name, &self.backing_format) {
             (None, None) => Ok(()),
             (None, Some(_)) => Err(CreateError::BackingNameMissing),
@@ -190,6 +206,7 @@ struct Plan {
     block_clusters: u64,
     l1_entries: u64,
     total_clusters: u64,
+    is_mapped: bool,
 }
 
 impl Plan {
@@ -202,7 +219,6 @@ impl Plan {
         if l1_entries > L1_BYTES_MAX / ENTRY_BYTES {
             return Err(too_large);
         }
-        let l1_clusters = cluster.clusters(l1_entries * ENTRY_BYTES);
         let mut plan = Self {
             cluster,
             width,
@@ -211,11 +227,16 @@ impl Plan {
             block_clusters: 1,
             l1_entries,
             total_clusters: 0,
+            is_mapped: options.is_mapped,
         };
+        if plan.l2_bytes() > TABLES_BYTES_MAX {
+            return Err(CreateError::Tables(plan.l2_bytes()));
+        }
         // Blocks count themselves and the table, so the numbers are raised until they suffice. A block counts at least
         // 64 clusters: a few rounds do.
         loop {
-            plan.total_clusters = 1 + plan.table_clusters + plan.block_clusters + l1_clusters;
+            plan.total_clusters =
+                1 + plan.table_clusters + plan.block_clusters + plan.l1_clusters() + plan.mapped_clusters();
             let blocks = plan.total_clusters.div_ceil(width.per_block(cluster) as u64);
             let tables = cluster.clusters(blocks * ENTRY_BYTES);
             if (blocks, tables) == (plan.block_clusters, plan.table_clusters) {
@@ -231,6 +252,10 @@ impl Plan {
 
     const fn blocks_at(&self) -> HostOffset {
         self.table_at().plus(self.table_clusters * self.cluster.bytes())
+    }
+
+    const fn l1_clusters(&self) -> u64 {
+        self.cluster.clusters(self.l1_entries * ENTRY_BYTES)
     }
 
     const fn l1_at(&self) -> HostOffset {

@@ -1,0 +1,61 @@
+//! Space for the guest's data in a new image: clusters that are mapped before anybody writes to them.
+//! ```text
+//!  L1 table | L2 table | its data clusters .. | L2 table | its data clusters .. | ...
+//! ```
+//! Not here: whether the space is reserved in the file system, too; that is for whoever makes the file.
+
+use drystone_base::HostOffset;
+
+use super::Plan;
+use crate::qcow2::entry::{Allocated, L2Entry, encode_l1};
+use crate::qcow2::geometry::ENTRY_BYTES;
+
+/// Most bytes of L2 tables that are computed at once; 2 TiB of disk with the usual clusters.
+pub const TABLES_BYTES_MAX: u64 = 256 << 20;
+
+impl Plan {
+    /// Clusters behind the L1 table.
+    pub(super) const fn mapped_clusters(&self) -> u64 {
+        if self.is_mapped { self.l1_entries + self.cluster.clusters(self.len_guest) } else { 0 }
+    }
+
+    /// Bytes of L2 tables.
+    pub(super) const fn l2_bytes(&self) -> u64 {
+        if self.is_mapped { self.l1_entries.saturating_mul(self.cluster.bytes()) } else { 0 }
+    }
+
+    /// Where the L2 table with this number is.
+    fn l2_at(&self, index: u64) -> HostOffset {
+        let first = self.l1_at().plus(self.l1_clusters() * self.cluster.bytes());
+        first.plus(index * (1 + self.cluster.entries() as u64) * self.cluster.bytes())
+    }
+
+    /// The L1 table and the L2 tables; nothing if nothing is mapped.
+    pub(super) fn mapping(&self) -> Vec<(HostOffset, Vec<u8>)> {
+        if !self.is_mapped || self.l1_entries == 0 {
+            return Vec::new();
+        }
+        let only = |at| Allocated { at, copied: true };
+        let l1 = (0..self.l1_entries).map(|index| encode_l1(Some(only(self.l2_at(index)))));
+        let mut pieces = vec![(self.l1_at(), l1.flat_map(u64::to_be_bytes).collect())];
+        let mut left = self.cluster.clusters(self.len_guest);
+        for table in 0..self.l1_entries {
+            let entries = left.min(self.cluster.entries() as u64);
+            left -= entries;
+            let data = self.l2_at(table).plus(self.cluster.bytes());
+            let entry = |index: u64| {
+                L2Entry::Data(only(data.plus(index * self.cluster.bytes()))).encode(self.cluster)
+            };
+            pieces.push((self.l2_at(table), (0..entries).map(entry).flat_map(u64::to_be_bytes).collect()));
+        }
+        pieces
+    }
+
+    /// Length of the file in bytes.
+    pub(super) fn len_file(&self) -> u64 {
+        if self.mapped_clusters() == 0 {
+            return self.l1_at().get() + self.l1_entries * ENTRY_BYTES;
+        }
+        self.total_clusters * self.cluster.bytes()
+    }
+}
