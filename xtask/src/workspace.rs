@@ -33,7 +33,7 @@ pub(crate) struct Dependency {
 }
 
 /// One thing that a package builds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Target {
     /// Its name.
     pub(crate) name: String,
@@ -41,11 +41,16 @@ pub(crate) struct Target {
     pub(crate) kind: String,
     /// Its root file.
     pub(crate) path: String,
+    /// Features without which it is not built.
+    pub(crate) required_features: Vec<String>,
 }
 
+/// Names of the features and tests that `cargo xtask test` runs in steps of their own.
+pub(crate) const SPECIAL_TESTS: &[&str] = &["oracle", "loom"];
+
 impl Package {
-    /// Whether it has both a feature and an integration test of that name: the mark of a test that is not run by
-    /// default (`loom`, `oracle`).
+    /// Whether it has both a feature and an integration test of that name: the mark of a test that has a step
+    /// of its own ([`SPECIAL_TESTS`]).
     pub(crate) fn has_special_test(&self, name: &str) -> bool {
         self.features.iter().any(|feature| feature == name)
             && self.targets.iter().any(|target| target.kind == "test" && target.name == name)
@@ -94,8 +99,9 @@ fn parse_package(value: &Value, root: &str) -> Package {
     });
     let targets = list(value, "targets").iter().map(|target| Target {
         name: text(target, "name"),
-        kind: list(target, "kind").first().and_then(Value::as_str).unwrap_or_default().to_string(),
+        kind: strings(target, "kind").into_iter().next().unwrap_or_default(),
         path: relative(&text(target, "src_path")),
+        required_features: strings(target, "required-features"),
     });
     let features = value.get("features").and_then(Value::as_object);
     Package {
@@ -109,6 +115,10 @@ fn parse_package(value: &Value, root: &str) -> Package {
 
 fn text(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_string()
+}
+
+fn strings(value: &Value, key: &str) -> Vec<String> {
+    list(value, key).iter().filter_map(Value::as_str).map(String::from).collect()
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -126,7 +136,8 @@ mod tests {
             "dependencies": [{"name": "drystone-base", "kind": null}, {"name": "drystone-testkit", "kind": "dev"}],
             "features": {"loom": [], "oracle": []},
             "targets": [{"name": "drystone_core", "kind": ["lib"], "src_path": "/r/crates/core/src/lib.rs"},
-                        {"name": "loom", "kind": ["test"], "src_path": "/r/crates/core/tests/loom.rs"}]}]}"#;
+                        {"name": "loom", "kind": ["test"], "src_path": "/r/crates/core/tests/loom.rs",
+                         "required-features": ["loom"]}]}]}"#;
         let workspace = Workspace::parse(json).unwrap();
         let core = &workspace.packages[0];
         assert_eq!(core.dir, "crates/core");
@@ -134,6 +145,7 @@ mod tests {
         assert!(!core.dependencies[0].is_dev);
         assert!(core.dependencies[1].is_dev);
         assert!(core.has_special_test("loom"));
+        assert_eq!(core.targets[1].required_features, ["loom"]);
         assert!(!core.has_special_test("oracle"), "the feature alone is not a test");
     }
 }

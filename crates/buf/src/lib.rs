@@ -9,14 +9,17 @@
 //! | `block` | one aligned allocation, and the only pointer arithmetic |
 //! | `buf` | [`Buf`]: an exclusive range of a block |
 //! | `pool` | [`Pool`]: blocks that are used again |
+//! | `guest` | [`GuestRegion`], [`GuestSlice`]: memory that a guest writes at the same time; copied, never lent |
 //!
 //! Invariant: the ranges of all living `Buf`s of one block are disjoint. Does not know: requests, files, alignment rules.
 
 mod block;
 mod buf;
+mod guest;
 mod pool;
 
 pub use buf::Buf;
+pub use guest::{GuestRegion, GuestSlice};
 pub use pool::Pool;
 
 /// Alignment in bytes of every block's start: a page, which satisfies any device that this project opens directly.

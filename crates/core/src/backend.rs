@@ -1,4 +1,4 @@
-//! [`Backend`]: a user's handle on a node, and [`Root`]: what it stands on.
+//! [`Backend`]: a user's handle on a node, and `Root`: what it stands on.
 //!
 //! A root is where requests enter the graph: an export, a job, a tool, a driver's background work. It has an edge to one
 //! node, the permissions that its user asked for, and a gate. All roots of one job share one gate.
@@ -21,7 +21,19 @@ use crate::waits::Waits;
 pub struct RootId(pub(crate) u64);
 
 /// What a user of a node may do. Sealed: [`ReadOnly`] or [`ReadWrite`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a mode of using a node",
+    label = "a user reads (`ReadOnly`) or reads and writes (`ReadWrite`)"
+)]
 pub trait Mode: sealed::Sealed + 'static {}
+
+/// A mode in which a user may change the disk: [`ReadWrite`].
+#[diagnostic::on_unimplemented(
+    message = "a user in mode `{Self}` cannot change the disk",
+    label = "this user only reads",
+    note = "attach a root as `Backend<ReadWrite>`, with a grant that wants `WRITE`"
+)]
+pub trait Writes: Mode {}
 
 /// The user reads. Its tickets have no method that writes.
 #[derive(Debug)]
@@ -32,8 +44,14 @@ pub enum ReadWrite {}
 
 impl Mode for ReadOnly {}
 impl Mode for ReadWrite {}
+impl Writes for ReadWrite {}
 
 mod sealed {
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a mode of using a node",
+        label = "a user reads (`ReadOnly`) or reads and writes (`ReadWrite`)",
+        note = "what a ticket can do follows from its mode, so the list is closed"
+    )]
     pub trait Sealed {}
     impl Sealed for super::ReadOnly {}
     impl Sealed for super::ReadWrite {}
@@ -73,6 +91,14 @@ impl<M: Mode> Backend<M> {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.root.statistics()
+    }
+}
+
+impl Backend<ReadWrite> {
+    /// A handle of the same root that only reads.
+    #[must_use]
+    pub fn reader(&self) -> Backend<ReadOnly> {
+        Backend::new(Arc::clone(&self.root))
     }
 }
 

@@ -211,6 +211,11 @@ impl Staged for NothingStaged {
 pub type BufResult = (Result<()>, Buf);
 
 /// A protocol, format or filter. See the module's table for who calls what, where.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an opened image",
+    label = "only a driver can stand in the graph",
+    note = "bytes are parsed into a header, and a driver is opened from a header that passed; neither can be skipped"
+)]
 pub trait Driver: Any + Send + Sync {
     /// The driver's name in options and messages ("qcow2", "file").
     fn format_name(&self) -> &'static str;

@@ -16,11 +16,12 @@ use std::sync::Arc;
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 
-use crate::backend::{Backend, Mode, ReadWrite, Root};
+use crate::backend::{Backend, Mode, Root, Writes};
 use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::request::presence::Presence;
 use crate::request::run::{Finished, Machine, Outcome, Running, Work, enter};
+use crate::request::straight::{self, Begun};
 use crate::runtime::{Local, LocalRef};
 
 /// One submitter of sequential requests on one I/O thread: a queue slot of an export, one worker of a job.
@@ -94,7 +95,12 @@ impl<M: Mode> Ticket<'_, M> {
 
     /// Fills `buf` from `at` and gives it back. Its contents are unspecified after an error.
     pub async fn read(&mut self, at: GuestOffset, buf: Buf) -> (Result<()>, Buf) {
-        self.run(Work::Read { at, buf }).await.with_buf()
+        let work = match straight::read(&mut self.presence, &self.lane.local, at, buf) {
+            Begun::Done(result, buf) => return (result, buf),
+            Begun::Submitted(submitted) => Work::Submitted(submitted),
+            Begun::NotStraight(buf) => Work::Read { at, buf },
+        };
+        self.run(work).await.with_buf()
     }
 
     /// Every write of this user that was done before is on stable storage afterwards.
@@ -135,24 +141,41 @@ impl<M: Mode> Ticket<'_, M> {
     }
 }
 
-impl Ticket<'_, ReadWrite> {
+impl<M: Mode> Ticket<'_, M> {
     /// Stores `buf` at `at` and gives it back. After an error, any of the old and new bytes may be in the range.
-    pub async fn write(&mut self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf) {
-        self.run(Work::Write { at, buf, flags }).await.with_buf()
+    pub async fn write(&mut self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf)
+    where
+        M: Writes,
+    {
+        let work = match straight::write(&mut self.presence, &self.lane.local, at, buf, flags) {
+            Begun::Done(result, buf) => return (result, buf),
+            Begun::Submitted(submitted) => Work::Submitted(submitted),
+            Begun::NotStraight(buf) => Work::Write { at, buf, flags },
+        };
+        self.run(work).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.
-    pub async fn write_zeroes(&mut self, range: GuestRange, flags: ZeroFlags) -> Result<()> {
+    pub async fn write_zeroes(&mut self, range: GuestRange, flags: ZeroFlags) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Zero { range, flags }).await.result
     }
 
     /// The contents of `range` do not matter any more.
-    pub async fn discard(&mut self, range: GuestRange) -> Result<()> {
+    pub async fn discard(&mut self, range: GuestRange) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Discard(range)).await.result
     }
 
     /// Sets the length of the disk in bytes. Only for a user that was granted `RESIZE`.
-    pub async fn resize(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
+    pub async fn resize(&mut self, len: u64, preallocation: Preallocation) -> Result<()>
+    where
+        M: Writes,
+    {
         self.run(Work::Resize { len, preallocation }).await.result
     }
 }

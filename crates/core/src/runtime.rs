@@ -65,6 +65,9 @@ pub trait Local: 'static {
 /// A counted handle of the thread that the holder runs on.
 pub type LocalRef = Rc<dyn Local>;
 
+/// Makes what contains it neither `Send` nor `Sync`, by a name that the compiler's message repeats.
+pub(crate) struct StaysOnItsThread(std::marker::PhantomData<*mut ()>);
+
 /// Lets the simulator run other tasks here. Nothing unless the crate is built with the feature `sim`.
 #[inline]
 pub async fn sim_point(local: &dyn Local) {

@@ -8,6 +8,9 @@ use crate::wire::{Style, TransmissionFlags};
 use drystone_base::{Error, Kind, LEN_MAX, Result};
 use std::sync::Arc;
 
+/// The flags that stand for something here: all but rotational and resize.
+const FLAGS_KNOWN: u16 = 0x1dff & !(1 << 4);
+
 /// Spec "Block size constraints", in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockSizes {
@@ -189,11 +192,12 @@ impl ExportInfo {
     }
 
     /// The flags that a client is told after it negotiated `style` and selected contexts or not.
-    /// Spec "Transmission flags": `DF` needs chunks, a status payload extended headers, `FAST_ZERO` zeroes.
+    /// Spec "Transmission flags": `DF` needs chunks, a status payload extended headers, `FAST_ZERO` zeroes; a flag that stands
+    /// for nothing here must not be set.
     #[must_use]
     pub const fn flags(&self, style: Style, contexts: bool) -> TransmissionFlags {
         use TransmissionFlags as F;
-        let mut flags = self.flags.with(F::HAS_FLAGS);
+        let mut flags = F::from_wire(self.flags.to_wire() & FLAGS_KNOWN).with(F::HAS_FLAGS);
         if matches!(style, Style::Simple) {
             flags = flags.without(F::SEND_DF);
         }
@@ -276,8 +280,8 @@ mod tests {
     #[test]
     fn flags_that_were_not_negotiated_are_not_offered() {
         use TransmissionFlags as F;
-        let all = F::from_wire(u16::MAX);
-        let export = ExportInfo::new(0, "", 0).unwrap().with_flags(all);
+        let export = ExportInfo::new(0, "", 0).unwrap().with_flags(F::from_wire(u16::MAX));
+        let all = F::from_wire(0b1_1101_1110_1111);
         assert_eq!(export.flags(Style::Extended, true), all);
         assert_eq!(export.flags(Style::Extended, false), all.without(F::BLOCK_STATUS_PAYLOAD));
         assert_eq!(export.flags(Style::Structured, true), all.without(F::BLOCK_STATUS_PAYLOAD));

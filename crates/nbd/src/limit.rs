@@ -36,7 +36,7 @@ pub const IN_FLIGHT_MAX: usize = 1024;
 /// Client: extents in one status chunk (Spec "`NBD_CMD_BLOCK_STATUS`": a server should not send more).
 pub const STATUS_EXTENTS_MAX: u64 = 1 << 20;
 /// Client: pieces of one read that arrived with gaps between them.
-pub const READ_ISLANDS_MAX: usize = 4096;
+pub const READ_ISLANDS_MAX: usize = 1024;
 /// Client: payload of an error chunk (a message and the fields around it).
 pub const ERROR_CHUNK_BYTES_MAX: u64 = 8192;
 /// Client: a receive buffer of this many bytes always holds what [`crate::client::Transmission::next`] waits for.

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | magic | close | framing is lost |
 //! | payload above the larger of the maximum and 32 MiB | close | Spec "Block size constraints": may be an attack |
-//! | extended `WRITE` without `PAYLOAD_LEN` | close | a must of Spec "Request message"; whether data follow is anyone's guess |
+//! | extended `WRITE` without `PAYLOAD_LEN` | runs, data follow | a must of Spec "Request message" that the client of release 10.0 breaks |
 //! | payload above the maximum, at most 32 MiB | drop it, `EINVAL` | same section: no attack |
 //! | payload that a command does not take | drop it, `EINVAL` | Spec "Request message" |
 //! | unknown command or flag, flag of another command, not offered | `EINVAL` | Spec "Error values" |
@@ -76,9 +76,6 @@ pub enum RequestError {
     /// The payload is so long that it may be an attack.
     #[error("a request with a payload of {0} bytes")]
     PayloadTooLong(u64),
-    /// An extended write does not say that data follow.
-    #[error("an extended write without the payload flag")]
-    WriteWithoutPayload,
 }
 
 /// Spec "`NBD_CMD_BLOCK_STATUS`": the payload is an effect length and at least one number of a context.
@@ -104,13 +101,8 @@ impl Session {
 
     /// How many bytes follow a header (Spec "Request message").
     fn payload_bytes(&self, header: &RequestHeader) -> Result<u32, RequestError> {
-        let is_write = header.command == Command::Write as u16;
-        let announced = header.flags.has(CommandFlags::PAYLOAD_LEN);
-        let present = match self.style {
-            Style::Simple | Style::Structured => is_write,
-            Style::Extended if is_write && !announced => return Err(RequestError::WriteWithoutPayload),
-            Style::Extended => announced,
-        };
+        let announced = self.style == Style::Extended && header.flags.has(CommandFlags::PAYLOAD_LEN);
+        let present = announced || header.command == Command::Write as u16;
         let max = self.block.max_bytes.max(limit::PAYLOAD_BYTES_DEFAULT);
         match u32::try_from(header.len_bytes) {
             _ if !present => Ok(0),

@@ -223,7 +223,7 @@ macro_rules! flag_methods {
     };
 }
 
-/// Spec "Transmission flags": what an export offers.
+/// Spec "Transmission flags": what an export offers. Bit 4 (rotational) and bit 9 (resize) are never offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TransmissionFlags(u16);
 flag_methods!(TransmissionFlags, u16);
@@ -237,8 +237,6 @@ impl TransmissionFlags {
     pub const SEND_FLUSH: Self = Self(1 << 2);
     /// The `FUA` command flag is understood.
     pub const SEND_FUA: Self = Self(1 << 3);
-    /// A rotating disk. Release 10.0 of the C tools never sets it, nor should we.
-    pub const ROTATIONAL: Self = Self(1 << 4);
     /// `TRIM` is understood.
     pub const SEND_TRIM: Self = Self(1 << 5);
     /// `WRITE_ZEROES` and its `NO_HOLE` flag are understood.

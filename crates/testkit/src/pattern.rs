@@ -46,9 +46,13 @@ impl Stamp {
             *to = *from;
         }
         let first = at.div_ceil(WORD_BYTES);
-        for (index, chunk) in (first..).zip(tail.chunks_mut(8)) {
-            let word = self.word(index).to_le_bytes();
-            for (to, from) in chunk.iter_mut().zip(word) {
+        let (words, rest) = tail.as_chunks_mut::<8>();
+        for (index, word) in (first..).zip(words.iter_mut()) {
+            *word = self.word(index).to_le_bytes();
+        }
+        if !rest.is_empty() {
+            let last = self.word(first + words.len() as u64).to_le_bytes();
+            for (to, from) in rest.iter_mut().zip(last) {
                 *to = from;
             }
         }

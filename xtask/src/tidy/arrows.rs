@@ -1,15 +1,17 @@
-//! Which crate may depend on which, and that a crate's folder is named after it.
+//! What manifests say: which crate may depend on which, that a folder is named after its crate, and that a test with a
+//! step of its own does not run in the ordinary step too.
 //!
 //! ```text
 //!  base <- buf <- core <- { sys, protocol, format, filter, job, export } <- { daemon, cli }
-//!  base <- nbd <- { protocol, export }        sys <- { protocol, export, daemon, cli }        qmp <- { daemon, cli }
+//!  { protocol, format, filter } <- blockdev <- { daemon, cli }
+//!  base <- nbd <- { protocol, export }        sys <- { protocol, blockdev, export, daemon, cli }        qmp <- { daemon, cli }
 //! ```
 //! Dependencies of tests are free, and `testkit` is nothing else. A crate that is not in the table is a finding: its
 //! place has to be decided, not discovered.
 
 use super::Finding;
 use super::tree::{Tree, crate_of};
-use crate::workspace::{Package, Workspace};
+use crate::workspace::{Package, SPECIAL_TESTS, Target, Workspace};
 
 const PREFIX: &str = "drystone-";
 /// Only `[dev-dependencies]` may name it.
@@ -28,15 +30,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("job", &["base", "buf", "core"]),
     ("protocol", &["base", "buf", "core", "sys", "nbd"]),
     ("export", &["base", "buf", "core", "sys", "nbd"]),
+    ("blockdev", &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter"]),
     (
         "daemon",
-        &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "job", "export", "qmp"],
+        &[
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp",
+        ],
     ),
     (
         "cli",
         &[
-            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "job", "export", "qmp",
-            "daemon",
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp", "daemon",
         ],
     ),
     ("testkit", &["base", "buf", "core", "nbd"]),
@@ -56,6 +62,7 @@ fn check_package(tree: &Tree, package: &Package) -> Vec<Finding> {
         let text = format!("package `{}` is in a folder of another name; rename one", package.name);
         findings.push(Finding::new(&manifest, line_of(tree, &manifest, "name"), "crate-name", text));
     }
+    findings.extend(ordinary(tree, package).map(|text| Finding::new(&manifest, 1, "special-test", text)));
     let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == own) else {
         let text = format!("`{own}` is not in the table of xtask/src/tidy/arrows.rs; decide what it may see");
         findings.push(Finding::new(&manifest, 1, "arrows", text));
@@ -74,6 +81,19 @@ fn check_package(tree: &Tree, package: &Package) -> Vec<Finding> {
         findings.push(Finding::new(&manifest, line_of(tree, &manifest, &dependency.name), "arrows", text));
     }
     findings
+}
+
+/// A test such as `loom` that is built without its feature too.
+fn ordinary(tree: &Tree, package: &Package) -> Option<String> {
+    let is_ordinary = |target: &&Target| {
+        let gate = format!("#![cfg(feature = \"{}\")]", target.name);
+        target.kind == "test"
+            && SPECIAL_TESTS.contains(&target.name.as_str())
+            && !target.required_features.contains(&target.name)
+            && !tree.text(&target.path).unwrap_or_default().contains(&gate)
+    };
+    let name = &package.targets.iter().find(is_ordinary)?.name;
+    Some(format!("test `{name}` needs `required-features = [\"{name}\"]`, and the package that feature"))
 }
 
 fn sentence(allowed: &[&str]) -> String {
@@ -123,6 +143,21 @@ mod tests {
         assert_eq!(found("drystone-core", "crates/kernel", &[]).len(), 2);
         assert!(found("drystone-core", "crates/core", &[]).is_empty());
         assert!(found("drystone-bench", "bench", &[("serde_json", false)]).is_empty());
+    }
+
+    #[test]
+    fn a_test_with_a_step_of_its_own_needs_its_feature() {
+        let target = |required: &[&str], text: &str| {
+            let required_features = required.iter().map(|name| name.to_string()).collect();
+            let target =
+                Target { name: "loom".into(), kind: "test".into(), path: "l.rs".into(), required_features };
+            ordinary(&Tree::of(&[("l.rs", text)]), &Package { targets: vec![target], ..Package::default() })
+                .is_some()
+        };
+        assert!(target(&[], ""));
+        assert!(target(&["oracle"], ""));
+        assert!(!target(&["loom"], ""));
+        assert!(!target(&[], "#![cfg(feature = \"loom\")]"));
     }
 
     #[test]

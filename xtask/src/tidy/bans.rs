@@ -17,8 +17,8 @@ use super::tree::{Class, Source, starts_with};
 /// A sequence of tokens that is refused.
 struct Ban {
     rule: &'static str,
-    /// The tokens, separated by spaces; one with `::` inside is a path and is looked for in `use` trees too.
-    words: &'static str,
+    /// The tokens; a path is looked for in `use` trees too.
+    words: &'static [&'static str],
     scope: Scope,
     advice: &'static str,
 }
@@ -40,19 +40,19 @@ const CLOCK: &str = "take the time from the clock that the executor gives";
 
 #[rustfmt::skip]
 const BANS: &[Ban] = &[
-    Ban { rule: "thread-local", words: "thread_local !", scope: Scope::ProductionOutsideSys, advice: "pass the thread's identity as a parameter (`Shard`)" },
-    Ban { rule: "select", words: "select !", scope: Scope::ProductionOutsideSys, advice: "await one thing; a dropped branch may have submitted a write" },
-    Ban { rule: "select", words: "select_biased !", scope: Scope::ProductionOutsideSys, advice: "await one thing; a dropped branch may have submitted a write" },
-    Ban { rule: "sleep", words: "thread::sleep", scope: Scope::OutsideSys, advice: "wait for the event, not for time" },
-    Ban { rule: "clock", words: "Instant::now", scope: Scope::ProductionOutsideSys, advice: CLOCK },
-    Ban { rule: "clock", words: "SystemTime::now", scope: Scope::ProductionOutsideSys, advice: CLOCK },
-    Ban { rule: "files", words: "std::fs", scope: Scope::ProductionOutsideSys, advice: FILES },
-    Ban { rule: "files", words: "std::os::unix::fs", scope: Scope::ProductionOutsideSys, advice: FILES },
-    Ban { rule: "sockets", words: "std::net", scope: Scope::ProductionOutsideSys, advice: SOCKETS },
-    Ban { rule: "sockets", words: "std::os::unix::net", scope: Scope::ProductionOutsideSys, advice: SOCKETS },
-    Ban { rule: "unfinished", words: "todo !", scope: Scope::Everywhere, advice: "finish it or leave it out" },
-    Ban { rule: "unfinished", words: "unimplemented !", scope: Scope::Everywhere, advice: "finish it or leave it out" },
-    Ban { rule: "ignored", words: "# [ ignore", scope: Scope::Everywhere, advice: "make the test pass or remove it" },
+    Ban { rule: "thread-local", words: &["thread_local", "!"], scope: Scope::ProductionOutsideSys, advice: "pass the thread's identity as a parameter (`Shard`)" },
+    Ban { rule: "select", words: &["select", "!"], scope: Scope::ProductionOutsideSys, advice: "await one thing; a dropped branch may have submitted a write" },
+    Ban { rule: "select", words: &["select_biased", "!"], scope: Scope::ProductionOutsideSys, advice: "await one thing; a dropped branch may have submitted a write" },
+    Ban { rule: "sleep", words: &["thread", "::", "sleep"], scope: Scope::OutsideSys, advice: "wait for the event, not for time" },
+    Ban { rule: "clock", words: &["Instant", "::", "now"], scope: Scope::ProductionOutsideSys, advice: CLOCK },
+    Ban { rule: "clock", words: &["SystemTime", "::", "now"], scope: Scope::ProductionOutsideSys, advice: CLOCK },
+    Ban { rule: "files", words: &["std", "::", "fs"], scope: Scope::ProductionOutsideSys, advice: FILES },
+    Ban { rule: "files", words: &["std", "::", "os", "::", "unix", "::", "fs"], scope: Scope::ProductionOutsideSys, advice: FILES },
+    Ban { rule: "sockets", words: &["std", "::", "net"], scope: Scope::ProductionOutsideSys, advice: SOCKETS },
+    Ban { rule: "sockets", words: &["std", "::", "os", "::", "unix", "::", "net"], scope: Scope::ProductionOutsideSys, advice: SOCKETS },
+    Ban { rule: "unfinished", words: &["todo", "!"], scope: Scope::Everywhere, advice: "finish it or leave it out" },
+    Ban { rule: "unfinished", words: &["unimplemented", "!"], scope: Scope::Everywhere, advice: "finish it or leave it out" },
+    Ban { rule: "ignored", words: &["#", "[", "ignore"], scope: Scope::Everywhere, advice: "make the test pass or remove it" },
 ];
 
 /// Crates in which a map with a random seed would make a run unrepeatable.
@@ -94,18 +94,17 @@ impl Scope {
 
 fn banned_words(source: &Source<'_>, rest: &[Token<'_>]) -> Option<Finding> {
     let first = rest.first().filter(|token| token.kind != Kind::Literal)?;
-    let ban = BANS.iter().find(|ban| {
-        let words = ban.words.replace("::", " :: ");
-        let words: Vec<&str> = words.split_whitespace().collect();
-        words.first() == Some(&first.text) && starts_with(rest, &words) && ban.scope.holds(source, first.line)
-    })?;
-    Some(Finding::new(source.path, first.line, ban.rule, format!("`{}`: {}", ban.words, ban.advice)))
+    let is_here = |ban: &&Ban| starts_with(rest, ban.words) && ban.scope.holds(source, first.line);
+    let ban = BANS.iter().find(is_here)?;
+    let text = format!("`{}`: {}", ban.words.concat(), ban.advice);
+    Some(Finding::new(source.path, first.line, ban.rule, text))
 }
 
 /// A `use` of something at or below a banned path.
 fn banned_use(source: &Source<'_>, line: usize, path: &str) -> Option<Finding> {
     let whole = format!("::{path}::");
-    let names = |ban: &&Ban| ban.words.contains("::") && whole.contains(&format!("::{}::", ban.words));
+    let names =
+        |ban: &&Ban| ban.words.contains(&"::") && whole.contains(&format!("::{}::", ban.words.concat()));
     let ban = BANS.iter().find(names).filter(|ban| ban.scope.holds(source, line))?;
     Some(Finding::new(source.path, line, ban.rule, format!("`{path}`: {}", ban.advice)))
 }

@@ -3,7 +3,7 @@
 //! | module | rules |
 //! |---|---|
 //! | `size`      | lines of a file and of a function |
-//! | `arrows`    | which crate may depend on which; folder names |
+//! | `arrows`    | which crate may depend on which; folder names; tests with a step of their own |
 //! | `bans`      | words that may not appear: clocks, files, sockets, thread locals, random maps, unfinished code |
 //! | `unsafety`  | where `unsafe` may be, and that crate roots forbid it elsewhere |
 //! | `documents` | headers of Rust files, links between documents, paths of somebody's machine |

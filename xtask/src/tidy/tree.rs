@@ -54,7 +54,15 @@ impl Tree {
     /// The files of a git checkout: tracked ones, and new ones that are not ignored.
     pub(crate) fn load(root: &Path) -> Result<Self, String> {
         let mut git = Command::new("git");
-        git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+        git.current_dir(root).args([
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]);
         let listing = run::quiet(&mut git)?;
         let mut files = BTreeMap::new();
         for path in listing.split_terminator('\0') {
@@ -123,7 +131,15 @@ fn class(path: &str) -> Class {
     if has("tests") && (has("misuse") || has("ui")) {
         return Class::Fixture;
     }
-    if has("tests") || has("benches") || has("examples") || has("fuzz") || has("tests.rs") {
+    if has("tests")
+        || has("benches")
+        || has("examples")
+        || has("fuzz")
+        || has("tests.rs")
+        // What a crate shows to its loom models, and nobody else.
+        || has("models")
+        || path.ends_with("_tests.rs")
+    {
         return Class::Test;
     }
     if matches!(folders.first(), Some(&"xtask" | &"bench")) || has("build.rs") {
@@ -263,6 +279,7 @@ mod tests {
         let cases = [
             ("crates/core/src/lib.rs", Class::Production),
             ("crates/core/src/gate/tests.rs", Class::Test),
+            ("crates/core/src/gate_tests.rs", Class::Test),
             ("crates/core/tests/it/main.rs", Class::Test),
             ("crates/core/tests/misuse/drain.rs", Class::Fixture),
             ("crates/core/build.rs", Class::Tool),

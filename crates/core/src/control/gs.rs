@@ -13,7 +13,7 @@ use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
 use crate::graph::shape::{Parent, Place, Shape, Topology};
-use crate::runtime::LocalRef;
+use crate::runtime::{LocalRef, StaysOnItsThread};
 use crate::waits::Waits;
 
 /// The global state: the right to look at the graph and to plan changes of it.
@@ -22,7 +22,7 @@ use crate::waits::Waits;
 /// copied. What is in it is looked at in synchronous closures, so nothing borrowed from the graph is alive across an await.
 pub struct Gs {
     pub(crate) inner: Rc<Inner>,
-    _stays_on_the_control_thread: PhantomData<*mut ()>,
+    _thread: PhantomData<StaysOnItsThread>,
 }
 
 /// What the control thread owns.
@@ -56,7 +56,7 @@ impl Inner {
 
 impl Gs {
     pub(crate) fn new(inner: Rc<Inner>) -> Self {
-        Self { inner, _stays_on_the_control_thread: PhantomData }
+        Self { inner, _thread: PhantomData }
     }
 
     /// Looks at the graph. The closure cannot wait and returns nothing that borrows from it.

@@ -15,6 +15,19 @@ use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
 use crate::runtime::{LocalFuture, LocalRef};
 
+/// What a control task may send back: data that owns everything it says and may cross threads. Implemented for all such
+/// types.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not plain data",
+    label = "a control task returns plain data",
+    note = "the global state and everything that is reached through it stay on the control thread; return what was found \
+            there: ids, numbers, names, backends"
+)]
+pub trait PlainData: Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Send + 'static> PlainData for T {}
+
 type Job = Box<dyn FnOnce(Rc<Gs>) -> LocalFuture<'static, ()> + Send>;
 
 /// A handle for sending work to the control thread. Any thread; clones reach the same graph.
@@ -141,7 +154,7 @@ impl Control {
     /// Runs `work` as a control task and returns what it returns. Fails if the control thread has ended.
     pub async fn call<T, F>(&self, work: F) -> Result<T>
     where
-        T: Send + 'static,
+        T: PlainData,
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> T + Send + 'static,
     {
         let answer = Arc::new(Answer::new());

@@ -6,7 +6,7 @@ use drystone_base::Result;
 
 use crate::control::plan::Plan;
 use crate::control::rights::Sets;
-use crate::control::step::{Step, apply, sweep};
+use crate::control::step::{Demand, Step, apply, sweep};
 use crate::graph::check::{Permissions, check};
 use crate::graph::node::{ChildKey, NodeId};
 use crate::graph::shape::{NodeShape, Parent, Place, Shape, Topology, View};
@@ -19,6 +19,8 @@ pub(crate) struct Outlook<'g> {
     reopened: BTreeSet<NodeId>,
     /// All whose users move.
     replaced: BTreeSet<NodeId>,
+    /// Have to be free, in the ways that steps demand.
+    demanded: BTreeSet<NodeId>,
 }
 
 impl<'g> Outlook<'g> {
@@ -39,17 +41,26 @@ impl<'g> Outlook<'g> {
         }
         let observed = plan.observers.iter().map(|(node, ..)| *node);
         let reopened = plan.options.keys().copied().chain(observed).collect();
-        let replaced = plan.steps.iter().filter_map(|step| match step {
-            Step::Replace { from, .. } => Some(*from),
-            _ => None,
-        });
-        Ok(Self { view, permissions, reopened, replaced: replaced.collect() })
+        let (mut replaced, mut demanded) = (BTreeSet::new(), BTreeSet::new());
+        for step in &plan.steps {
+            match step {
+                Step::Replace { from, .. } => drop(replaced.insert(*from)),
+                Step::Demand { node, .. } => drop(demanded.insert(*node)),
+                _ => {}
+            }
+        }
+        Ok(Self { view, permissions, reopened, replaced, demanded })
     }
 
     /// What the change touches, and how.
     pub(crate) fn sets(&self) -> Sets {
         let base = self.view.base();
-        let mut sets = Sets { write: self.written(), ..Sets::default() };
+        let mut sets = Sets {
+            write: self.written(),
+            taken: self.taken(),
+            demanded: self.demanded.clone(),
+            ..Sets::default()
+        };
         for (id, mode) in &self.permissions.nodes {
             let Some(before) = base.node(*id) else { continue };
             sets.read.insert(*id);
@@ -88,6 +99,22 @@ impl<'g> Outlook<'g> {
         });
         let nodes = changed.map(|(id, _)| *id).chain(turned.map(|(id, _)| *id)).map(Place::Node);
         nodes.chain(roots.map(|(id, _)| Place::Root(*id))).collect()
+    }
+
+    /// Nodes of the graph that get a user of a kind that demands exclude.
+    fn taken(&self) -> BTreeSet<NodeId> {
+        let base = self.view.base();
+        // Whoever is a parent node, or is an overlay among them, or works for a job.
+        let blocks = |graph: &dyn Fn(Demand) -> bool| graph(Demand::NoJob) || graph(Demand::NoParent);
+        let taken = self.view.nodes.iter().filter(|(id, after)| {
+            let Some(before) = base.node(**id) else { return false };
+            let mut users = after.iter().flat_map(|after| &after.parents);
+            users.any(|user| {
+                let had = before.parents.contains(user) && blocks(&|demand| demand.excludes(base, *user));
+                !had && blocks(&|demand| demand.excludes(&self.view, *user))
+            })
+        });
+        taken.map(|(id, _)| *id).collect()
     }
 
     /// Whether `parent` gives up node `id`, or wants or shares something else of it.

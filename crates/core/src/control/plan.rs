@@ -12,7 +12,7 @@ use crate::control::gs::{Gs, Inner};
 use crate::control::opening::{Detached, Opening};
 use crate::control::outlook::Outlook;
 use crate::control::rights::Sets;
-use crate::control::step::{NewRoot, Step};
+use crate::control::step::{Demand, NewRoot, Step};
 use crate::driver::NodeMode;
 use crate::graph::gate::Gate;
 use crate::graph::node::{ChildKey, NodeId};
@@ -154,6 +154,12 @@ impl Plan {
     /// Takes back one [`Self::freeze`].
     pub fn thaw(&mut self, parent: NodeId, key: ChildKey) {
         self.steps.push(Step::Freeze { parent, key, by: -1 });
+    }
+
+    /// Refuses the plan with [`drystone_base::Kind::InUse`] unless `node` is free in this way. For commands that permissions alone would
+    /// let through, such as a snapshot of an idle backing image.
+    pub fn demand(&mut self, node: NodeId, demand: Demand) {
+        self.steps.push(Step::Demand { node, demand });
     }
 
     /// Closes what the plan would have brought in.

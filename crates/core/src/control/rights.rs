@@ -7,11 +7,13 @@
 //! | `left` | nodes that lose a user, also if those who stay want and share the same |
 //! | `read` | nodes that private I/O can reach, and all of which the permissions were computed: drivers have prepared for those |
 //! | `names` | of nodes that come |
+//! | `demanded` | nodes that have to be free of jobs or overlays |
+//! | `taken` | nodes that get a job or an overlay |
 //!
 //! Two changes conflict if what one changes (`write`, `users`) meets what the other sees (`write`, `read`), if both take
-//! users from one node (each may rely on the other's), or if both bring in one name. So a change that was admitted stays
-//! allowed until its commit, with the permissions that its drivers have prepared for; the commit asserts it. Overlays that
-//! come to share a base do not conflict, except for the first.
+//! users from one node (each may rely on the other's), if one takes a node that the other demands to be free, or if both
+//! bring in one name. So a change that was admitted stays allowed until its commit, with the permissions that its drivers
+//! have prepared for; the commit asserts it. Overlays that come to share a base do not conflict, except for the first.
 //!
 //! Conflicting changes are admitted in the order in which they asked, each for all its sets at once, so nobody holds one
 //! part and waits for another.
@@ -34,6 +36,8 @@ pub(crate) struct Sets {
     pub(crate) left: BTreeSet<NodeId>,
     pub(crate) read: BTreeSet<NodeId>,
     pub(crate) names: BTreeSet<String>,
+    pub(crate) demanded: BTreeSet<NodeId>,
+    pub(crate) taken: BTreeSet<NodeId>,
 }
 
 impl Sets {
@@ -42,6 +46,7 @@ impl Sets {
         !self.write.is_disjoint(&other.write)
             || written().any(|id| other.read.contains(&id))
             || self.users.iter().any(|id| other.read.contains(id) || other.write.contains(&Place::Node(*id)))
+            || !self.taken.is_disjoint(&other.demanded)
     }
 
     fn conflicts(&self, other: &Self) -> bool {

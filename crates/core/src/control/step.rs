@@ -27,7 +27,36 @@ pub(crate) enum Step {
     SetReadOnly { node: NodeId, read_only: bool },
     SetActive { node: NodeId, active: bool },
     Freeze { parent: NodeId, key: ChildKey, by: i32 },
+    Demand { node: NodeId, demand: Demand },
     Touch(NodeId),
+}
+
+/// What a command asks of a node that permissions do not say. Asked where the step stands in its plan, of the graph that
+/// the steps before it have made; and still so when the change is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// No job works on the node: no root that stays ([`crate::control::RootSpec::stays`]) is on it.
+    NoJob,
+    /// The node is nobody's backing image, used or not.
+    NoOverlay,
+    /// No node stands on it, in whatever role: only users.
+    NoParent,
+}
+
+impl Demand {
+    /// Whether a user of a node is what the demand excludes.
+    pub(crate) fn excludes(self, view: &impl Topology, parent: Parent) -> bool {
+        match (self, parent) {
+            (Self::NoJob, Parent::Root(id)) => {
+                view.root(id).is_some_and(|root| root.stays && root.node.is_some())
+            }
+            (Self::NoOverlay, Parent::Node(id, key)) => {
+                view.node(id).and_then(|shape| shape.edge(key)).is_some_and(|edge| edge.role.has(Role::COW))
+            }
+            (Self::NoParent, Parent::Node(..)) => true,
+            (Self::NoJob, Parent::Node(..)) | (Self::NoOverlay | Self::NoParent, Parent::Root(_)) => false,
+        }
+    }
 }
 
 /// A root before the commit that brings it in. If that never comes, its gate opens, so that whoever waits there finds out
@@ -99,6 +128,7 @@ pub(crate) fn apply(
             })?;
             Ok(())
         }
+        Step::Demand { node, demand } => ask(view, *node, *demand),
         Step::Touch(node) => view.node_mut(*node).map(drop).ok_or_else(no_node),
     }
 }
@@ -132,6 +162,20 @@ fn release(view: &mut View<'_>, id: NodeId) -> Result<()> {
         shape.owned = false;
     }
     Ok(())
+}
+
+fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
+    let shape = view.node(id).ok_or_else(no_node)?;
+    let Some(parent) = shape.parents.iter().find(|parent| demand.excludes(view, **parent)) else {
+        return Ok(());
+    };
+    let other = view.describe(*parent);
+    let text = match demand {
+        Demand::NoJob => format!("{other} works on it"),
+        Demand::NoOverlay => format!("it is the backing image of {other}"),
+        Demand::NoParent => format!("{other} stands on it"),
+    };
+    Err(Error::new(Kind::InUse, text).on_node(shape.node.name()))
 }
 
 fn aim_root(view: &mut View<'_>, root: RootId, to: Option<NodeId>) -> Result<()> {

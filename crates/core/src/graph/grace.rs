@@ -1,4 +1,4 @@
-//! [`Grace`]: "every request that began before now has ended", for those who free space.
+//! Grace periods: "every request that began before now has ended", for those who free space.
 //!
 //! A node knows the gates from which it is reached (recomputed by commits). A [`Stamp`] is a moment of each; it has passed
 //! when all of them have. Asking never waits: freed space stays in quarantine until somebody asks and the answer is yes.

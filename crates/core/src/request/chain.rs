@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use drystone_base::{GuestOffset, GuestRange};
+use drystone_base::GuestOffset;
 
 use crate::graph::node::Node;
 use crate::request::resolve::{DeviceNode, Part, Target};
@@ -93,8 +93,8 @@ impl ChainCache {
 }
 
 impl Visit<'_> {
-    /// Where the first bytes are, if an earlier walk has learnt it.
-    pub(crate) fn look_up(&self, range: GuestRange) -> Option<(CachedPlace, u64)> {
+    /// Where the first bytes are, at most `len_max` of them, if an earlier walk has learnt it.
+    pub(crate) fn look_up(&self, len_max: u64) -> Option<(CachedPlace, u64)> {
         let at = self.at.get();
         let stripe = self.cache.stripe(self.at).read().unwrap_or_else(PoisonError::into_inner);
         let (start, extent) = stripe.extents.range(..=at).next_back()?;
@@ -106,7 +106,7 @@ impl Visit<'_> {
             CachedPlace::Device { node, at } => CachedPlace::Device { node: Arc::clone(node), at: at + skip },
             CachedPlace::Zero => CachedPlace::Zero,
         };
-        Some((place, (extent.len - skip).min(range.len())))
+        Some((place, (extent.len - skip).min(len_max)))
     }
 
     /// From where the walk is to the end of its window or of the disk.

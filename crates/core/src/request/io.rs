@@ -175,7 +175,7 @@ impl<'t> Io<'t> {
     /// Waits until no other request holds a range of the node that overlaps `range`, and holds it. First come, first
     /// served. A request holds at most one range of one node at a time, and takes ranges of parents before children's.
     pub async fn lock_range(self, range: GuestRange) -> RangeGuard<'t> {
-        crate::request::serialise::lock(self, range).await
+        self.node.ranges.lock(self, range, "range").await
     }
 
     /// This moment, for space that is being freed: see [`Stamp::has_passed`].

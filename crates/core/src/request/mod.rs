@@ -6,6 +6,7 @@
 //! | `run` | running it to its end, whoever waits for it |
 //! | [`io`] | a request at a node: what drivers are lent |
 //! | `resolve` | where the bytes are |
+//! | `straight` | requests that are one operation on one device |
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
 //! | `device` | alignment and bouncing |
 //! | `serialise` | range locks |
@@ -23,5 +24,6 @@ pub(crate) mod resolve;
 pub(crate) mod run;
 pub mod serialise;
 pub(crate) mod status;
+pub(crate) mod straight;
 pub(crate) mod write;
 pub(crate) mod zero;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::backend::Root;
 use crate::graph::gate::Side;
-use crate::runtime::Shard;
+use crate::runtime::{Shard, StaysOnItsThread};
 
 /// A request's right to be inside. Stays on the thread that entered.
 pub(crate) struct Presence {
     way: Way,
-    _stays_on_its_thread: PhantomData<*const ()>,
+    _thread: PhantomData<StaysOnItsThread>,
 }
 
 enum Way {
@@ -25,12 +25,12 @@ enum Way {
 impl Presence {
     /// For a passage that the gate of `root` has counted.
     pub(crate) fn counted(root: Arc<Root>, shard: Shard, side: Side) -> Self {
-        Self { way: Way::Gate { root, shard, side }, _stays_on_its_thread: PhantomData }
+        Self { way: Way::Gate { root, shard, side }, _thread: PhantomData }
     }
 
     /// For the private I/O of a change or an opening.
     pub(crate) fn private() -> Self {
-        Self { way: Way::Private, _stays_on_its_thread: PhantomData }
+        Self { way: Way::Private, _thread: PhantomData }
     }
 
     /// The root that the request came through; none for private I/O.

@@ -45,6 +45,13 @@ impl DeviceNode<'_> {
             Self::Cached(node) => node,
         }
     }
+
+    pub(crate) fn to_arc(&self) -> std::sync::Arc<crate::graph::node::Node> {
+        match self {
+            Self::Walked(io) => io.node_arc(),
+            Self::Cached(node) => std::sync::Arc::clone(node),
+        }
+    }
 }
 
 /// Walks from `io` down to where the first bytes of `range` (not empty) are. Notes the nodes that a write crosses.
@@ -73,8 +80,7 @@ pub(crate) fn resolve<'t>(
                 if visit.is_none() && access == Access::Read && extent.place == Place::Backing {
                     visit = child.node().chain.visit(child.node(), at).map(|visit| (visit, len));
                     if let Some((visit, _)) = &visit {
-                        range = GuestRange::new(at, len);
-                        if let Some(part) = visit.look_up(range) {
+                        if let Some(part) = visit.look_up(len) {
                             return Ok(cached_part(part));
                         }
                         // Learn as much of the chain at once as its cache keeps together.

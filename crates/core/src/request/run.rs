@@ -21,18 +21,37 @@ use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::graph::gate::Enter;
 use crate::request::io::{Io, Request};
 use crate::request::presence::Presence;
+use crate::request::straight::Submitted;
 use crate::runtime::LocalRef;
 use crate::waits::Rank;
 
 /// What a request does.
 pub(crate) enum Work {
-    Read { at: GuestOffset, buf: Buf },
-    Write { at: GuestOffset, buf: Buf, flags: WriteFlags },
-    Zero { range: GuestRange, flags: ZeroFlags },
+    Read {
+        at: GuestOffset,
+        buf: Buf,
+    },
+    Write {
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    },
+    Zero {
+        range: GuestRange,
+        flags: ZeroFlags,
+    },
     Discard(GuestRange),
     Flush,
-    Resize { len: u64, preallocation: Preallocation },
-    Status { range: GuestRange, layers: u32 },
+    Resize {
+        len: u64,
+        preallocation: Preallocation,
+    },
+    Status {
+        range: GuestRange,
+        layers: u32,
+    },
+    /// A read or write that a device has already.
+    Submitted(Submitted),
 }
 
 /// What a finished request leaves.
@@ -188,6 +207,7 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
     let io = Io::new(request, node, perm);
     let (mut status, mut back) = (None, None);
     let result = match work {
+        Work::Submitted(submitted) => keep(&mut back, submitted.finish(io).await),
         Work::Read { at, buf } => keep(&mut back, io.read(at, buf).await),
         Work::Write { at, buf, flags } => keep(&mut back, io.write(at, buf, flags).await),
         Work::Zero { range, flags } => io.write_zeroes(range, flags).await,
@@ -211,6 +231,8 @@ enum Again {
     Read(GuestOffset, usize),
     Write(GuestOffset, WriteFlags, usize),
     Other(Work),
+    /// It has had its effect and does not come again.
+    Never,
 }
 
 impl Again {
@@ -222,6 +244,7 @@ impl Again {
                 outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
             }
             Self::Other(_) => true,
+            Self::Never => false,
         }
     }
 
@@ -230,6 +253,7 @@ impl Again {
             Self::Read(at, _) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
             Self::Write(at, flags, _) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
             Self::Other(work) => work,
+            Self::Never => unreachable!("a request steps back before it is submitted"),
         }
     }
 }
@@ -239,6 +263,7 @@ impl Work {
         Again::Other(match self {
             Self::Read { at, buf } => return Again::Read(*at, buf.len()),
             Self::Write { at, buf, flags } => return Again::Write(*at, *flags, buf.len()),
+            Self::Submitted(_) => return Again::Never,
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,
@@ -262,6 +287,7 @@ impl Work {
             Self::Discard(range) => (backend::Kind::Discard, range.len()),
             Self::Flush => (backend::Kind::Flush, 0),
             Self::Resize { .. } | Self::Status { .. } => (backend::Kind::Other, 0),
+            Self::Submitted(submitted) => submitted.accounted(),
         }
     }
 }

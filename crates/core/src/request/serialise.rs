@@ -9,14 +9,14 @@ use std::task::{Poll, Waker};
 use drystone_base::GuestRange;
 
 use crate::backend::Root;
-use crate::graph::node::Node;
 use crate::request::io::Io;
-use crate::waits::{Rank, Waiting, Waits};
+use crate::waits::{Rank, Waiting};
 
-/// The ranges of one node that requests hold or wait for, oldest first.
-pub(crate) struct RangeLocks {
+/// Ranges that requests hold or wait for, oldest first: of one node's disk, or of whatever a driver numbers (tables,
+/// slices of tables).
+#[derive(Default)]
+pub struct RangeLocks {
     table: Mutex<Table>,
-    waits: Arc<Waits>,
 }
 
 #[derive(Default)]
@@ -42,16 +42,12 @@ impl Entry {
 /// A held range. It lives no longer than the request that took it.
 #[must_use = "the range is free again when the guard is dropped"]
 pub struct RangeGuard<'t> {
-    node: &'t Node,
+    locks: &'t RangeLocks,
     id: u64,
     range: GuestRange,
 }
 
 impl RangeLocks {
-    pub(crate) fn new(waits: Arc<Waits>) -> Self {
-        Self { table: Mutex::default(), waits }
-    }
-
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,54 +71,56 @@ impl Table {
     }
 }
 
-pub(crate) async fn lock<'t>(io: Io<'t>, range: GuestRange) -> RangeGuard<'t> {
-    let node = io.node();
-    let id = {
-        let mut table = node.ranges.table();
-        let id = table.next_id;
-        table.next_id += 1;
-        table.entries.push(Entry { id, range, held: false, waker: None, root: io.root().cloned() });
-        id
-    };
-    // Dropped before the range is granted, the guard takes back the place in the queue.
-    let guard = RangeGuard { node, id, range };
-    let mut waiting: Option<Waiting> = None;
-    poll_fn(|cx| {
-        let mut table = node.ranges.table();
-        match table.try_hold(id) {
-            Ok(()) => Poll::Ready(()),
-            Err(holder) => {
-                if let Some(entry) = table.entries.iter_mut().find(|entry| entry.id == id) {
-                    entry.waker = Some(cx.waker().clone());
+impl RangeLocks {
+    /// Waits until nobody else holds a range that overlaps `range`, and holds it. `what` names the kind of thing in
+    /// reports. The guard lives no longer than the request.
+    pub async fn lock<'t>(&'t self, io: Io<'t>, range: GuestRange, what: &'static str) -> RangeGuard<'t> {
+        let id = {
+            let mut table = self.table();
+            let id = table.next_id;
+            table.next_id += 1;
+            table.entries.push(Entry { id, range, held: false, waker: None, root: io.root().cloned() });
+            id
+        };
+        // Dropped before the range is granted, the guard takes back the place in the queue.
+        let guard = RangeGuard { locks: self, id, range };
+        let mut waiting: Option<Waiting> = None;
+        poll_fn(|cx| {
+            let mut table = self.table();
+            match table.try_hold(id) {
+                Ok(()) => Poll::Ready(()),
+                Err(holder) => {
+                    if let Some(entry) = table.entries.iter_mut().find(|entry| entry.id == id) {
+                        entry.waker = Some(cx.waker().clone());
+                    }
+                    drop(table);
+                    waiting.get_or_insert_with(|| {
+                        let what = format!("{what} {range} of node '{}'", io.node().name());
+                        io.node().waits.begin((Rank::Gate, Rank::Resource), io.who(), what, holder)
+                    });
+                    Poll::Pending
                 }
-                drop(table);
-                if waiting.is_none() {
-                    let what = format!("range {range} of node '{}'", node.name());
-                    waiting =
-                        Some(node.ranges.waits.begin((Rank::Gate, Rank::Resource), io.who(), what, holder));
-                }
-                Poll::Pending
             }
-        }
-    })
-    .await;
-    guard
-}
+        })
+        .await;
+        guard
+    }
 
-fn release(node: &Node, id: u64) {
-    let wakers: Vec<Waker> = {
-        let mut table = node.ranges.table();
-        let Some(index) = table.entries.iter().position(|entry| entry.id == id) else { return };
-        let gone = table.entries.remove(index);
-        table
-            .entries
-            .iter_mut()
-            .filter(|entry| !entry.held && entry.range.overlaps(gone.range))
-            .filter_map(|entry| entry.waker.take())
-            .collect()
-    };
-    for waker in wakers {
-        waker.wake();
+    fn release(&self, id: u64) {
+        let wakers: Vec<Waker> = {
+            let mut table = self.table();
+            let Some(index) = table.entries.iter().position(|entry| entry.id == id) else { return };
+            let gone = table.entries.remove(index);
+            table
+                .entries
+                .iter_mut()
+                .filter(|entry| !entry.held && entry.range.overlaps(gone.range))
+                .filter_map(|entry| entry.waker.take())
+                .collect()
+        };
+        for waker in wakers {
+            waker.wake();
+        }
     }
 }
 
@@ -136,6 +134,6 @@ impl RangeGuard<'_> {
 
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
-        release(self.node, self.id);
+        self.locks.release(self.id);
     }
 }

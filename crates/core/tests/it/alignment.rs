@@ -15,11 +15,8 @@ const ALIGN: u32 = 512;
 
 /// A device of nines that demands alignment, and a writer.
 fn aligned(world: &World, seed: u64) -> (SimDisk, Backend<ReadWrite>) {
-    let options = DiskOptions {
-        align_bytes: u64::from(ALIGN),
-        discard: Some(DiscardAs::Zeroes),
-        ..DiskOptions::seeded(seed)
-    };
+    let options =
+        DiskOptions { align_bytes: ALIGN, discard: Some(DiscardAs::Zeroes), ..DiskOptions::seeded(seed) };
     let disk = SimDisk::new(Image::from_bytes(&vec![9; usize::try_from(LEN).unwrap()]), options);
     let device = disk.clone();
     let backend = world.on_control(async move |task: &mut Task<'_>| {

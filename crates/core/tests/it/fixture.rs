@@ -1,14 +1,11 @@
-//! A protocol driver on a simulated disk, a copy-on-write driver without a file format, and a graph of them.
+//! A protocol driver on a simulated disk, and graphs of it and of overlays without a file format.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-
-use drystone_base::{GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_buf::Buf;
 use drystone_core::backend::ReadWrite;
 use drystone_core::control::{Control, ControlThread, NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::disk::Disk;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags};
+use drystone_core::driver::{Access, Driver, Extent, NodeFacts, Place, WriteFlags};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::Grant;
 use drystone_core::graph::role::Role;
@@ -16,6 +13,8 @@ use drystone_core::lane::Lane;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 use drystone_testkit::disk::SimDisk;
+pub(crate) use drystone_testkit::overlay::BLOCK_BYTES as BLOCK;
+use drystone_testkit::overlay::SimOverlay;
 use drystone_testkit::sim::Sim;
 
 /// A protocol node.
@@ -36,70 +35,6 @@ impl Driver for Device {
 
     fn disk(&self) -> Option<&dyn Disk> {
         Some(&self.0)
-    }
-}
-
-pub(crate) const BLOCK: u64 = 4096;
-
-/// Copy on write by blocks, at the same offsets of its file; which blocks are its own is kept in memory only.
-#[derive(Default)]
-pub(crate) struct Overlay(Mutex<BTreeSet<u64>>);
-
-impl Driver for Overlay {
-    fn format_name(&self) -> &'static str {
-        "overlay"
-    }
-
-    fn locate(&self, _io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
-        let at = range.start().get();
-        let len = BLOCK - at % BLOCK;
-        let own = self.0.lock().unwrap().contains(&(at / BLOCK));
-        let place = match (own, access) {
-            (true, _) => Place::Child {
-                child: ChildKey::File,
-                at: HostOffset::new(at),
-                tail: Tail::Zeroes,
-                transparent: false,
-            },
-            (false, Access::Write) => Place::Ask,
-            (false, _) => Place::Backing,
-        };
-        Ok(Extent { len, place })
-    }
-
-    fn write<'a>(
-        &'a self,
-        io: Io<'a>,
-        at: GuestOffset,
-        buf: Buf,
-        flags: WriteFlags,
-    ) -> LocalFuture<'a, BufResult> {
-        Box::pin(async move {
-            let block = at.align_down(BLOCK);
-            let _range = io.lock_range(GuestRange::new(block, BLOCK)).await;
-            let mut whole = Buf::zeroed(usize::try_from(BLOCK).unwrap());
-            if self.0.lock().unwrap().contains(&(block.get() / BLOCK)) {
-                return io.file().unwrap().write(at, buf, flags).await;
-            }
-            if let Some(backing) = io.child(ChildKey::Backing) {
-                let (result, filled) = backing.read(block, whole).await;
-                whole = filled;
-                if let Err(error) = result {
-                    return (Err(error), buf);
-                }
-            }
-            let from = usize::try_from(at.get() - block.get()).unwrap();
-            whole.as_mut_slice()[from..from + buf.len()].copy_from_slice(buf.as_slice());
-            let (result, _) = io.file().unwrap().write(block, whole, flags).await;
-            if result.is_ok() {
-                self.0.lock().unwrap().insert(block.get() / BLOCK);
-            }
-            (result, buf)
-        })
-    }
-
-    fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        Box::pin(async move { io.file()?.flush().await })
     }
 }
 
@@ -141,9 +76,7 @@ pub(crate) fn overlay(
     backing: Option<NodeId>,
 ) -> Result<NodeId> {
     let file = opening.add(node(&format!("{name}-file"), Device(disk), LEN, vec![]))?;
-    let mut children = vec![(ChildKey::File, Role::IMAGE, file)];
-    children.extend(backing.map(|id| (ChildKey::Backing, Role::COW, id)));
-    opening.add(node(name, Overlay::default(), LEN, children))
+    opening.add(SimOverlay::node(name, LEN, file, backing))
 }
 
 /// Attaches a writer to `node`.
@@ -181,9 +114,4 @@ pub(crate) async fn read(
     result?;
     assert!(buf.as_slice().iter().all(|byte| *byte == buf.as_slice()[0]), "a torn read");
     Ok(buf.as_slice()[0])
-}
-
-#[allow(dead_code)]
-pub(crate) fn is_kind<T>(result: &Result<T>, kind: Kind) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == kind)
 }

@@ -5,15 +5,16 @@ use drystone_buf::Buf;
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{Opening, Task};
 use drystone_core::driver::{NodeFacts, WriteFlags, ZeroFlags};
-use drystone_core::graph::node::{ChildKey, NodeId};
-use drystone_core::graph::role::Role;
+use drystone_core::graph::node::NodeId;
 use drystone_core::job::JobCtx;
 use drystone_core::lane::Lane;
 use drystone_core::runtime::yield_now;
 use drystone_testkit::disk::{DiskOptions, Image, OpFilter, SimDisk};
 use drystone_testkit::sim::abandon_after;
 
-use crate::fixture::{LEN, Overlay, facts, node};
+use drystone_testkit::overlay::SimOverlay;
+
+use crate::fixture::{LEN, facts, node};
 use crate::scripted::{Script, Scripted};
 use crate::world::{Event, World, at, attach_writer, detach, fill, filled, insert, insert_device, load};
 
@@ -26,8 +27,7 @@ fn deep_disk(world: &World, disk: &SimDisk) -> (NodeId, Backend<ReadWrite>) {
         let mut file = node("file", Scripted::device("file", &script, device), LEN, vec![]);
         file.facts = NodeFacts { request_alignment: 512, ..facts(LEN, false) };
         let file = opening.add(file).unwrap();
-        let children = vec![(ChildKey::File, Role::IMAGE, file)];
-        let top = opening.add(node("top", Overlay::default(), LEN, children)).unwrap();
+        let top = opening.add(SimOverlay::node("top", LEN, file, None)).unwrap();
         insert(task, opening).await.unwrap();
         (top, attach_writer(task, top, "client").await.unwrap())
     })

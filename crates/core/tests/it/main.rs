@@ -1,16 +1,23 @@
 //! The core through its public interface, on the seeded scheduler.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, outside of the tests themselves"
+)]
 
 mod admission;
 mod alignment;
 mod backend;
 mod chain;
 mod check;
+mod demand;
 mod drain;
 mod fixture;
 mod flush;
 mod grace;
 mod graph_change;
 mod history;
+mod job;
 mod lane;
 mod observer;
 mod opening;

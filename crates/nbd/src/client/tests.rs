@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::error::NbdError;
+use crate::request::Command::{BlockStatus, Read, Write};
 use crate::request::{Command, Request};
 use crate::wire::{CommandFlags, TransmissionFlags};
+use ReplyError as E;
+use Style::{Extended, Simple, Structured};
 
 fn greeting(magic: u64, flags: u16) -> Vec<u8> {
     let mut out = Vec::new();
@@ -242,183 +245,151 @@ fn events(style: Style, request: Request, fields: &str) -> Result<String, ReplyE
     Ok(text.join(", "))
 }
 
+/// The cookie of [`ask`], written `C` in the tables below.
+const COOKIE: &str = "0000000000000005";
+
+const EVENTS: &[(Style, Command, &str, &str)] = &[
+    (Simple, Write, "67446698 00000000 C", "nothing, Ok(())"),
+    (Simple, Write, "67446698 0000001c C", "nothing, Err(NoSpace)"),
+    (Simple, Read, "67446698 00000000 C", "data 0x1000+0x1000, Ok(())"),
+    (Simple, Read, "67446698 00000063 C", "nothing, Err(Invalid)"),
+    (Structured, Write, "67446698 00000000 C", "nothing, Ok(())"),
+    (Structured, Write, "668e33ef 0001 0000 C 00000000", "nothing, Ok(())"),
+    (
+        Structured,
+        Read,
+        "668e33ef 0000 0001 C 00000009 0000000000001000 aa
+        668e33ef 0000 0002 C 0000000c 0000000000001001 00000fff
+        668e33ef 0001 0000 C 00000000",
+        "data 0x1000+0x1, hole 0x1001+0xfff, nothing, Ok(())",
+    ),
+    (
+        Structured,
+        Read,
+        "668e33ef 0000 8002 C 00000010 00000005 0002 6162 0000000000001200
+        668e33ef 0001 0000 C 00000000",
+        "Io Some(4608) 'ab', nothing, Err(Io)",
+    ),
+    (Structured, Write, "668e33ef 0001 9999 C 00000008 00000005 0000 ffff", "Io None '', Err(Io)"),
+    (
+        Structured,
+        BlockStatus,
+        "668e33ef 0000 0005 C 00000014 00000009 00000200 00000003 00002000 00000000
+        668e33ef 0001 0005 C 0000000c 00000004 7fffffff 00000001",
+        "extent 1: 0x1000+0x200=3, extent 1: 0x1200+0x2000=0, extent 0: 0x1000+0xff000=1, Ok(())",
+    ),
+    (
+        Extended,
+        Read,
+        "6e8a278c 0001 0002 C 0000000000001000 000000000000000c 0000000000001000 00001000",
+        "hole 0x1000+0x1000, Ok(())",
+    ),
+    (
+        Extended,
+        BlockStatus,
+        "6e8a278c 0000 0006 C 0000000000001000 0000000000000018 00000004 00000001
+        0000000000001000 0000000100000000
+        6e8a278c 0001 0005 C 0000000000001000 000000000000000c 00000009 00001000 00000001",
+        "extent 0: 0x1000+0x1000=4294967296, extent 1: 0x1000+0x1000=1, Ok(())",
+    ),
+];
+
 #[test]
 fn replies_become_events() {
-    use Command::{BlockStatus, Read, Write};
-    use Style::{Extended, Simple, Structured};
-    let none = CommandFlags::NONE;
-    let cookie = "0000000000000005";
-    for (style, command, fields, expected) in [
-        (Simple, Write, format!("67446698 00000000 {cookie}"), "nothing, Ok(())"),
-        (Simple, Write, format!("67446698 0000001c {cookie}"), "nothing, Err(NoSpace)"),
-        (Simple, Read, format!("67446698 00000000 {cookie}"), "data 0x1000+0x1000, Ok(())"),
-        (Simple, Read, format!("67446698 00000063 {cookie}"), "nothing, Err(Invalid)"),
-        (Structured, Write, format!("67446698 00000000 {cookie}"), "nothing, Ok(())"),
-        (Structured, Write, format!("668e33ef 0001 0000 {cookie} 00000000"), "nothing, Ok(())"),
-        (
-            Structured,
-            Read,
-            format!(
-                "668e33ef 0000 0001 {cookie} 00000009 0000000000001000 aa
-                668e33ef 0000 0002 {cookie} 0000000c 0000000000001001 00000fff
-                668e33ef 0001 0000 {cookie} 00000000"
-            ),
-            "data 0x1000+0x1, hole 0x1001+0xfff, nothing, Ok(())",
-        ),
-        (
-            Structured,
-            Read,
-            format!(
-                "668e33ef 0000 8002 {cookie} 00000010 00000005 0002 6162 0000000000001200
-                668e33ef 0001 0000 {cookie} 00000000"
-            ),
-            "Io Some(4608) 'ab', nothing, Err(Io)",
-        ),
-        (
-            Structured,
-            Write,
-            format!("668e33ef 0001 9999 {cookie} 00000008 00000005 0000 ffff"),
-            "Io None '', Err(Io)",
-        ),
-        (
-            Structured,
-            BlockStatus,
-            format!(
-                "668e33ef 0000 0005 {cookie} 00000014 00000009 00000200 00000003 00002000 00000000
-                668e33ef 0001 0005 {cookie} 0000000c 00000004 7fffffff 00000001"
-            ),
-            "extent 1: 0x1000+0x200=3, extent 1: 0x1200+0x2000=0, extent 0: 0x1000+0xff000=1, Ok(())",
-        ),
-        (
-            Extended,
-            Read,
-            format!(
-                "6e8a278c 0001 0002 {cookie} 0000000000001000 000000000000000c 0000000000001000 00001000"
-            ),
-            "hole 0x1000+0x1000, Ok(())",
-        ),
-        (
-            Extended,
-            BlockStatus,
-            format!(
-                "6e8a278c 0000 0006 {cookie} 0000000000001000 0000000000000018 00000004 00000001
-                0000000000001000 0000000100000000
-                6e8a278c 0001 0005 {cookie} 0000000000001000 000000000000000c 00000009 00001000 00000001"
-            ),
-            "extent 0: 0x1000+0x1000=4294967296, extent 1: 0x1000+0x1000=1, Ok(())",
-        ),
-    ] {
-        assert_eq!(
-            events(style, ask(command, none), &fields).as_deref(),
-            Ok(expected),
-            "{style:?} {command:?}"
-        );
+    for (style, command, fields, expected) in EVENTS {
+        let request = ask(*command, CommandFlags::NONE);
+        let result = events(*style, request, &fields.replace('C', COOKIE));
+        assert_eq!(result.as_deref(), Ok(*expected), "{style:?} {command:?}");
     }
 }
 
+const NONE: CommandFlags = CommandFlags::NONE;
+const DF: CommandFlags = CommandFlags::DF;
+const ONE: CommandFlags = CommandFlags::REQ_ONE;
+
+const REFUSED: &[(Style, Command, CommandFlags, &str, E)] = &[
+    (Simple, Read, NONE, "668e33ef 0001 0000", E::Magic(0x668e_33ef)),
+    (Extended, Write, NONE, "67446698", E::Magic(0x6744_6698)),
+    (Simple, Read, NONE, "67446698 00000000 0000000000000006", E::UnknownCookie(6)),
+    (Structured, Read, NONE, "67446698 00000005 C", E::Kind),
+    (Structured, BlockStatus, NONE, "67446698 00000000 C", E::Kind),
+    (Structured, Read, NONE, "668e33ef 0001 0007 C 00000000", E::Kind),
+    (Structured, Write, NONE, "668e33ef 0001 0002 C 0000000c 0000000000001000 00001000", E::Kind),
+    (Structured, Read, NONE, "668e33ef 0001 0005 C 0000000c 00000004 00001000 00000000", E::Kind),
+    (Structured, BlockStatus, NONE, "668e33ef 0001 0006 C 00000018 00000004 00000000", E::Kind),
+    (Structured, Write, NONE, "668e33ef 0001 8001 C 00000006 00000000 0000", E::Kind),
+    (Structured, Write, NONE, "668e33ef 0000 0000 C 00000000", E::Length),
+    (Structured, Write, NONE, "668e33ef 0001 0000 C 00000001", E::Length),
+    (Structured, Read, NONE, "668e33ef 0000 0001 C 00000008", E::Length),
+    (Structured, Read, NONE, "668e33ef 0000 0002 C 0000000d", E::Length),
+    (Structured, Write, NONE, "668e33ef 0001 8001 C 00000005 00000005 00", E::Length),
+    (Structured, Write, NONE, "668e33ef 0001 8001 C 00000007 00000005 0002 61", E::Length),
+    (Structured, Write, NONE, "668e33ef 0001 8002 C 00000006 00000005 0000", E::Length),
+    (Structured, Write, NONE, "668e33ef 0001 8001 C 00002001", E::Length),
+    (Structured, BlockStatus, NONE, "668e33ef 0001 0005 C 00000004", E::Length),
+    (Structured, BlockStatus, NONE, "668e33ef 0001 0005 C 0000000d", E::Length),
+    (
+        Extended,
+        BlockStatus,
+        NONE,
+        "6e8a278c 0001 0006 C 0000000000001000 0000000000000018 00000004 00000002",
+        E::Length,
+    ),
+    (Extended, BlockStatus, NONE, "6e8a278c 0001 0006 C 0000000000001000 0000000001000018", E::Length),
+    (Extended, Write, NONE, "6e8a278c 0001 0000 C 0000000000001001", E::Offset),
+    (Structured, Read, NONE, "668e33ef 0000 0002 C 0000000c 0000000000001001 00001000", E::OutOfRange),
+    (Structured, Read, NONE, "668e33ef 0000 0001 C ffffffff 0000000000001000", E::OutOfRange),
+    (
+        Extended,
+        Read,
+        NONE,
+        "6e8a278c 0000 0001 C 0000000000001000 ffffffffffffffff 0000000000001000",
+        E::OutOfRange,
+    ),
+    (Structured, Read, NONE, "668e33ef 0001 8002 C 0000000e 00000005 0000 0000000000002000", E::OutOfRange),
+    (
+        Structured,
+        Read,
+        DF,
+        "668e33ef 0000 0002 C 0000000c 0000000000001000 00000001
+            668e33ef 0000 0002 C 0000000c 0000000000001001 00000001",
+        E::Fragmented,
+    ),
+    (Structured, Read, NONE, "668e33ef 0001 0000 C 00000000", E::Incomplete),
+    (Structured, Read, NONE, "668e33ef 0001 0002 C 0000000c 0000000000001000 00000fff", E::Incomplete),
+    (
+        Structured,
+        BlockStatus,
+        NONE,
+        "668e33ef 0001 0005 C 0000000c 00000004 00001000 00000000",
+        E::Incomplete,
+    ),
+    (Structured, BlockStatus, NONE, "668e33ef 0001 0005 C 0000000c 00000005", E::Context),
+    (
+        Structured,
+        BlockStatus,
+        NONE,
+        "668e33ef 0000 0005 C 0000000c 00000004 00001000 00000000
+            668e33ef 0000 0005 C 0000000c 00000004 00001000 00000000",
+        E::Context,
+    ),
+    (Structured, BlockStatus, NONE, "668e33ef 0000 0005 C 0000000c 00000004 00000000 00000000", E::Extent),
+    (
+        Structured,
+        BlockStatus,
+        NONE,
+        "668e33ef 0000 0005 C 00000014 00000004 00001000 00000000 00000001 00000001",
+        E::Extent,
+    ),
+    (Structured, BlockStatus, ONE, "668e33ef 0000 0005 C 00000014 00000004", E::Extent),
+    (Structured, BlockStatus, ONE, "668e33ef 0000 0005 C 0000000c 00000004 00001001 00000000", E::Extent),
+];
+
 #[test]
 fn replies_that_do_not_answer_the_question_end_the_connection() {
-    use Command::{BlockStatus, Read, Write};
-    use ReplyError as E;
-    use Style::{Extended, Simple, Structured};
-    let none = CommandFlags::NONE;
-    for (style, command, flags, fields, error) in [
-        (Simple, Read, none, "668e33ef 0001 0000", E::Magic(0x668e_33ef)),
-        (Extended, Write, none, "67446698", E::Magic(0x6744_6698)),
-        (Simple, Read, none, "67446698 00000000 0000000000000006", E::UnknownCookie(6)),
-        (Structured, Read, none, "67446698 00000005 C", E::Kind),
-        (Structured, BlockStatus, none, "67446698 00000000 C", E::Kind),
-        (Structured, Read, none, "668e33ef 0001 0007 C 00000000", E::Kind),
-        (Structured, Write, none, "668e33ef 0001 0002 C 0000000c 0000000000001000 00001000", E::Kind),
-        (Structured, Read, none, "668e33ef 0001 0005 C 0000000c 00000004 00001000 00000000", E::Kind),
-        (Structured, BlockStatus, none, "668e33ef 0001 0006 C 00000018 00000004 00000000", E::Kind),
-        (Structured, Write, none, "668e33ef 0001 8001 C 00000006 00000000 0000", E::Kind),
-        (Structured, Write, none, "668e33ef 0000 0000 C 00000000", E::Length),
-        (Structured, Write, none, "668e33ef 0001 0000 C 00000001", E::Length),
-        (Structured, Read, none, "668e33ef 0000 0001 C 00000008", E::Length),
-        (Structured, Read, none, "668e33ef 0000 0002 C 0000000d", E::Length),
-        (Structured, Write, none, "668e33ef 0001 8001 C 00000005 00000005 00", E::Length),
-        (Structured, Write, none, "668e33ef 0001 8001 C 00000007 00000005 0002 61", E::Length),
-        (Structured, Write, none, "668e33ef 0001 8002 C 00000006 00000005 0000", E::Length),
-        (Structured, Write, none, "668e33ef 0001 8001 C 00002001", E::Length),
-        (Structured, BlockStatus, none, "668e33ef 0001 0005 C 00000004", E::Length),
-        (Structured, BlockStatus, none, "668e33ef 0001 0005 C 0000000d", E::Length),
-        (
-            Extended,
-            BlockStatus,
-            none,
-            "6e8a278c 0001 0006 C 0000000000001000 0000000000000018 00000004 00000002",
-            E::Length,
-        ),
-        (Extended, BlockStatus, none, "6e8a278c 0001 0006 C 0000000000001000 0000000001000018", E::Length),
-        (Extended, Write, none, "6e8a278c 0001 0000 C 0000000000001001", E::Offset),
-        (Structured, Read, none, "668e33ef 0000 0002 C 0000000c 0000000000001001 00001000", E::OutOfRange),
-        (Structured, Read, none, "668e33ef 0000 0001 C ffffffff 0000000000001000", E::OutOfRange),
-        (
-            Extended,
-            Read,
-            none,
-            "6e8a278c 0000 0001 C 0000000000001000 ffffffffffffffff 0000000000001000",
-            E::OutOfRange,
-        ),
-        (
-            Structured,
-            Read,
-            none,
-            "668e33ef 0001 8002 C 0000000e 00000005 0000 0000000000002000",
-            E::OutOfRange,
-        ),
-        (
-            Structured,
-            Read,
-            CommandFlags::DF,
-            "668e33ef 0000 0002 C 0000000c 0000000000001000 00000001
-            668e33ef 0000 0002 C 0000000c 0000000000001001 00000001",
-            E::Fragmented,
-        ),
-        (Structured, Read, none, "668e33ef 0001 0000 C 00000000", E::Incomplete),
-        (Structured, Read, none, "668e33ef 0001 0002 C 0000000c 0000000000001000 00000fff", E::Incomplete),
-        (
-            Structured,
-            BlockStatus,
-            none,
-            "668e33ef 0001 0005 C 0000000c 00000004 00001000 00000000",
-            E::Incomplete,
-        ),
-        (Structured, BlockStatus, none, "668e33ef 0001 0005 C 0000000c 00000005", E::Context),
-        (
-            Structured,
-            BlockStatus,
-            none,
-            "668e33ef 0000 0005 C 0000000c 00000004 00001000 00000000
-            668e33ef 0000 0005 C 0000000c 00000004 00001000 00000000",
-            E::Context,
-        ),
-        (
-            Structured,
-            BlockStatus,
-            none,
-            "668e33ef 0000 0005 C 0000000c 00000004 00000000 00000000",
-            E::Extent,
-        ),
-        (
-            Structured,
-            BlockStatus,
-            none,
-            "668e33ef 0000 0005 C 00000014 00000004 00001000 00000000 00000001 00000001",
-            E::Extent,
-        ),
-        (Structured, BlockStatus, CommandFlags::REQ_ONE, "668e33ef 0000 0005 C 00000014 00000004", E::Extent),
-        (
-            Structured,
-            BlockStatus,
-            CommandFlags::REQ_ONE,
-            "668e33ef 0000 0005 C 0000000c 00000004 00001001 00000000",
-            E::Extent,
-        ),
-    ] {
-        let result = events(style, ask(command, flags), &fields.replace('C', "0000000000000005"));
-        assert_eq!(result, Err(error), "{style:?} {command:?} {fields}");
+    for (style, command, flags, fields, error) in REFUSED {
+        let result = events(*style, ask(*command, *flags), &fields.replace('C', COOKIE));
+        assert_eq!(result, Err(*error), "{style:?} {command:?} {fields}");
     }
 }
 

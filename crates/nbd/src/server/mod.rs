@@ -7,7 +7,7 @@
 //!                        └─ data that do not ─► Skip ───────┘
 //! anywhere: garbage, a limit, an EXPORT_NAME that cannot be satisfied ─► error, close
 //! ```
-//! Which option is answered how, and when, is the table of [`rule`]. Bytes come in pieces of any size; answers are appended to
+//! Which option is answered how, and when, is the table in `rule.rs`. Bytes come in pieces of any size; answers are appended to
 //! the caller's vector. After each answered option [`ServerHandshake::receive`] returns, so that the caller can send it before
 //! it feeds more: a client that asks and never reads is stopped by its own socket, not by our memory.
 //!

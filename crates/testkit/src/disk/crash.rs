@@ -88,7 +88,7 @@ impl CrashState {
         self.entries.len()
     }
 
-    /// What could be found: nothing of the changes, all of them, all but each one, each one alone; and then more until
+    /// What could be found: all of the changes, none of them, all but each one, each one alone; and then more until
     /// there are `limit`.
     pub fn survivors(&self, limit: usize, seed: u64) -> impl Iterator<Item = Survivor> {
         let mut seen = BTreeSet::<History>::new();
@@ -117,7 +117,7 @@ impl CrashState {
     }
 
     fn certain(&self) -> impl Iterator<Item = Fates> {
-        let ends = [self.all(Fate::Lost), self.all(Fate::Kept)];
+        let ends = [self.all(Fate::Kept), self.all(Fate::Lost)];
         ends.into_iter().chain((0..self.entries.len()).flat_map(move |index| {
             [self.all_but(index, Fate::Lost, Fate::Kept), self.all_but(index, Fate::Kept, Fate::Lost)]
         }))

@@ -2,7 +2,7 @@
 
 use drystone_base::{Error, GuestRange};
 
-use super::op::{OpFilter, OpKind};
+use super::op::{OpFilter, OpIndex, OpKind};
 
 /// How an operation goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl FaultEffect {
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     filter: OpFilter,
+    at: Option<OpIndex>,
     effect: FaultEffect,
     skip: u64,
     times: u64,
@@ -41,13 +42,19 @@ impl Fault {
     /// Every operation that `filter` lets through goes wrong.
     #[must_use]
     pub const fn every(filter: OpFilter, effect: FaultEffect) -> Self {
-        Self { filter, effect, skip: 0, times: u64::MAX }
+        Self { filter, at: None, effect, skip: 0, times: u64::MAX }
     }
 
     /// Of the operations that `filter` lets through, only number `index`, counted from 0, goes wrong.
     #[must_use]
     pub const fn nth(index: u64, filter: OpFilter, effect: FaultEffect) -> Self {
-        Self { filter, effect, skip: index, times: 1 }
+        Self { filter, at: None, effect, skip: index, times: 1 }
+    }
+
+    /// Operation number `op` of all disks that share their power goes wrong, if it is one of this disk.
+    #[must_use]
+    pub const fn at(op: OpIndex, effect: FaultEffect) -> Self {
+        Self { filter: OpFilter::any(), at: Some(op), effect, skip: 0, times: 1 }
     }
 
     /// Ends after `times` operations went wrong.
@@ -74,10 +81,11 @@ impl Faults {
     }
 
     /// What happens to a new operation: the first rule that says something. All rules count it.
-    pub(super) fn strike(&mut self, kind: OpKind, range: GuestRange) -> Option<FaultEffect> {
+    pub(super) fn strike(&mut self, op: OpIndex, kind: OpKind, range: GuestRange) -> Option<FaultEffect> {
         let mut struck = None;
         for rule in &mut self.rules {
-            if rule.times == 0 || !rule.filter.matches(kind, range) {
+            let is_meant = rule.at.is_none_or(|at| at == op) && rule.filter.matches(kind, range);
+            if rule.times == 0 || !is_meant {
                 continue;
             }
             if rule.skip > 0 {

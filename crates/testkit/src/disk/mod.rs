@@ -16,6 +16,7 @@
 //!
 //! Not here: which order of writes is right. A test finds that out by cutting the power ([`crate::crash`]).
 
+mod client;
 mod crash;
 mod device;
 mod fault;
@@ -31,6 +32,7 @@ mod tests;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+pub use client::DiskClient;
 pub use crash::{CrashState, Survivor};
 pub use fault::{Fault, FaultEffect};
 pub use hold::Hold;
@@ -74,7 +76,7 @@ pub struct DiskOptions {
     /// Decides everything that is not decided by the test.
     pub seed: u64,
     /// Offsets and lengths must be multiples of this power of two.
-    pub align_bytes: u64,
+    pub align_bytes: u32,
     /// A power of two; the disk writes this much at once or not at all.
     pub sector_bytes: u64,
     /// A file: writes past the end and truncation change the length. Otherwise a device with a fixed length.
@@ -148,6 +150,12 @@ impl SimDisk {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The alignment of offsets and lengths in bytes.
+    #[must_use]
+    pub fn align_bytes(&self) -> u32 {
+        self.0.lock().options.align_bytes
     }
 
     /// What a read would find.

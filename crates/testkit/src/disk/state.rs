@@ -84,7 +84,7 @@ impl State {
         }
         let begun = self.power.moment();
         let left = self.to_transfer(&request);
-        let fault = self.faults.strike(kind, range);
+        let fault = self.faults.strike(op, kind, range);
         let is_held = self.holds.catch(op, kind, range);
         let pace = self.draw_pace(is_held);
         self.trace.push(OpRecord { op, shard, kind, range, fua: request.fua, begun, ended: None });
@@ -97,7 +97,7 @@ impl State {
         let Self { options, media, .. } = self;
         let len = media.visible().len();
         let range = request.range_shown(len)?;
-        if !range.is_aligned(options.align_bytes) && request.kind != OpKind::Truncate {
+        if !range.is_aligned(u64::from(options.align_bytes)) && request.kind != OpKind::Truncate {
             let text = format!("a request of {range} is not aligned to {} bytes", options.align_bytes);
             return Err(Error::new(Kind::OutOfRange, text));
         }
@@ -165,7 +165,11 @@ impl State {
         if self.power.is_off() || is_whole || flight.fault.is_some() || self.lacks_space(&flight.request) {
             return;
         }
-        let parts = some_sectors(&mut self.rng, &flight.left, self.options.sector_bytes);
+        let unit_bytes = match flight.request.effect {
+            Some(Effect::Zeroes { hole: true }) => self.options.sector_bytes.max(BLOCK_BYTES), // or no hole would be left
+            _ => self.options.sector_bytes,
+        };
+        let parts = some_sectors(&mut self.rng, &flight.left, unit_bytes);
         self.transfer(op, parts, buf);
     }
 
@@ -207,7 +211,7 @@ impl State {
         if self.lacks_space(&request) {
             let parts = match request.kind {
                 OpKind::Truncate => RangeSet::new(),
-                _ => prefix(&left, self.space_left().saturating_sub(BLOCK_BYTES)),
+                _ => prefix(&left, self.space_left().saturating_sub(BLOCK_BYTES), sector_bytes),
             };
             self.transfer(op, parts, buf);
             return Err(Error::os(28, request.kind.verb()));
@@ -316,21 +320,22 @@ fn some_sectors(rng: &mut Rng, set: &RangeSet, sector_bytes: u64) -> RangeSet {
     some
 }
 
-/// A beginning of `set` in whole sectors, but not all of it.
+/// A beginning of `set` that ends between two sectors, but not all of it.
 fn beginning(rng: &mut Rng, set: &RangeSet, sector_bytes: u64) -> RangeSet {
     let len = set.total_len();
     let bytes = rng.below(len.div_ceil(sector_bytes)) * sector_bytes;
-    prefix(set, bytes)
+    prefix(set, bytes, sector_bytes)
 }
 
-/// The first `bytes` bytes of `set`.
-fn prefix(set: &RangeSet, bytes: u64) -> RangeSet {
+/// At most the first `bytes` bytes of `set`, up to the end of a sector.
+fn prefix(set: &RangeSet, bytes: u64, sector_bytes: u64) -> RangeSet {
     let mut left = bytes;
     let mut first = RangeSet::new();
     for (range, ()) in set.iter() {
-        let len = left.min(range.end - range.start);
-        first.set(range.start..range.start + len, ());
-        left -= len;
+        let end = range.start + left.min(range.end - range.start);
+        let whole = if end < range.end { end - end % sector_bytes } else { end };
+        first.set(range.start..whole.max(range.start), ());
+        left -= end - range.start;
     }
     first
 }

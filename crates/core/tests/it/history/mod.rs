@@ -3,5 +3,6 @@
 
 mod change;
 mod drain;
+mod later;
 mod lock;
 mod permission;

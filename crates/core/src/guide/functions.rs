@@ -1,0 +1,200 @@
+//! Every public function, and the capability that it needs.
+//!
+//! *Needs* is what a caller must have: a value of that type is a parameter, by reference or consumed. *Thread* is where such
+//! a value can be: `control` and `I/O` values never leave their thread, which the compiler enforces. Methods of traits
+//! ([`Driver`](crate::driver::Driver), [`Disk`](crate::disk::Disk), [`Local`](crate::runtime::Local) and others) say what
+//! their callers promise where they are declared. `cargo xtask tidy` fails if this page misses a function or names one that
+//! does not exist.
+//!
+//! <!-- functions of core -->
+//!
+//! # The control thread
+//!
+//! In [`control`](crate::control).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Control::call` | a handle | any | waits for the answer; what it started runs on if nobody waits |
+//! | `Control::spawn` | a handle | any |  |
+//! | `ControlThread::new` | a thread | control | makes an empty graph |
+//! | `ControlThread::run` | the graph | control |  |
+//! | `Gs::find` | `&Gs` | control |  |
+//! | `Gs::waits` | `&Gs` | control | the report itself may be taken from any thread |
+//! | `Gs::with` | `&Gs` | control | lends a view to a closure that cannot wait |
+//! | `GraphView::node` | a view | control |  |
+//! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
+//! | `GraphView::node_named` | a view | control |  |
+//! | `GraphView::nodes` | a view | control |  |
+//! | `GraphView::parents_of` | a view | control |  |
+//! | `GraphView::roots` | a view | control |  |
+//! | `Task::gs` | `&Task` | control | lends `&Gs` until the task waits |
+//! | `Task::local` | `&Task` | control |  |
+//! | `Task::local_ref` | `&Task` | control |  |
+//! | `Task::enter` | `&mut Task` | control | waits for a gate; the ticket borrows the task |
+//! | `Task::sleep_until` | `&mut Task` | control |  |
+//! | `Task::drain` | `&mut Task` | control | waits until nobody is inside |
+//! | `Task::drain_all` | `&mut Task` | control | waits until nobody is inside |
+//! | `Task::stage` | `&mut Task`, `Checked` | control | drivers prepare |
+//! | `Task::admit` | `&mut Task`, `StagedPlan` | control | waits for the right to change, then for a drain; the change borrows the task |
+//! | `Task::commit` | `&mut Task`, `Plan` | control | all phases up to the commit |
+//! | `Task::apply` | `&mut Task`, `Plan` | control | all phases |
+//! | `Quiet::covers` | `&Quiet` | control |  |
+//!
+//! # Changes of the graph
+//!
+//! In [`control`](crate::control).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Opening::new` | `&Task` | control |  |
+//! | `Opening::add` | `&mut Opening` | control | a node beside the graph |
+//! | `Opening::node` | `&Opening` | control |  |
+//! | `Opening::claim` | `&mut Opening` | control | the driver prepares for its users |
+//! | `Opening::visit` | `&mut Opening` | control | waits for a gate if the node stands on the graph |
+//! | `Opening::close` | `Opening` | control |  |
+//! | `Visit::io` | `&Visit` | control | lends `Io` |
+//! | `Plan::new` | nothing | control |  |
+//! | `Plan::insert` | `&mut Plan`, `Opening` | control |  |
+//! | `Plan::remove` | `&mut Plan` | control |  |
+//! | `Plan::attach_root` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
+//! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
+//! | `Plan::detach_root` | `&mut Plan` | control |  |
+//! | `Plan::move_root` | `&mut Plan` | control |  |
+//! | `Plan::demand` | `&mut Plan` | control |  |
+//! | `Plan::set_grant` | `&mut Plan` | control |  |
+//! | `Plan::set_child` | `&mut Plan` | control |  |
+//! | `Plan::remove_child` | `&mut Plan` | control |  |
+//! | `Plan::replace` | `&mut Plan` | control |  |
+//! | `Plan::reopen` | `&mut Plan` | control |  |
+//! | `Plan::set_read_only` | `&mut Plan` | control |  |
+//! | `Plan::set_active` | `&mut Plan` | control |  |
+//! | `Plan::observe` | `&mut Plan` | control |  |
+//! | `Plan::unobserve` | `&mut Plan` | control |  |
+//! | `Plan::freeze` | `&mut Plan` | control |  |
+//! | `Plan::thaw` | `&mut Plan` | control |  |
+//! | `Plan::check` | `Plan`, `&Gs` | control | computes; nothing happens |
+//! | `Checked::quiet_nodes` | `&Checked` | control |  |
+//! | `StagedPlan::undo` | `StagedPlan` | control | drivers take back |
+//! | `Change::private` | `&Change` | control | lends I/O with nobody else inside |
+//! | `Change::settle` | `Change` | control | the last stores and flushes |
+//! | `Change::abort` | `Change` | control | opens the gates, then drivers take back |
+//! | `PrivateIo::io` | `&PrivateIo` | control | lends `Io` |
+//! | `Settled::commit` | `Settled` | control | writes edges, options, permissions, modes; cannot wait |
+//! | `Settled::abort` | `Settled` | control | opens the gates, then drivers take back |
+//! | `After::finish` | `After` | control | closes what has left |
+//! | `After::removed` | `&After` | control |  |
+//!
+//! # Requests
+//!
+//! In [`lane`](crate::lane), [`backend`](crate::backend), [`request`](crate::request).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Lane::new` | a thread | I/O |  |
+//! | `Lane::local` | `&Lane` | I/O |  |
+//! | `Lane::local_ref` | `&Lane` | I/O |  |
+//! | `Lane::enter` | `&mut Lane`, `&Backend` | I/O | waits for a gate; the ticket borrows the lane |
+//! | `Ticket::fork` | `&Ticket`, another `&mut Lane` | I/O | does not ask the gate |
+//! | `Ticket::read` | `&mut Ticket` | I/O | waits for devices and for other requests |
+//! | `Ticket::flush` | `&mut Ticket` | I/O | waits for devices |
+//! | `Ticket::status` | `&mut Ticket` | I/O | waits for devices |
+//! | `Ticket::len` | `&Ticket` | I/O |  |
+//! | `Ticket::is_empty` | `&Ticket` | I/O |  |
+//! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::write_zeroes` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::discard` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
+//! | `Backend::id` | `&Backend` | any |  |
+//! | `Backend::name` | `&Backend` | any |  |
+//! | `Backend::reader` | `&Backend<ReadWrite>` | any |  |
+//! | `Backend::statistics` | `&Backend` | any |  |
+//! | `Io::child` | `Io` | I/O | the only way to a child |
+//! | `Io::file` | `Io` | I/O |  |
+//! | `Io::node` | `Io` | I/O |  |
+//! | `Io::perm` | `Io` | I/O |  |
+//! | `Io::len` | `Io` | I/O |  |
+//! | `Io::is_empty` | `Io` | I/O |  |
+//! | `Io::local` | `Io` | I/O |  |
+//! | `Io::sim_point` | `Io` | I/O |  |
+//! | `Io::read` | `Io` | I/O | waits for devices and for other requests |
+//! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |
+//! | `Io::write` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
+//! | `Io::write_zeroes` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
+//! | `Io::discard` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
+//! | `Io::flush` | `Io` | I/O | waits for devices |
+//! | `Io::resize` | `Io` with `RESIZE` | I/O | waits for devices and for other requests |
+//! | `Io::status` | `Io` | I/O | waits for devices |
+//! | `Io::lock_range` | `Io` | I/O | waits for other requests; the guard ends before the request |
+//! | `Io::grace_stamp` | `Io` | I/O |  |
+//! | `Io::step_back` | `Io` | I/O | before the first visible effect |
+//! | `RangeLocks::lock` | `Io` | I/O | waits for other requests; the guard ends before the request |
+//! | `RangeGuard::range` | `&RangeGuard` | any |  |
+//! | `Stamp::has_passed` | `&mut Stamp` | any | never waits |
+//!
+//! # Jobs
+//!
+//! In [`job`](crate::job).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `JobCtx::new` | a thread, a `Control` | I/O |  |
+//! | `JobCtx::show` | `&JobCtx`, the whole state | I/O |  |
+//! | `JobCtx::run` | `JobCtx` | I/O | lends `&mut JobCtx`; the job ends with it |
+//! | `JobCtx::lanes` | `&mut JobCtx` | I/O | a ticket borrows them, and so the context |
+//! | `JobCtx::pause_point` | `&mut JobCtx` | I/O | waits for the end of a pause |
+//! | `JobCtx::sleep_until` | `&mut JobCtx` | I/O | waits for a timer, then for the end of a pause |
+//! | `JobCtx::on_control` | `&mut JobCtx` | I/O | waits for a control task |
+//! | `JobLink::state` | `&JobLink` | any |  |
+//! | `JobHandle::pause` | `&JobHandle` | any |  |
+//! | `JobHandle::resume` | `&JobHandle` | any |  |
+//! | `JobHandle::cancel` | `&JobHandle` | any |  |
+//!
+//! # Drivers, devices and threads
+//!
+//! In [`driver`](crate::driver), [`disk`](crate::disk), [`runtime`](crate::runtime), [`waits`](crate::waits).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Publish::len` | `&Publish`, lent to a commit | control |  |
+//! | `Publish::request_alignment` | `&Publish`, lent to a commit | control |  |
+//! | `Completion::ready` | nothing | any |  |
+//! | `Completion::pending` | nothing | I/O |  |
+//! | `Completion::try_take` | `&mut Completion` | I/O |  |
+//! | `Finisher::finish` | `Finisher` | I/O | the thread that submitted |
+//! | `Finisher::is_awaited` | `&Finisher` | I/O |  |
+//! | `Shard::new` | nothing | any |  |
+//! | `Shard::index` | nothing | any |  |
+//! | `sim_point` | a thread | I/O | nothing unless simulated |
+//! | `yield_now` | nothing | any | lets other tasks of the thread run |
+//! | `Waits::begin` | who waits for what | any | asserts the ranks |
+//! | `Waits::report` | `&Waits` | any |  |
+//!
+//! # Facts and values
+//!
+//! In [`graph`](crate::graph).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Node::id` | `&Node` | any |  |
+//! | `Node::name` | `&Node` | any |  |
+//! | `Node::driver` | `&Node` | any |  |
+//! | `Node::driver_as` | `&Node` | any |  |
+//! | `Node::len` | `&Node` | any |  |
+//! | `Node::is_empty` | `&Node` | any |  |
+//! | `Node::is_active` | `&Node` | any |  |
+//! | `Node::is_read_only` | `&Node` | any |  |
+//! | `Node::request_alignment` | `&Node` | any |  |
+//! | `Perm::from_bits` | nothing | any |  |
+//! | `Perm::bits` | nothing | any |  |
+//! | `Perm::with` | nothing | any |  |
+//! | `Perm::without` | nothing | any |  |
+//! | `Perm::and` | nothing | any |  |
+//! | `Perm::has` | nothing | any |  |
+//! | `Perm::has_any` | nothing | any |  |
+//! | `Perm::writes` | nothing | any |  |
+//! | `Perm::is_empty` | nothing | any |  |
+//! | `Role::with` | nothing | any |  |
+//! | `Role::has` | nothing | any |  |
+//! | `default_grant` | nothing | any |  |
+//!
+//! <!-- end of functions -->

@@ -1,0 +1,11 @@
+//! A driver cannot spawn work that goes on with its `Io`: what a request needs runs under that request, and background
+//! work enters through a root of its own.
+use drystone_core::request::io::Io;
+
+fn flush_later(io: Io<'_>) {
+    io.local().spawn(Box::pin(async move { //~ lifetime
+        io.flush().await.ok();
+    }));
+}
+
+fn main() {}

@@ -1,0 +1,193 @@
+//! [`Export`]: one node on offer, and [`Registry`]: all that a server offers.
+//!
+//! The control thread adds and removes exports; I/O threads look them up, once per handshake. A connection keeps the
+//! export that it entered, also after that was removed from the registry.
+//!
+//! A client may use several connections to one export (`CAN_MULTI_CONN`): all of them use one root, nothing is cached for
+//! a connection, and a flush of the node covers every write that ended before it, whichever connection it came on.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future as _;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
+use drystone_core::lane::Lane;
+use drystone_nbd::wire::context::BASE_ALLOCATION;
+use drystone_nbd::{ExportInfo, TransmissionFlags};
+
+/// The context that tells how deep in a chain of backing images bytes are (as release 10.0 names it).
+pub(super) const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
+/// Its position in [`ExportInfo::contexts`], behind `base:allocation`.
+pub(super) const CONTEXT_DEPTH: u32 = 1;
+
+/// How a node is offered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExportOptions {
+    /// The node's name in the graph.
+    pub node: String,
+    /// The export's name, by which clients ask for it: at most 4096 bytes, no NUL.
+    pub name: String,
+    /// A text for people: at most 4096 bytes, no NUL.
+    pub description: String,
+    /// Clients may write.
+    pub writable: bool,
+    /// A write is answered when it is on stable storage, as if every client asked for that.
+    pub writethrough: bool,
+    /// Clients that ask for no export by name get this one. The last one that was added with it wins.
+    pub is_default: bool,
+    /// Offer the context `qemu:allocation-depth`.
+    pub allocation_depth: bool,
+    /// Most connections to this export at a time; 0: as many as the server takes.
+    pub connections_max: u32,
+}
+
+/// One node on offer.
+pub(super) struct Export {
+    id: u64,
+    options: ExportOptions,
+    /// Of the disk, when somebody last looked.
+    len_bytes: AtomicU64,
+    pub(super) reader: Backend<ReadOnly>,
+    pub(super) writer: Option<Backend<ReadWrite>>,
+}
+
+impl Export {
+    /// Fails if the protocol cannot carry the names or the length.
+    pub(super) fn new(
+        id: u64,
+        options: ExportOptions,
+        len_bytes: u64,
+        (reader, writer): (Backend<ReadOnly>, Option<Backend<ReadWrite>>),
+    ) -> Result<Self> {
+        let export = Self { id, options, len_bytes: AtomicU64::new(len_bytes), reader, writer };
+        export.info().map(|_| export)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn options(&self) -> &ExportOptions {
+        &self.options
+    }
+
+    /// Looks at the length of the disk, unless a drain keeps `lane` out: a disk can grow while it is on offer.
+    fn refresh(&self, lane: &mut Lane) {
+        let entering = pin!(lane.enter(&self.reader));
+        if let Poll::Ready(ticket) = entering.poll(&mut Context::from_waker(Waker::noop())) {
+            self.len_bytes.store(ticket.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// What clients learn before they enter.
+    fn info(&self) -> Result<ExportInfo> {
+        let info = ExportInfo::new(self.id, &*self.options.name, self.len_bytes.load(Ordering::Relaxed))?
+            .with_description(&*self.options.description)?
+            .with_flags(self.flags())
+            .with_context(BASE_ALLOCATION)?;
+        if self.options.allocation_depth { info.with_context(ALLOCATION_DEPTH) } else { Ok(info) }
+    }
+
+    fn flags(&self) -> TransmissionFlags {
+        use TransmissionFlags as F;
+        let both = [F::SEND_FLUSH, F::SEND_FUA, F::SEND_CACHE, F::SEND_DF, F::CAN_MULTI_CONN];
+        let both = both.into_iter().fold(F::BLOCK_STATUS_PAYLOAD, F::with);
+        match self.writer {
+            None => both.with(F::READ_ONLY),
+            Some(_) => both.with(F::SEND_TRIM).with(F::SEND_WRITE_ZEROES).with(F::SEND_FAST_ZERO),
+        }
+    }
+}
+
+/// The exports of one server, by name. Any thread.
+#[derive(Default)]
+pub(super) struct Registry(Mutex<Offered>);
+
+#[derive(Default)]
+struct Offered {
+    by_name: BTreeMap<String, Arc<Export>>,
+    default: Option<Arc<Export>>,
+}
+
+impl Registry {
+    fn offered(&self) -> MutexGuard<'_, Offered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `name` can still be given to an export.
+    pub(super) fn demand_free(&self, name: &str) -> Result<()> {
+        if self.offered().by_name.contains_key(name) {
+            let text = format!("there is an NBD export '{name}' already");
+            return Err(Error::new(Kind::AlreadyExists, text).in_option("name"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&self, export: Arc<Export>) -> Result<()> {
+        self.demand_free(&export.options.name)?;
+        let mut offered = self.offered();
+        if export.options.is_default {
+            offered.default = Some(Arc::clone(&export));
+        }
+        offered.by_name.insert(export.options.name.clone(), export);
+        Ok(())
+    }
+
+    /// Takes an export off the offer.
+    pub(super) fn remove(&self, name: &str) -> Result<Arc<Export>> {
+        let mut offered = self.offered();
+        let Some(export) = offered.by_name.remove(name) else {
+            return Err(Error::new(Kind::NotFound, format!("there is no NBD export '{name}'")));
+        };
+        offered.default.take_if(|default| default.id == export.id);
+        Ok(export)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Export>> {
+        let offered = self.offered();
+        let named = offered.by_name.get(name);
+        let default = if name.is_empty() { offered.default.as_ref() } else { None };
+        named.or(default).cloned()
+    }
+
+    pub(super) fn by_id(&self, id: u64) -> Option<Arc<Export>> {
+        self.offered().by_name.values().find(|export| export.id == id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Export>> {
+        self.offered().by_name.values().cloned().collect()
+    }
+}
+
+/// The exports as one handshake sees them.
+pub(super) struct View<'a> {
+    pub(super) registry: &'a Registry,
+    /// The handshake's lane.
+    pub(super) lane: RefCell<Lane>,
+    /// Whether an export takes one more connection.
+    pub(super) has_room: &'a dyn Fn(&Export) -> bool,
+}
+
+impl View<'_> {
+    fn describe(&self, export: &Export) -> Option<Arc<ExportInfo>> {
+        export.refresh(&mut self.lane.borrow_mut());
+        // A disk that has grown past what the protocol can carry is not on offer any more.
+        export.info().ok().map(Arc::new)
+    }
+}
+
+impl drystone_nbd::Exports for View<'_> {
+    fn find(&self, name: &str) -> Option<Arc<ExportInfo>> {
+        let export = self.registry.find(name).filter(|export| (self.has_room)(export))?;
+        self.describe(&export)
+    }
+
+    fn list(&self) -> Vec<Arc<ExportInfo>> {
+        self.registry.all().iter().filter_map(|export| self.describe(export)).collect()
+    }
+}

@@ -1,0 +1,261 @@
+//! The mapping in memory: the L1 table whole, L2 tables in slices.
+//!
+//! ```text
+//!   L1 (all)     [ t0 | t1 | -  | t3 ... ]
+//!                  |
+//!   L2 table t0  [ slice 0 | slice 1 | ... ]     a slice is 4 KiB of a table (the whole table if that is smaller)
+//! ```
+//! Invariant: a slice enters under the lock of its number, and a table is made or moved under the lock of all of its
+//! slices, so no stale copy replaces a newer one. Not here: what is durable when (`store`), who may change an entry
+//! (`write`), which slices are in memory (`cache`).
+
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_core::request::io::Io;
+use drystone_core::request::serialise::{RangeGuard, RangeLocks};
+
+use super::cache::{Published, SliceId, SliceImage, Slices};
+use super::load_table;
+use crate::qcow2::entry::{Allocated, L2Entry, Table, parse_l1};
+use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
+use crate::qcow2::header::Version;
+
+/// Largest slice: 512 entries, 4 KiB.
+const SLICE_BITS_MAX: u32 = 9;
+
+/// Where the entry of a guest offset is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot {
+    pub(super) slice: SliceId,
+    /// Index into the slice.
+    pub(super) index: usize,
+    /// Byte in the cluster.
+    pub(super) byte: u64,
+}
+
+struct L1 {
+    entries: Vec<u64>,
+    /// Entries that differ from the table on disk.
+    dirty: BTreeSet<usize>,
+}
+
+/// The mapping of one image.
+pub(super) struct Map {
+    cluster: ClusterBits,
+    version: Version,
+    /// A slice has `1 << slice_bits` entries, a table `1 << table_bits` slices.
+    slice_bits: u32,
+    table_bits: u32,
+    l1: RwLock<L1>,
+    pub(super) slices: Slices,
+    /// Slices that are being loaded, and tables that are being made or moved, by numbers of slices.
+    tables: RangeLocks,
+}
+
+impl Map {
+    pub(super) fn new(cluster: ClusterBits, version: Version, l1: Vec<u64>, cache_bytes: u64) -> Self {
+        let l2_bits = cluster.bits() - 3;
+        let slice_bits = l2_bits.min(SLICE_BITS_MAX);
+        let map = Self {
+            cluster,
+            version,
+            slice_bits,
+            table_bits: l2_bits - slice_bits,
+            l1: RwLock::new(L1 { entries: l1, dirty: BTreeSet::new() }),
+            slices: Slices::new(slices_in(cache_bytes, slice_bits)),
+            tables: RangeLocks::default(),
+        };
+        map.set_cache_bytes(cache_bytes);
+        map
+    }
+
+    /// Changes the bound of the cache.
+    pub(super) fn set_cache_bytes(&self, bytes: u64) {
+        self.slices.set_max(slices_in(bytes, self.slice_bits));
+    }
+
+    pub(super) fn slice_entries(&self) -> usize {
+        1 << self.slice_bits
+    }
+
+    #[inline]
+    pub(super) fn spot(&self, at: GuestOffset) -> Spot {
+        let cluster = at.get() >> self.cluster.bits();
+        let index = cluster & ((1 << self.slice_bits) - 1);
+        Spot {
+            slice: SliceId(cluster >> self.slice_bits),
+            index: usize::try_from(index).unwrap_or(usize::MAX),
+            byte: at.get() & (self.cluster.bytes() - 1),
+        }
+    }
+
+    /// The index of the L1 entry of the table that a slice is of.
+    pub(super) fn l1_index(&self, slice: SliceId) -> usize {
+        usize::try_from(slice.0 >> self.table_bits).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the disk from `spot` to the end of its slice.
+    pub(super) fn slice_left_bytes(&self, spot: Spot) -> u64 {
+        ((self.slice_entries() - spot.index) as u64) * self.cluster.bytes() - spot.byte
+    }
+
+    /// Bytes of the disk from `spot` to the end of its table.
+    pub(super) fn table_left_bytes(&self, spot: Spot) -> u64 {
+        let slice_in_table = spot.slice.0 & ((1 << self.table_bits) - 1);
+        let slices_behind = (1 << self.table_bits) - 1 - slice_in_table;
+        self.slice_left_bytes(spot) + (slices_behind << (self.slice_bits + self.cluster.bits()))
+    }
+
+    fn l1(&self) -> RwLockReadGuard<'_, L1> {
+        self.l1.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn l1_mut(&self) -> RwLockWriteGuard<'_, L1> {
+        self.l1.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn l1_len(&self) -> usize {
+        self.l1().entries.len()
+    }
+
+    /// The L2 table of a slice.
+    pub(super) fn table(&self, slice: SliceId) -> Result<Option<Allocated>> {
+        let index = self.l1_index(slice);
+        let raw = self.l1().entries.get(index).copied().unwrap_or(0);
+        self.parse_table(index, raw)
+    }
+
+    fn parse_table(&self, index: usize, raw: u64) -> Result<Option<Allocated>> {
+        parse_l1(raw, self.cluster).map_err(|fault| {
+            let error = fault.at(Table::L1, HostOffset::ZERO, index as u64, raw);
+            Error::new(Kind::Corrupt, "the L1 table is damaged").because(error)
+        })
+    }
+
+    /// Every L2 table.
+    pub(super) fn all_tables(&self) -> Result<Vec<Allocated>> {
+        let l1 = self.l1();
+        let tables = l1.entries.iter().enumerate().map(|(index, raw)| self.parse_table(index, *raw));
+        tables.filter_map(Result::transpose).collect()
+    }
+
+    /// The L1 entry of the table that a slice is of is `raw` now.
+    pub(super) fn set_table(&self, slice: SliceId, raw: u64) {
+        let index = self.l1_index(slice);
+        let mut l1 = self.l1_mut();
+        let Some(entry) = l1.entries.get_mut(index) else { panic!("no L1 entry {index} for a new table") };
+        *entry = raw;
+        l1.dirty.insert(index);
+    }
+
+    /// The whole L1 table, grown to `len` entries.
+    pub(super) fn l1_grown(&self, len: usize) -> Vec<u64> {
+        let mut entries = self.l1().entries.clone();
+        entries.resize(len.max(entries.len()), 0);
+        entries
+    }
+
+    /// The L1 table has got `len` entries.
+    pub(super) fn grow_l1(&self, len: usize) {
+        let mut l1 = self.l1_mut();
+        let len = len.max(l1.entries.len());
+        l1.entries.resize(len, 0);
+    }
+
+    /// Starts again with another L1 table. Nothing is dirty and nobody is inside.
+    pub(super) fn reset(&self, l1: Vec<u64>) {
+        *self.l1_mut() = L1 { entries: l1, dirty: BTreeSet::new() };
+        self.slices.clear();
+    }
+
+    /// What the entry `raw` at `spot` says.
+    pub(super) fn parse(&self, spot: Spot, raw: u64) -> Result<L2Entry> {
+        L2Entry::parse(raw, self.cluster, self.version).map_err(|fault| {
+            let at = self.table(spot.slice).ok().flatten().map_or(HostOffset::ZERO, |table| table.at);
+            let error = fault.at(Table::L2, at, spot.index as u64, raw);
+            Error::new(Kind::Corrupt, "an L2 table is damaged").because(error)
+        })
+    }
+
+    /// Entries from `spot` on, at most `count` and to the end of the slice, which is loaded if it must be. There is a
+    /// table.
+    pub(super) async fn entries(&self, io: Io<'_>, spot: Spot, count: usize) -> Result<Vec<u64>> {
+        loop {
+            let raws = self.slices.with(spot.slice, |slice| slice.raws(spot.index, count).collect());
+            match raws {
+                Some(raws) => return Ok(raws),
+                None => self.load(io, spot.slice).await?,
+            }
+        }
+    }
+
+    /// Replaces entries from `spot` on that nobody else may change now.
+    pub(super) async fn publish(&self, io: Io<'_>, spot: Spot, expected: &[u64], new: &[u64]) -> Result<()> {
+        loop {
+            match self.slices.publish(spot.slice, spot.index, expected, new) {
+                Published::Done => return Ok(()),
+                Published::Changed => panic!("a mapping changed under the request that holds it"),
+                Published::Absent => self.load(io, spot.slice).await?,
+            }
+        }
+    }
+
+    /// Reads a slice into memory, unless it is there or has no table.
+    pub(super) async fn load(&self, io: Io<'_>, slice: SliceId) -> Result<()> {
+        let _loading = self.tables.lock(io, slice.range(), "L2 slice").await;
+        if self.slices.has(slice) {
+            return Ok(());
+        }
+        let Some(table) = self.table(slice)? else { return Ok(()) };
+        let len = self.slice_entries() * 8;
+        let bytes = load_table(io.file()?, self.place_in(table.at, slice), len).await?;
+        io.sim_point().await;
+        let mut be = Be(&bytes);
+        self.slices.insert(slice, std::iter::from_fn(|| be.u64().ok()));
+        Ok(())
+    }
+
+    fn place_in(&self, table: HostOffset, slice: SliceId) -> HostOffset {
+        let slice_in_table = slice.0 & ((1 << self.table_bits) - 1);
+        table.plus((slice_in_table << self.slice_bits) * ENTRY_BYTES)
+    }
+
+    /// As [`Slices::take_dirty`].
+    pub(super) fn take_dirty(&self) -> Vec<SliceImage> {
+        let place = |slice| Some(self.place_in(self.table(slice).ok().flatten()?.at, slice));
+        self.slices.take_dirty(place)
+    }
+
+    /// Takes the dirty L1 entries: index and value.
+    pub(super) fn take_dirty_l1(&self) -> Vec<(usize, u64)> {
+        if self.l1().dirty.is_empty() {
+            return Vec::new();
+        }
+        let mut l1 = self.l1_mut();
+        let dirty = std::mem::take(&mut l1.dirty);
+        dirty.into_iter().filter_map(|index| Some((index, *l1.entries.get(index)?))).collect()
+    }
+
+    /// L1 entries that could not be written.
+    pub(super) fn l1_dirty_again(&self, entries: &[(usize, u64)]) {
+        self.l1_mut().dirty.extend(entries.iter().map(|(index, _)| *index));
+    }
+
+    /// Keeps every table from being made or moved.
+    pub(super) async fn lock_all_tables<'t>(&'t self, io: Io<'t>) -> RangeGuard<'t> {
+        let all = GuestRange::new(GuestOffset::ZERO, LEN_MAX);
+        self.tables.lock(io, all, "L2 tables").await
+    }
+
+    /// Keeps slices of a table from being loaded while the table is made or moved.
+    pub(super) async fn lock_table<'t>(&'t self, io: Io<'t>, slice: SliceId) -> RangeGuard<'t> {
+        let first = GuestOffset::new(slice.0 >> self.table_bits << self.table_bits);
+        self.tables.lock(io, GuestRange::new(first, 1 << self.table_bits), "L2 table").await
+    }
+}
+
+fn slices_in(bytes: u64, slice_bits: u32) -> usize {
+    usize::try_from(bytes / (ENTRY_BYTES << slice_bits)).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,218 @@
+//! The qcow2 driver: an open image as a node of the graph.
+//!
+//! ```text
+//!   locate ── map (L1, slices of L2 tables) ──► Child(file, at) | Zero | Backing | Ask | Load
+//!   write  ── lock guest clusters ─ reserve (refs) ─ data ─ publish (map) ─ old clusters to quarantine (free)
+//!   flush  ── store: counts ═ data │ refcount table │ L2 │ L1        each │ is a flush of the file
+//!   free   ── unlinked ─ store ─► quarantined ─ grace period ─► counts go down, space can be used again
+//! ```
+//! | module | what |
+//! |---|---|
+//! | [`open`], `stage` | opening and reopening, and what an image is opened for |
+//! | `place` | where the bytes are |
+//! | `map`, `cache` | the mapping in memory |
+//! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
+//! | `owned` | where the image's tables are |
+//! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
+//! | `zero` | zeroes and discards |
+//! | `free` | clusters on their way back |
+//! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `resize` | growing the disk |
+//! | `read` | compressed clusters, parts of old clusters |
+//!
+//! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
+//! the last mapping; space that was unmapped is not used again before every request has ended that could have seen the
+//! mapping. So a cut at any moment leaves leaks at worst.
+//!
+//! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
+
+mod cache;
+mod free;
+mod growth;
+mod map;
+mod mark;
+pub mod open;
+mod owned;
+mod place;
+mod read;
+mod refs;
+mod reserve;
+mod resize;
+mod source;
+mod stage;
+mod store;
+mod table;
+mod write;
+mod zero;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::disk::Preallocation;
+use drystone_core::driver::{Access, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags};
+use drystone_core::request::io::Io;
+use drystone_core::request::serialise::RangeLocks;
+use drystone_core::runtime::LocalFuture;
+
+use super::geometry::ClusterBits;
+use super::header::{Header, Version};
+use free::Frees;
+use map::Map;
+use mark::{Condition, HeaderNow};
+use open::Qcow2Options;
+use owned::Owned;
+use refs::{Refs, Run};
+use store::Rounds;
+
+/// Most bytes that one allocating write takes at once.
+const ALLOCATION_BYTES_MAX: u64 = 8 << 20;
+
+/// An open qcow2 image.
+pub struct Qcow2 {
+    version: Version,
+    cluster: ClusterBits,
+    header: HeaderNow,
+    condition: Condition,
+    options: Mutex<Qcow2Options>,
+    map: Map,
+    refs: Refs,
+    owned: Owned,
+    frees: Frees,
+    /// Guest clusters whose mapping is being changed.
+    in_flight: RangeLocks,
+    /// Storing metadata, growing tables, changing the header: one at a time.
+    structure: RangeLocks,
+    /// Changing the size of the disk: one at a time.
+    resizing: RangeLocks,
+    rounds: Rounds,
+    /// Freed space is discarded in the file.
+    pass_discard: AtomicBool,
+    decompressed: read::Cache,
+}
+
+/// Reads `len` bytes of a table; what lies past the end of the file is zeroes, but its start must be inside.
+async fn load_table(file: Io<'_>, at: HostOffset, len: usize) -> Result<Vec<u8>> {
+    let left = file.len().saturating_sub(at.get());
+    if left == 0 {
+        let text = format!("a table at {at} lies past the end of the file ({} bytes)", file.len());
+        return Err(Error::new(Kind::Corrupt, text));
+    }
+    let stored = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+    let buf = file.read_new(at.in_child(), stored).await?;
+    let mut bytes = buf.as_slice().to_vec();
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// Writes bytes into a file.
+async fn write_bytes(file: Io<'_>, at: HostOffset, bytes: &[u8]) -> Result<()> {
+    file.write(at.in_child(), Buf::copy_of(bytes), WriteFlags::default()).await.0
+}
+
+impl Qcow2 {
+    fn clusters_of(&self, at: HostOffset, count: u64) -> Run {
+        Run { first: self.cluster.host_cluster(at), count }
+    }
+
+    /// How the image was opened, as far as it was not reopened since.
+    fn options(&self) -> Qcow2Options {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_options(&self, options: Qcow2Options) {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+}
+
+impl Driver for Qcow2 {
+    fn format_name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
+        match access {
+            Access::Write => self.place_to_write(io, range),
+            Access::Read => Ok(self.place(range)),
+            Access::Status => self.place_for_status(range),
+        }
+    }
+
+    fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, _access: Access) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.map.load(io, self.map.spot(range.start()).slice).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn read<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let mut buf = buf;
+            let result = self.read_cluster(io, at, buf.as_mut_slice()).await;
+            (self.watch(io, result).await, buf)
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        io: Io<'a>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    ) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let (result, buf) = self.write_clusters(io, at, buf, flags).await;
+            (self.watch(io, result).await, buf)
+        })
+    }
+
+    fn write_zeroes<'a>(
+        &'a self,
+        io: Io<'a>,
+        range: GuestRange,
+        flags: ZeroFlags,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.zero_range(io, range, flags).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn discard<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.discard_range(io, range).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.store_metadata(io).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn resize<'a>(
+        &'a self,
+        io: Io<'a>,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.grow(io, len, preallocation).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
+        Box::pin(async move { self.prepare(request) })
+    }
+
+    fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.store_all(io).await;
+            self.watch(io, result).await
+        })
+    }
+}

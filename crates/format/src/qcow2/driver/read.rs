@@ -1,0 +1,150 @@
+//! Compressed clusters, and parts of clusters that copy-on-write needs.
+
+use std::sync::{Mutex, PoisonError};
+
+use drystone_base::{Error, GuestOffset, Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::graph::node::ChildKey;
+use drystone_core::request::io::Io;
+
+use super::Qcow2;
+use crate::qcow2::compress::Decompressor;
+use crate::qcow2::entry::{Compressed, L2Entry};
+
+/// The compressed cluster that was read last: a guest reads it in pieces.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Moves when clusters are freed: their place may hold something else soon.
+    generation: u64,
+    last: Option<(Compressed, Vec<u8>)>,
+}
+
+impl Cache {
+    /// Space was freed: what was decompressed from it must not be found again.
+    pub(super) fn forget(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.generation += 1;
+        state.last = None;
+    }
+
+    fn generation(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
+    fn copy(&self, stored: Compressed, byte: usize, out: &mut [u8]) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, cluster)) = state.last.as_ref().filter(|(known, _)| *known == stored) else {
+            return false;
+        };
+        copy_part(cluster, byte, out);
+        true
+    }
+
+    fn remember(&self, generation: u64, stored: Compressed, cluster: Vec<u8>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.generation == generation {
+            state.last = Some((stored, cluster));
+        }
+    }
+}
+
+fn copy_part(cluster: &[u8], byte: usize, out: &mut [u8]) {
+    let Some(part) = cluster.get(byte..byte + out.len()) else {
+        unreachable!("a part of a cluster lies inside of it");
+    };
+    out.copy_from_slice(part);
+}
+
+impl Qcow2 {
+    /// The entry at `at`, loading its slice if it must.
+    pub(super) async fn entry_at(&self, io: Io<'_>, at: GuestOffset) -> Result<L2Entry> {
+        let spot = self.map.spot(at);
+        if self.map.table(spot.slice)?.is_none() {
+            return Ok(L2Entry::Unallocated);
+        }
+        let raw = self.map.entries(io, spot, 1).await?;
+        self.map.parse(spot, raw.first().copied().unwrap_or(0))
+    }
+
+    /// Reads from one cluster that was compressed, or damaged, when it was located.
+    pub(super) async fn read_cluster(&self, io: Io<'_>, at: GuestOffset, out: &mut [u8]) -> Result<()> {
+        match self.entry_at(io, at).await? {
+            L2Entry::Compressed(stored) => self.decompress(io, stored, self.map.spot(at).byte, out).await,
+            // Written since it was looked up: any of both states is an answer to a read that ran beside the write.
+            entry => {
+                out.fill(0);
+                if let Some(bytes) = self.old_bytes(io, at, entry, out.len()).await? {
+                    out.copy_from_slice(bytes.as_slice());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn decompress(&self, io: Io<'_>, stored: Compressed, byte: u64, out: &mut [u8]) -> Result<()> {
+        let byte = usize::try_from(byte).unwrap_or(usize::MAX);
+        if self.decompressed.copy(stored, byte, out) {
+            return Ok(());
+        }
+        let generation = self.decompressed.generation();
+        let file = io.file()?;
+        let left = file.len().saturating_sub(stored.at.get());
+        let len = u64::from(stored.stored_bytes).min(left);
+        let bytes = file.read_new(stored.at.in_child(), usize::try_from(len).unwrap_or(0)).await?;
+        let mut cluster = vec![0; self.cluster.buffer_len()];
+        let compression = self.header_now().compression();
+        let result = Decompressor::new(compression).decompress(bytes.as_slice(), &mut cluster);
+        result.map_err(|error| {
+            Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)
+        })?;
+        copy_part(&cluster, byte, out);
+        self.decompressed.remember(generation, stored, cluster);
+        Ok(())
+    }
+
+    /// `len` bytes of what a cluster with this entry showed at `at`, all in one cluster; `None` if they are zeroes.
+    pub(super) async fn old_bytes(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        entry: L2Entry,
+        len: usize,
+    ) -> Result<Option<Buf>> {
+        if len == 0 {
+            return Ok(None);
+        }
+        match entry {
+            L2Entry::Zero(_) => Ok(None),
+            L2Entry::Unallocated => match io.child(ChildKey::Backing) {
+                None => Ok(None),
+                Some(backing) => read_clamped(backing, at, len).await,
+            },
+            L2Entry::Data(data) => {
+                let byte = self.map.spot(at).byte;
+                read_clamped(io.file()?, data.at.plus(byte).in_child(), len).await
+            }
+            L2Entry::Compressed(stored) => {
+                let mut buf = Buf::zeroed(len);
+                self.decompress(io, stored, self.map.spot(at).byte, buf.as_mut_slice()).await?;
+                Ok(Some(buf))
+            }
+        }
+    }
+}
+
+/// Reads `len` bytes, zeroes past the end of the child; `None` if nothing of it is inside.
+async fn read_clamped(child: Io<'_>, at: GuestOffset, len: usize) -> Result<Option<Buf>> {
+    let Some(left) = child.len().checked_sub(at.get()).filter(|left| *left > 0) else { return Ok(None) };
+    let inside = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+    let mut buf = Buf::zeroed(len);
+    let tail = buf.split_off(inside);
+    let (result, mut buf) = child.read(at, buf).await;
+    result?;
+    match buf.rejoin(tail) {
+        Ok(()) => Ok(Some(buf)),
+        Err(_) => Err(Error::new(Kind::Io, "a device returned another buffer")),
+    }
+}

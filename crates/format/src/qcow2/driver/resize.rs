@@ -1,0 +1,134 @@
+//! Growing the disk. Shrinking is not supported.
+//!
+//! ```text
+//!   L1 table large enough ─► the new part reads as zeroes ─► stored ─► the header says the new length
+//! ```
+//! So at a cut in between the disk has its old length.
+
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_buf::Buf;
+use drystone_core::disk::Preallocation;
+use drystone_core::driver::WriteFlags;
+use drystone_core::graph::node::ChildKey;
+use drystone_core::request::io::Io;
+
+use super::refs::Run;
+use super::zero::Become;
+use super::{Qcow2, write_bytes};
+use crate::qcow2::entry::L2Entry;
+use crate::qcow2::geometry::{ENTRY_BYTES, L1_BYTES_MAX};
+use crate::qcow2::header::{HeaderChange, L1Table, Version};
+
+impl Qcow2 {
+    /// Makes the disk `len` bytes long; new bytes read as zeroes.
+    pub(super) async fn grow(&self, io: Io<'_>, len: u64, preallocation: Preallocation) -> Result<()> {
+        let _resizing = self.resizing.lock(io, GuestRange::new(GuestOffset::ZERO, 1), "size").await;
+        let old_len = self.header_now().len_guest();
+        self.demand_growth(io, (old_len, len), preallocation)?;
+        if len == old_len {
+            return Ok(());
+        }
+        self.mark_for_writing(io).await?;
+        self.grow_l1(io, len).await?;
+        self.zero_tail(io, old_len).await?;
+        self.hide_backing(io, old_len, len).await?;
+        self.store_metadata(io).await?;
+        let _structure = self.lock_structure(io).await;
+        self.change_header(io, &HeaderChange { len_guest: Some(len), ..HeaderChange::default() }).await
+    }
+
+    fn demand_growth(
+        &self,
+        io: Io<'_>,
+        (old_len, len): (u64, u64),
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        let refused = |kind, text: &str| Err(Error::new(kind, text).in_option("size"));
+        if preallocation != Preallocation::Off {
+            return Err(Error::new(Kind::Unsupported, "preallocation of new clusters is not supported")
+                .in_option("preallocation"));
+        }
+        if !len.is_multiple_of(512) {
+            return refused(Kind::InvalidInput, "the new size must be a multiple of 512");
+        }
+        if len < old_len {
+            return refused(Kind::Unsupported, "shrinking is not supported");
+        }
+        if len > LEN_MAX || self.cluster.l1_entries(len) * ENTRY_BYTES > L1_BYTES_MAX {
+            return refused(Kind::TooLarge, "the new size needs a larger L1 table than the format allows");
+        }
+        let shows_backing = io.child(ChildKey::Backing).is_some_and(|backing| backing.len() > old_len);
+        if self.version == Version::V2 && shows_backing && len > old_len {
+            let text =
+                "the backing file is longer than the disk and would show in the new part (version 2 image)";
+            return Err(Error::new(Kind::Unsupported, text));
+        }
+        Ok(())
+    }
+
+    /// What lies behind the end of the disk in its last cluster becomes visible: it must be zeroes.
+    async fn zero_tail(&self, io: Io<'_>, old_len: u64) -> Result<()> {
+        let end = old_len.next_multiple_of(self.cluster.bytes());
+        let at = GuestOffset::new(old_len);
+        let shows_backing = || io.child(ChildKey::Backing).is_some_and(|backing| backing.len() > old_len);
+        let shows_something = end > old_len
+            && match self.entry_at(io, at).await? {
+                L2Entry::Zero(_) => false,
+                L2Entry::Unallocated => shows_backing(),
+                L2Entry::Data(_) | L2Entry::Compressed(_) => true,
+            };
+        if !shows_something {
+            return Ok(());
+        }
+        let zeroes = Buf::zeroed(usize::try_from(end - old_len).unwrap_or(0));
+        self.write_clusters(io, at, zeroes, WriteFlags::default()).await.0
+    }
+
+    /// A backing image that is longer than the old disk must not show in the new part.
+    async fn hide_backing(&self, io: Io<'_>, old_len: u64, len: u64) -> Result<()> {
+        let backing = io.child(ChildKey::Backing).map_or(0, |backing| backing.len());
+        let start = old_len.next_multiple_of(self.cluster.bytes());
+        let end = backing.min(len).next_multiple_of(self.cluster.bytes());
+        match GuestRange::checked(start, end.saturating_sub(start)) {
+            Some(range) => self.change_clusters(io, range, Become::Zero).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
+        let entries = usize::try_from(self.cluster.l1_entries(len)).unwrap_or(usize::MAX);
+        if entries <= self.map.l1_len() {
+            return Ok(());
+        }
+        let run = self.reserve_exactly(io, self.cluster.clusters(entries as u64 * ENTRY_BYTES)).await?;
+        let result = self.move_l1(io, run, entries).await;
+        if result.is_err() {
+            // The header on disk may point there until it is certain again.
+            self.frees.unlink(run);
+        }
+        result
+    }
+
+    async fn move_l1(&self, io: Io<'_>, run: Run, entries: usize) -> Result<()> {
+        // No table is made or moved meanwhile, so after storing the copy on disk is what memory says.
+        let _tables = self.map.lock_all_tables(io).await;
+        let _structure = self.lock_structure(io).await;
+        self.store_locked(io).await?;
+        let at = self.cluster.host_start(run.first).unwrap_or(HostOffset::ZERO);
+        let bytes: Vec<u8> = self.map.l1_grown(entries).iter().flat_map(|raw| raw.to_be_bytes()).collect();
+        write_bytes(io.file()?, at, &bytes).await?;
+        let count = u32::try_from(entries)
+            .map_err(|_| Error::new(Kind::TooLarge, "the L1 table exceeds the largest size of its format"))?;
+        let old = self.header_now().l1();
+        let l1 = Some(L1Table { at, entries: count });
+        self.change_header(io, &HeaderChange { l1, ..HeaderChange::default() }).await?;
+        self.map.grow_l1(entries);
+        let old_clusters = self.cluster.clusters(u64::from(old.entries) * ENTRY_BYTES);
+        if old_clusters > 0 {
+            let old = self.clusters_of(old.at, old_clusters);
+            self.owned.remove(old);
+            self.frees.unlink(old);
+        }
+        self.owned.add(run)
+    }
+}

@@ -1,0 +1,275 @@
+//! Writes that allocate: reserve, write data, publish, release what was there before.
+//!
+//! The guest clusters of a request are locked from before their entries are read until the new ones are published, so no
+//! two requests allocate for one cluster, and a partial write sees what the one before it left.
+//! Overwrites of clusters that are allocated already do not come here, unless they are the first write to the image.
+
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::driver::{BufResult, WriteFlags};
+use drystone_core::request::io::Io;
+
+use super::map::Spot;
+use super::place::is_in_place;
+use super::refs::Run;
+use super::{ALLOCATION_BYTES_MAX, Qcow2};
+use crate::qcow2::entry::{Allocated, L2Entry};
+
+/// What clusters in one slice are before a write: raw entries and what they say. All are written in the same way.
+struct Before {
+    spot: Spot,
+    raw: Vec<u64>,
+    entries: Vec<L2Entry>,
+}
+
+/// Where new data of some clusters goes.
+struct Target {
+    at: HostOffset,
+    clusters: u64,
+    /// The clusters were reserved for this write, rather than being the guest's already.
+    reserved: Option<Run>,
+}
+
+impl Qcow2 {
+    /// Writes a range of clusters of which some are not writable in place.
+    pub(super) async fn write_clusters(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    ) -> BufResult {
+        if let Err(error) = self.mark_for_writing(io).await {
+            return (Err(error), buf);
+        }
+        let range = GuestRange::new(at, buf.len() as u64);
+        let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        let mut done: Option<Buf> = None;
+        let mut rest = buf;
+        let mut at = at;
+        let mut result = Ok(());
+        while !rest.is_empty() && result.is_ok() {
+            let (step, part, behind) = self.write_step(io, at, rest, flags).await;
+            at = at.plus(part.len() as u64);
+            done = Some(join(done, part));
+            rest = behind;
+            result = step;
+        }
+        let result = match result {
+            Err(error) => Err(self.step_back_for_space(io, error).await),
+            Ok(()) => Ok(()),
+        };
+        (result, join(done, rest))
+    }
+
+    /// Writes the first clusters that can be written in one go. Returns the buffer in the part that was written (or
+    /// failed) and the rest.
+    async fn write_step(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        mut buf: Buf,
+        flags: WriteFlags,
+    ) -> (Result<()>, Buf, Buf) {
+        let (before, target) = match self.prepare_step(io, at, buf.len() as u64).await {
+            Ok(prepared) => prepared,
+            Err(error) => return (Err(error), buf, Buf::empty()),
+        };
+        let room = target.clusters * self.cluster.bytes() - before.spot.byte;
+        let behind = buf.split_off(usize::try_from(room).unwrap_or(usize::MAX).min(buf.len()));
+        let (result, buf) = self.write_data(io, at, buf, flags, (&before, &target)).await;
+        io.sim_point().await;
+        let result = match result {
+            Ok(()) => self.publish(io, &before, &target).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err()
+            && let Some(run) = target.reserved
+        {
+            // Nothing points there and nobody is writing there any more.
+            self.give_back(io, run).await;
+        }
+        (result, buf, behind)
+    }
+
+    async fn prepare_step(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<(Before, Target)> {
+        self.reap_some(io).await?;
+        self.store_if_full(io).await?;
+        let before = self.look(io, at, len).await?;
+        let target = self.find_target(io, &before).await?;
+        Ok((before, target))
+    }
+
+    /// The entries of the clusters from `at` on that a write of `len` bytes touches, up to the end of the slice and up to
+    /// where another way of writing begins.
+    async fn look(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<Before> {
+        let spot = self.map.spot(at);
+        self.own_table(io, spot.slice).await?;
+        let wanted = self.cluster.clusters(spot.byte + len.min(ALLOCATION_BYTES_MAX));
+        let mut raw = self.map.entries(io, spot, usize::try_from(wanted).unwrap_or(usize::MAX)).await?;
+        let mut entries = Vec::with_capacity(raw.len());
+        for (n, raw) in raw.iter().enumerate() {
+            let entry = self.map.parse(Spot { index: spot.index + n, ..spot }, *raw)?;
+            if n > 0 && !continues(&entries, entry, self.cluster.bytes()) {
+                break;
+            }
+            self.demand_separate(entry)?;
+            entries.push(entry);
+        }
+        raw.truncate(entries.len());
+        Ok(Before { spot, raw, entries })
+    }
+
+    /// Where the data goes: where it is, where space was set aside, or into new clusters.
+    async fn find_target(&self, io: Io<'_>, before: &Before) -> Result<Target> {
+        let clusters = before.entries.len() as u64;
+        if let Some(Allocated { at, .. }) = before.entries.first().and_then(|first| own_space(*first)) {
+            return Ok(Target { at, clusters, reserved: None });
+        }
+        let run = self.reserve(io, clusters).await?;
+        let Some(at) = self.cluster.host_start(run.first) else {
+            return Err(Error::new(Kind::NoSpace, "the image has reached the largest size of its format"));
+        };
+        Ok(Target { at, clusters: run.count, reserved: Some(run) })
+    }
+
+    /// Writes the data and, in new clusters, what surrounds it.
+    async fn write_data(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+        (before, target): (&Before, &Target),
+    ) -> BufResult {
+        let file = match io.file() {
+            Ok(file) => file,
+            Err(error) => return (Err(error), buf),
+        };
+        let byte = before.spot.byte;
+        let place = target.at.plus(byte).in_child();
+        let flags = WriteFlags { fua: false, ..flags };
+        let end = byte + buf.len() as u64;
+        let tail_len = end.next_multiple_of(self.cluster.bytes()) - end;
+        let is_whole = byte == 0 && tail_len == 0;
+        if is_whole || before.entries.first().is_some_and(|first| is_in_place(*first)) {
+            return file.write(place, buf, flags).await;
+        }
+        let last = self.cluster.clusters(end).saturating_sub(1);
+        let head = self.surroundings(io, before, 0, (at.get() - byte, byte)).await;
+        let tail = self.surroundings(io, before, last, (at.get() + buf.len() as u64, tail_len)).await;
+        let (head, tail) = match (head, tail) {
+            (Ok(head), Ok(tail)) => (head, tail),
+            (Err(error), _) | (_, Err(error)) => return (Err(error), buf),
+        };
+        let is_bare = head.is_none() && tail.is_none();
+        if is_bare && target.reserved.is_some_and(|run| self.refs.is_untouched(run.first, file.len())) {
+            // The zeroes around it are there already.
+            return file.write(place, buf, flags).await;
+        }
+        let whole = assemble(byte, &buf, tail_len, (head, tail));
+        let (result, _) = file.write(target.at.in_child(), whole, flags).await;
+        (result, buf)
+    }
+
+    /// What a cluster showed around a write; `None` for zeroes.
+    async fn surroundings(
+        &self,
+        io: Io<'_>,
+        before: &Before,
+        n: u64,
+        (at, len): (u64, u64),
+    ) -> Result<Option<Buf>> {
+        let entry = usize::try_from(n).ok().and_then(|n| before.entries.get(n));
+        let (Some(entry), Some(at)) = (entry, GuestOffset::checked(at)) else {
+            return Ok(None);
+        };
+        // Past the end of the disk there is nothing to preserve.
+        let len = len.min(io.len().saturating_sub(at.get()));
+        self.old_bytes(io, at, *entry, usize::try_from(len).unwrap_or(0)).await
+    }
+
+    /// Makes the new clusters visible and sets the old ones free.
+    async fn publish(&self, io: Io<'_>, before: &Before, target: &Target) -> Result<()> {
+        let count = usize::try_from(target.clusters).unwrap_or(usize::MAX).min(before.entries.len());
+        let (expected, _) = before.raw.split_at_checked(count).unwrap_or_default();
+        let new: Vec<u64> = (0..count as u64)
+            .map(|n| Allocated { at: target.at.plus(n * self.cluster.bytes()), copied: true })
+            .map(|place| L2Entry::Data(place).encode(self.cluster))
+            .collect();
+        if expected == new {
+            return Ok(());
+        }
+        self.map.publish(io, before.spot, expected, &new).await?;
+        if target.reserved.is_some() {
+            before.entries.iter().take(count).for_each(|entry| self.unlink_entry(*entry));
+        }
+        Ok(())
+    }
+
+    /// The clusters that an entry refers to.
+    pub(super) fn run_of(&self, entry: L2Entry) -> Option<Run> {
+        match entry {
+            L2Entry::Unallocated | L2Entry::Zero(None) => None,
+            L2Entry::Data(place) | L2Entry::Zero(Some(place)) => Some(self.clusters_of(place.at, 1)),
+            L2Entry::Compressed(stored) => {
+                let end = stored.at.get() + u64::from(stored.stored_bytes);
+                let first = self.cluster.host_cluster(stored.at).index();
+                Some(Run::between(first, self.cluster.clusters(end)))
+            }
+        }
+    }
+
+    /// The clusters of an entry that is not in the mapping any more.
+    pub(super) fn unlink_entry(&self, entry: L2Entry) {
+        if let Some(run) = self.run_of(entry) {
+            self.frees.unlink(run);
+        }
+    }
+}
+
+/// Space that a cluster owns already: its data, or what was set aside for it.
+fn own_space(entry: L2Entry) -> Option<Allocated> {
+    match entry {
+        L2Entry::Data(place) | L2Entry::Zero(Some(place)) if place.copied => Some(place),
+        _ => None,
+    }
+}
+
+/// Whether `next` is written in the same way and place as the entries before it.
+fn continues(entries: &[L2Entry], next: L2Entry, cluster_bytes: u64) -> bool {
+    let (Some(first), count) = (entries.first(), entries.len() as u64) else { return false };
+    if is_in_place(*first) != is_in_place(next) {
+        return false;
+    }
+    match (own_space(*first), own_space(next)) {
+        (None, None) => true,
+        (Some(first), Some(next)) => next.at.get() == first.at.get() + count * cluster_bytes,
+        _ => false,
+    }
+}
+
+/// Joins parts of one buffer. A device that lost its part leaves a gap; the request has failed then.
+fn join(done: Option<Buf>, next: Buf) -> Buf {
+    let Some(mut done) = done else { return next };
+    match done.rejoin(next) {
+        Ok(()) | Err(_) => done,
+    }
+}
+
+/// Whole clusters: what was there before, the data, what was there behind.
+fn assemble(byte: u64, data: &Buf, tail_len: u64, (head, tail): (Option<Buf>, Option<Buf>)) -> Buf {
+    let to_len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
+    let mut whole = Buf::zeroed(to_len(byte) + data.len() + to_len(tail_len));
+    let (before, rest) = whole.as_mut_slice().split_at_mut(to_len(byte));
+    let (middle, after) = rest.split_at_mut(data.len());
+    middle.copy_from_slice(data.as_slice());
+    for (part, old) in [(before, head), (after, tail)] {
+        if let Some(old) = old
+            && let Some(part) = part.get_mut(..old.len())
+        {
+            part.copy_from_slice(old.as_slice());
+        }
+    }
+    whole
+}

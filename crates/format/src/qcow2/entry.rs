@@ -1,0 +1,273 @@
+//! Entries of L1 and L2 tables.
+//! ```text
+//!            63      62       61 .. 56    55 .. 9                      8 .. 1     0
+//!  L1        copied  - reserved -         offset of an L2 table        - reserved -
+//!  L2        copied  0        reserved    offset of a data cluster     reserved   reads as zeroes (version 3)
+//!  L2        0       1        | further sectors | offset of compressed bytes ...                             |
+//!                                               x = 62 - (cluster_bits - 8)
+//! ```
+//! "Copied" means: the count of what is pointed to is exactly one, so it may be written in place.
+//!
+//! Invariants: a decoded offset is aligned as its kind demands and lies below 2^56; an entry that breaks a rule is an
+//! [`EntryFault`], to which [`EntryFault::at`] adds where it was found. The consistency check alone looks past faults.
+//! Not here: 16-byte entries with subclusters; whether an offset lies inside of the file (the reader of the table).
+
+use drystone_base::HostOffset;
+
+use super::geometry::{ClusterBits, HOST_END};
+use super::header::Version;
+
+/// Spec "Cluster mapping": what is pointed to has a count of exactly one.
+const COPIED: u64 = 1 << 63;
+/// Spec "Cluster mapping": the cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// Spec "Cluster mapping": the cluster reads as zeroes.
+const ZERO: u64 = 1;
+/// Spec "Cluster mapping": bits 9-55 are an offset.
+const OFFSET: u64 = (HOST_END - 1) & !0x1ff;
+/// Compressed clusters are stored in sectors of this many bytes (spec "Cluster mapping").
+const SECTOR_BYTES: u64 = 512;
+
+/// Which table an entry is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// An L1 table: entries point to L2 tables.
+    L1,
+    /// An L2 table: entries point to data.
+    L2,
+}
+
+/// A place in the file that a table entry owns or shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Allocated {
+    /// Where the cluster starts.
+    pub at: HostOffset,
+    /// Its count is exactly one: it may be written in place.
+    pub copied: bool,
+}
+
+/// What an L2 entry says about a guest cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum L2Entry {
+    /// Nothing: the cluster reads as the backing file does, or as zeroes.
+    Unallocated,
+    /// The cluster reads as zeroes; a cluster may be set aside for it.
+    Zero(Option<Allocated>),
+    /// The cluster's bytes are in the file.
+    Data(Allocated),
+    /// The cluster's bytes are in the file, compressed.
+    Compressed(Compressed),
+}
+
+/// Where the bytes of a compressed cluster are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Compressed {
+    /// The first byte; aligned to nothing.
+    pub at: HostOffset,
+    /// How many bytes to the end of the last sector; the compressed stream may end before. 1 byte to 4 MiB.
+    pub stored_bytes: u32,
+}
+
+/// What is wrong with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EntryFault {
+    /// Bits that must be zero are not.
+    #[error("reserved bits {0:#x} are set")]
+    Reserved(u64),
+    /// The offset is not where a cluster starts.
+    #[error("offset {0} is not the start of a cluster")]
+    Misaligned(HostOffset),
+    /// A compressed cluster claims to be writable in place.
+    #[error("a compressed cluster is marked as writable in place")]
+    CopiedCompressed,
+    /// Compressed bytes past the largest offset.
+    #[error("offset {0} of compressed data is past the largest offset")]
+    OutOfRange(HostOffset),
+}
+
+/// An entry that breaks a rule, and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{table:?} table at {at}, entry {index} ({raw:#018x}): {fault}")]
+pub struct EntryError {
+    /// Which kind of table.
+    pub table: Table,
+    /// Where the table starts.
+    pub at: HostOffset,
+    /// Index of the entry.
+    pub index: u64,
+    /// The entry.
+    pub raw: u64,
+    /// What is wrong.
+    pub fault: EntryFault,
+}
+
+impl EntryFault {
+    /// Adds where the entry `raw` was found.
+    #[must_use]
+    pub const fn at(self, table: Table, at: HostOffset, index: u64, raw: u64) -> EntryError {
+        EntryError { table, at, index, raw, fault: self }
+    }
+}
+
+/// What an L1 entry points to: an L2 table, or `None` if none of its clusters is allocated.
+///
+/// # Errors
+/// [`EntryFault`] if the entry breaks a rule of spec "Cluster mapping".
+pub fn parse_l1(raw: u64, cluster: ClusterBits) -> Result<Option<Allocated>, EntryFault> {
+    let table = l1_shape(raw);
+    match (l1_reserved(raw), table) {
+        (0, Some(table)) if !cluster.is_aligned(table.at) => Err(EntryFault::Misaligned(table.at)),
+        (0, table) => Ok(table),
+        (reserved, _) => Err(EntryFault::Reserved(reserved)),
+    }
+}
+
+/// The L1 entry that points to an L2 table.
+#[must_use]
+pub const fn encode_l1(table: Option<Allocated>) -> u64 {
+    match table {
+        None => 0,
+        Some(table) => encode_allocated(table),
+    }
+}
+
+/// What an L1 entry points to, reserved bits and alignment ignored.
+pub(super) const fn l1_shape(raw: u64) -> Option<Allocated> {
+    allocated(raw)
+}
+
+/// The reserved bits that an L1 entry has set.
+pub(super) const fn l1_reserved(raw: u64) -> u64 {
+    raw & !(OFFSET | COPIED)
+}
+
+impl L2Entry {
+    /// What an L2 entry says.
+    ///
+    /// # Errors
+    /// [`EntryFault`] if the entry breaks a rule of spec "Cluster mapping". In version 2, where clusters that read as
+    /// zeroes do not exist, bit 0 is reserved.
+    pub fn parse(raw: u64, cluster: ClusterBits, version: Version) -> Result<Self, EntryFault> {
+        match Self::fault(raw, cluster, version) {
+            Some(fault) => Err(fault),
+            None => Ok(Self::shape(raw, cluster)),
+        }
+    }
+
+    /// The number that says it.
+    ///
+    /// # Panics
+    /// If the entry is a compressed one that no image with this cluster size can hold; [`Compressed::checked`] and
+    /// [`Self::parse`] make none.
+    #[must_use]
+    pub fn encode(self, cluster: ClusterBits) -> u64 {
+        match self {
+            Self::Unallocated => 0,
+            Self::Zero(None) => ZERO,
+            Self::Zero(Some(cluster)) => encode_allocated(cluster) | ZERO,
+            Self::Data(cluster) => encode_allocated(cluster),
+            Self::Compressed(stored) => stored.encode(cluster),
+        }
+    }
+
+    /// What the entry would be if it broke no rule. Its offsets are not checked.
+    pub(super) fn shape(raw: u64, cluster: ClusterBits) -> Self {
+        if raw & COMPRESSED != 0 {
+            return Self::Compressed(Compressed::shape(raw, cluster));
+        }
+        match (raw & ZERO != 0, allocated(raw)) {
+            (true, cluster) => Self::Zero(cluster),
+            (false, Some(cluster)) => Self::Data(cluster),
+            (false, None) => Self::Unallocated,
+        }
+    }
+
+    /// The first rule that the entry breaks.
+    pub(super) fn fault(raw: u64, cluster: ClusterBits, version: Version) -> Option<EntryFault> {
+        if raw & COMPRESSED != 0 {
+            return Compressed::fault(raw, cluster);
+        }
+        if let reserved @ 1.. = Self::reserved(raw, version) {
+            return Some(EntryFault::Reserved(reserved));
+        }
+        let at = allocated(raw)?.at;
+        (!cluster.is_aligned(at)).then_some(EntryFault::Misaligned(at))
+    }
+
+    /// The reserved bits that the entry of a cluster which is not compressed has set.
+    pub(super) const fn reserved(raw: u64, version: Version) -> u64 {
+        match version {
+            Version::V2 => raw & !(OFFSET | COPIED),
+            Version::V3 => raw & !(OFFSET | COPIED | ZERO),
+        }
+    }
+}
+
+impl Compressed {
+    /// Compressed bytes `at .. at + len_bytes`, or `None` if an entry of this cluster size cannot say that.
+    #[must_use]
+    pub fn checked(at: HostOffset, len_bytes: u64, cluster: ClusterBits) -> Option<Self> {
+        let last = at.get().checked_add(len_bytes.checked_sub(1)?)?;
+        let further = last / SECTOR_BYTES - at.get() / SECTOR_BYTES;
+        if at.get() >= HOST_END.min(1 << sectors_shift(cluster)) || further > sectors_max(cluster) {
+            return None;
+        }
+        Some(Self { at, stored_bytes: stored_bytes(at, further) })
+    }
+
+    fn encode(self, cluster: ClusterBits) -> u64 {
+        let shift = sectors_shift(cluster);
+        let last = self.at.get() + u64::from(self.stored_bytes) - 1;
+        let further = last / SECTOR_BYTES - self.at.get() / SECTOR_BYTES;
+        assert!(self.at.get() >> shift == 0, "compressed data past what an entry can say");
+        assert!(further <= sectors_max(cluster), "compressed data longer than an entry can say");
+        COMPRESSED | further << shift | self.at.get()
+    }
+
+    fn shape(raw: u64, cluster: ClusterBits) -> Self {
+        let shift = sectors_shift(cluster);
+        let at = HostOffset::new(raw & ((1 << shift) - 1));
+        Self { at, stored_bytes: stored_bytes(at, raw >> shift & sectors_max(cluster)) }
+    }
+
+    fn fault(raw: u64, cluster: ClusterBits) -> Option<EntryFault> {
+        let at = Self::shape(raw, cluster).at;
+        if raw & COPIED != 0 {
+            return Some(EntryFault::CopiedCompressed);
+        }
+        (at.get() >= HOST_END).then_some(EntryFault::OutOfRange(at))
+    }
+}
+
+/// Spec "Compressed Clusters Descriptor": the bit where the number of further sectors starts, 61 to 49.
+const fn sectors_shift(cluster: ClusterBits) -> u32 {
+    62 - (cluster.bits() - 8)
+}
+
+/// The largest number of further sectors: 1 to 8191.
+const fn sectors_max(cluster: ClusterBits) -> u64 {
+    (1 << (cluster.bits() - 8)) - 1
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most 8192 sectors")]
+const fn stored_bytes(at: HostOffset, further: u64) -> u32 {
+    ((further + 1) * SECTOR_BYTES - at.get() % SECTOR_BYTES) as u32
+}
+
+const fn allocated(raw: u64) -> Option<Allocated> {
+    match raw & OFFSET {
+        0 => None,
+        at => Some(Allocated { at: HostOffset::new(at), copied: raw & COPIED != 0 }),
+    }
+}
+
+const fn encode_allocated(to: Allocated) -> u64 {
+    let at = to.at.get();
+    assert!(at != 0, "offset 0 is the header");
+    assert!(at & !OFFSET == 0, "an offset that no entry can say");
+    at | if to.copied { COPIED } else { 0 }
+}
+
+#[cfg(test)]
+#[path = "entry/tests.rs"]
+mod tests;

@@ -1,0 +1,115 @@
+//! What an image may be opened for, as far as its header says.
+//!
+//! | header | reading | writing |
+//! |---|---|---|
+//! | an unknown incompatible feature, encryption, external data file, subclusters | no | no |
+//! | dirty bit: refcounts may be wrong | yes | no, until repaired |
+//! | corrupt bit | yes | no, until repaired |
+//! | persistent bitmaps that are consistent | yes | no, it would make them wrong |
+//! | an unknown autoclear feature, bitmaps that are not consistent any more | yes | yes; [`Header::for_writing`] first |
+//!
+//! Invariant: nothing is cleared silently that a user could miss: bitmaps forbid writing until the user gives them up.
+
+use super::{Crypt, Header, HeaderChange, HeaderError};
+use crate::qcow2::bitmap::Bitmap;
+use crate::qcow2::feature::{Autoclear, AutoclearBit, IncompatibleBit};
+
+/// What an image may be opened for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Reading and writing.
+    ReadWrite,
+    /// Reading only.
+    ReadOnly(ReadOnlyReason),
+    /// Nothing.
+    Refused(RefusedReason),
+}
+
+/// Why an image cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadOnlyReason {
+    /// The dirty bit: it was not closed after lazy refcount updates.
+    #[error(
+        "the image was not closed properly and its refcounts may be wrong; it needs a repair before it is written"
+    )]
+    Dirty,
+    /// The corrupt bit.
+    #[error("the image is marked as corrupt; it needs a repair before it is written")]
+    Corrupt,
+    /// Persistent bitmaps, which a write would make wrong.
+    #[error("writing would invalidate the image's persistent bitmaps{}", list(.0))]
+    Bitmaps(Vec<String>),
+}
+
+/// Why an image cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedReason {
+    /// Features that must be understood and are not.
+    #[error("the image uses features that are not supported: {}", .0.join(", "))]
+    Features(Vec<String>),
+    /// The guest's data is encrypted.
+    #[error("the image is encrypted ({0:?}), which is not supported")]
+    Encrypted(Crypt),
+    /// The guest's data is in another file.
+    #[error("the image keeps its data in an external file, which is not supported")]
+    ExternalData,
+    /// Subclusters.
+    #[error("the image has extended L2 entries, which are not supported")]
+    ExtendedL2,
+}
+
+impl Header {
+    /// What the image may be opened for. `bitmaps` is its directory of bitmaps, to name them; empty if it was not or
+    /// could not be read, which changes the words only.
+    #[must_use]
+    pub fn access(&self, bitmaps: &[Bitmap]) -> Access {
+        if let Some(reason) = self.refused() {
+            return Access::Refused(reason);
+        }
+        if self.incompatible.has(IncompatibleBit::Corrupt) {
+            return Access::ReadOnly(ReadOnlyReason::Corrupt);
+        }
+        if self.incompatible.has(IncompatibleBit::Dirty) {
+            return Access::ReadOnly(ReadOnlyReason::Dirty);
+        }
+        if self.autoclear.has(AutoclearBit::Bitmaps) && self.extensions.has_bitmaps_extension() {
+            let names = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
+            return Access::ReadOnly(ReadOnlyReason::Bitmaps(names.collect()));
+        }
+        Access::ReadWrite
+    }
+
+    /// The header that must be on disk, durably, before the first write to the image: without the autoclear features.
+    /// `None` if that is the header as it is.
+    ///
+    /// This build writes to no image whose autoclear features it could keep up to date, so all of them go. Bitmaps are
+    /// among them: ask [`Self::access`], and the user, first.
+    ///
+    /// # Errors
+    /// [`HeaderError::DoesNotFit`] if the name of the backing file, moved behind the extensions, leaves the cluster.
+    pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
+        if self.autoclear.is_empty() {
+            return Ok(None);
+        }
+        self.changed(&HeaderChange { autoclear: Some(Autoclear::EMPTY), ..HeaderChange::default() }).map(Some)
+    }
+
+    fn refused(&self) -> Option<RefusedReason> {
+        let unknown = self.incompatible.unknown();
+        if !unknown.is_empty() {
+            return Some(RefusedReason::Features(unknown.names(&self.extensions.feature_names())));
+        }
+        if self.crypt != Crypt::None {
+            return Some(RefusedReason::Encrypted(self.crypt));
+        }
+        let raw_data = self.autoclear.has(AutoclearBit::RawExternalData);
+        if self.incompatible.has(IncompatibleBit::ExternalData) || raw_data {
+            return Some(RefusedReason::ExternalData);
+        }
+        self.incompatible.has(IncompatibleBit::ExtendedL2).then_some(RefusedReason::ExtendedL2)
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(": '{}'", names.join("', '")) }
+}

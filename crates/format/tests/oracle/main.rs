@@ -1,0 +1,13 @@
+//! Comparison with the installed C tools. Built with the feature `oracle` only; needs `qemu-img` and `qemu-io`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected should stop"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod check;
+mod create;
+mod tools;

@@ -1,0 +1,116 @@
+//! Stream sockets, unix and TCP.
+//!
+//! ```text
+//!   Listener --accept--> Stream --split--> Receiver (bytes until something is whole) + Sender (all of some parts)
+//!                          '--- Closer: ends what is under way, from any thread
+//! ```
+//! | module | what |
+//! |---|---|
+//! | `address` | [`Address`]: where a socket is |
+//! | `listener` | [`Listener`] |
+//! | `stream` | [`Stream`], [`Receiver`], [`Sender`] |
+//!
+//! Every method that can wait for the peer takes `&mut Lane`, so a ticket cannot be held across it.
+//!
+//! How: system calls that do not block, and a wait in the thread's engine when one would have. Measured against blocking
+//! calls (28 B there, 4 KiB back, both ends on one CPU): a read through the ring took as long as waiting through the ring
+//! and reading then, so there is one way for both engines, and bytes land where the caller wants them.
+//!
+//! Invariants: sockets do not block and are closed on exec; a socket that was closed by its [`Closer`] fails all that
+//! waits for it; nobody gets SIGPIPE.
+
+mod address;
+mod listener;
+mod stream;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::lane::Lane;
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+
+pub use self::address::Address;
+pub use self::listener::Listener;
+pub use self::stream::{Receiver, Sender, Stream};
+use crate::engine::Interest;
+use crate::local::SysLocal;
+
+/// A descriptor of a socket, shared by its halves.
+#[derive(Clone)]
+struct Socket {
+    fd: Arc<OwnedFd>,
+    is_closed: Arc<AtomicBool>,
+}
+
+/// Closes a connection or a listener, whoever waits for it. Any thread may use it; clones close the same socket.
+#[derive(Clone)]
+pub struct Closer(Socket);
+
+impl Closer {
+    /// Ends the connection in both directions. What waits for it fails with [`Kind::Cancelled`], also later.
+    pub fn close(&self) {
+        self.0.is_closed.store(true, Ordering::Release);
+        // It may have ended by itself already.
+        let _ = rustix::net::shutdown(&*self.0.fd, Shutdown::Both);
+    }
+}
+
+impl Socket {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd), is_closed: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn closer(&self) -> Closer {
+        Closer(self.clone())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Cancelled, "the connection was closed"));
+        }
+        Ok(())
+    }
+
+    /// Waits until the socket is ready, broken or closed.
+    async fn when_ready(&self, lane: &Lane, interest: Interest, until_ns: Option<u64>) -> Result<()> {
+        self.check_open()?;
+        let waited = SysLocal::of(lane.local())?.when_ready(&self.fd, interest, until_ns).await;
+        self.check_open()?;
+        waited
+    }
+
+    /// Makes `call` until it does not have to wait.
+    async fn call<T>(
+        &self,
+        lane: &Lane,
+        interest: Interest,
+        until_ns: Option<u64>,
+        what: &str,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T> {
+        loop {
+            self.check_open()?;
+            match call(self.fd.as_fd()) {
+                Ok(value) => return Ok(value),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.when_ready(lane, interest, until_ns).await?,
+                Err(errno) => {
+                    // A closed socket fails in ways that say nothing.
+                    self.check_open()?;
+                    return Err(Error::os(errno.raw_os_error(), what));
+                }
+            }
+        }
+    }
+}
+
+/// Lets other tasks run if this one has done its share without waiting.
+async fn let_others_run(lane: &Lane, moved_bytes: usize) -> Result<()> {
+    if !SysLocal::of(lane.local())?.may_go_on(moved_bytes as u64) {
+        drystone_core::runtime::yield_now().await;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! [`BackendClient`]: requests through the graph.
+
+use drystone_base::{GuestOffset, GuestRange, Result};
+use drystone_buf::Buf;
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::disk::Preallocation;
+use drystone_core::driver::{WriteFlags, ZeroFlags};
+use drystone_core::lane::Lane;
+use drystone_core::runtime::LocalRef;
+
+use super::Target;
+
+/// A lane that enters one backend, a ticket for each request.
+pub struct BackendClient {
+    lane: Lane,
+    backend: Backend<ReadWrite>,
+}
+
+impl BackendClient {
+    /// Uses `backend` on the thread `local`.
+    #[must_use]
+    pub fn new(backend: &Backend<ReadWrite>, local: &LocalRef) -> Self {
+        Self { lane: Lane::new(LocalRef::clone(local)), backend: backend.clone() }
+    }
+}
+
+impl Target for BackendClient {
+    async fn read(&mut self, range: GuestRange) -> Result<Vec<u8>> {
+        let buf = Buf::zeroed(crate::index(range.len()));
+        let mut ticket = self.lane.enter(&self.backend).await;
+        let (result, buf) = ticket.read(range.start(), buf).await;
+        result.map(|()| buf.as_slice().to_vec())
+    }
+
+    async fn write(&mut self, at: u64, bytes: &[u8], fua: bool) -> Result<()> {
+        let flags = WriteFlags { fua, unchanged: false };
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.write(GuestOffset::new(at), Buf::copy_of(bytes), flags).await.0
+    }
+
+    async fn write_zeroes(&mut self, range: GuestRange, may_unmap: bool) -> Result<()> {
+        let flags = ZeroFlags { may_unmap, fast_only: false, fua: false };
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.write_zeroes(range, flags).await
+    }
+
+    async fn discard(&mut self, range: GuestRange) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.discard(range).await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.flush().await
+    }
+
+    async fn resize(&mut self, len: u64) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.resize(len, Preallocation::Off).await
+    }
+}

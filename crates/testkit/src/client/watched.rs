@@ -1,0 +1,88 @@
+//! [`Watched`]: a client whose every answer is checked.
+
+use std::rc::Rc;
+
+use drystone_base::{GuestRange, Result};
+
+use super::{SharedModel, Target};
+use crate::model::{Content, DiscardRule, Ending};
+
+/// Makes requests and tells the model of them. Panics where the disk breaks its contract.
+pub struct Watched<T> {
+    target: T,
+    model: SharedModel,
+}
+
+impl<T: Target> Watched<T> {
+    /// Watches `target`, a client of the disk that `model` describes.
+    #[must_use]
+    pub fn new(target: T, model: &SharedModel) -> Self {
+        Self { target, model: Rc::clone(model) }
+    }
+
+    /// Reads `range`.
+    ///
+    /// # Panics
+    /// If the bytes are not among those that the disk may hold.
+    pub async fn read(&mut self, range: GuestRange) -> Result<Vec<u8>> {
+        let read = self.model.borrow_mut().begin_read(range);
+        let result = self.target.read(range).await;
+        let mut model = self.model.borrow_mut();
+        match &result {
+            Err(_) => model.abandon_read(read),
+            Ok(bytes) => {
+                if let Err(wrong) = model.end_read(read, bytes) {
+                    panic!("read of {range}: {wrong}");
+                }
+            }
+        }
+        result
+    }
+
+    /// Fills `range` with a stamp that was not used before.
+    pub async fn write(&mut self, range: GuestRange, fua: bool) -> Result<()> {
+        let (write, bytes) = {
+            let mut model = self.model.borrow_mut();
+            let stamp = model.fresh_stamp();
+            (model.begin_write(range, stamp.into()), stamp.bytes(range.start().get(), range.len()))
+        };
+        let result = self.target.write(range.start().get(), &bytes, fua).await;
+        let ending = if fua && result.is_ok() { Ending::Durable } else { Ending::from(&result) };
+        self.model.borrow_mut().end_write(write, ending);
+        result
+    }
+
+    /// Zeroes `range`.
+    pub async fn write_zeroes(&mut self, range: GuestRange, may_unmap: bool) -> Result<()> {
+        let write = self.model.borrow_mut().begin_write(range, Content::Zero);
+        let result = self.target.write_zeroes(range, may_unmap).await;
+        self.model.borrow_mut().end_write(write, Ending::from(&result));
+        result
+    }
+
+    /// Gives the contents of `range` up; what it may hold then is said by `rule`.
+    pub async fn discard(&mut self, range: GuestRange, rule: DiscardRule) -> Result<()> {
+        let discard = self.model.borrow_mut().begin_discard(range, rule);
+        let result = self.target.discard(range).await;
+        self.model.borrow_mut().end_write(discard, Ending::from(&result));
+        result
+    }
+
+    /// Sets the length.
+    pub async fn resize(&mut self, len: u64) -> Result<()> {
+        let resize = self.model.borrow_mut().begin_resize(len);
+        let result = self.target.resize(len).await;
+        self.model.borrow_mut().end_write(resize, Ending::from(&result));
+        result
+    }
+
+    /// Makes durable what was done before.
+    pub async fn flush(&mut self) -> Result<()> {
+        let flush = self.model.borrow_mut().begin_flush();
+        let result = self.target.flush().await;
+        if result.is_ok() {
+            self.model.borrow_mut().end_flush(flush);
+        }
+        result
+    }
+}
