@@ -84,6 +84,47 @@ pub fn whoever_asks_gets_the_same_answer() {
     });
 }
 
+/// The phase is advanced by others, as far as it goes, while one frees who is not inside and may know an old phase.
+pub fn a_stamp_is_good_whoever_advances_the_phase() {
+    explore(4, || {
+        let space = Space::new();
+        let (reader, other) = (Arc::clone(&space), Arc::clone(&space));
+        let threads = [
+            thread::spawn(move || reader.read(A)),
+            thread::spawn(move || {
+                let moment = other.gate.moment();
+                other.gate.has_passed(moment);
+            }),
+        ];
+        let freed = space.unmap();
+        space.use_again(freed);
+        join(threads);
+    });
+}
+
+/// One thread advances the phase, and another one, who only finds it advanced, uses the space.
+pub fn whoever_finds_the_phase_advanced_may_use_the_space() {
+    explore(4, || {
+        let space = Space::new();
+        let (reader, other) = (Arc::clone(&space), Arc::clone(&space));
+        let freed = Arc::new(Mutex::new(None));
+        let asked = Arc::clone(&freed);
+        let threads = [
+            thread::spawn(move || reader.read(A)),
+            thread::spawn(move || {
+                let moment = *lock(&asked);
+                if let Some(moment) = moment {
+                    other.gate.has_passed(moment);
+                }
+            }),
+        ];
+        let moment = space.unmap();
+        *lock(&freed) = Some(moment);
+        space.use_again(moment);
+        join(threads);
+    });
+}
+
 /// Requests that overlap without a pause do not keep a grace period from ending.
 pub fn continuous_traffic_does_not_hold_up_a_grace_period() {
     explore(6, || {

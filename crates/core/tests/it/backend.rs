@@ -13,7 +13,7 @@ use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind, SimDisk};
 use crate::fixture::{Device, LEN, node, overlay};
 use crate::scripted::Script;
 use crate::world::{
-    World, at, attach, attach_reader, attach_writer, detach, fill, filled, insert, insert_device,
+    World, add_filter, at, attach, attach_reader, attach_writer, detach, fill, filled, insert, insert_device,
     insert_pair, load, read_only_device, remove,
 };
 
@@ -93,13 +93,30 @@ fn a_write_past_the_end_grows_the_disk_of_a_user_that_may_resize() {
 /// It may have left bytes there, and nobody may take them for zeroes later.
 #[test]
 fn a_write_past_the_end_that_fails_counts_as_having_grown_the_device() {
+/// The device may have stored some of it; what the layers above show stays as it was.
+#[test]
+fn a_write_past_the_end_that_fails_grows_the_device_only() {
     let world = World::new(1);
     let disk = SimDisk::zeroed(LEN, 1);
-    let backend = disk_with_owner(&world, &disk);
+    let device = disk.clone();
+    let (backend, [top, file]) = world.on_control(async move |task: &mut Task<'_>| {
+        let mut opening = Opening::new(task);
+        let file = opening.add(node("file", Device(device), LEN, vec![])).unwrap();
+        let top = add_filter(&mut opening, "top", &Script::default(), file).unwrap();
+        insert(task, opening).await.unwrap();
+        let grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
+        (attach::<ReadWrite>(task, top, "owner", grant).await.unwrap(), [top, file])
+    });
     disk.inject(Fault::every(OpFilter::of(OpKind::Write), FaultEffect::Io).times(1));
     world.on_io(async |lane: &mut Lane| {
         assert_eq!(fill(lane, &backend, at(LEN, 512), 3).await.unwrap_err().errno(), 5);
         assert_eq!(lane.enter(&backend).await.len(), LEN + 512);
+    });
+    let lens = world.on_control(async move |task: &mut Task<'_>| {
+        [top, file].map(|id| task.gs().with(|graph| graph.node(id)).unwrap().len)
+    });
+    assert_eq!(lens, [LEN, LEN + 512]);
+    world.on_io(async |lane: &mut Lane| {
         fill(lane, &backend, at(LEN, 512), 3).await.unwrap();
         assert_eq!(load(lane, &backend, at(LEN, 512)).await.unwrap(), [3; 512]);
     });

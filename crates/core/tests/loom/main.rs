@@ -24,6 +24,8 @@ models! {
     a_fork_is_inside_like_its_parent
     freed_space_waits_for_requests_that_found_it
     whoever_asks_gets_the_same_answer
+    a_stamp_is_good_whoever_advances_the_phase
+    whoever_finds_the_phase_advanced_may_use_the_space
     continuous_traffic_does_not_hold_up_a_grace_period
     admitted_requests_hold_up_a_grace_period
     an_edge_is_not_replaced_while_it_is_read
