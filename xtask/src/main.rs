@@ -5,6 +5,7 @@
 //! | `test` | everything that must be green before a change lands (`steps`) |
 //! | `ci`   | the same; the only thing that the CI runs |
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
+//! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
 //! Every child process runs without standard input and under a time limit (`run`).
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod demo;
 mod packages;
 mod run;
 mod steps;
@@ -30,6 +32,8 @@ usage: cargo xtask COMMAND
           FILTER runs only the tests whose name contains it; --profile oracle only the comparison.
   ci      the same as `test`
   tidy    the rules of this tree; prints `path:line: rule: what to do`
+  demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
+          writes and checks every byte; less than a minute after the build
   bench [CASE...] [--quick] [--rounds N] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
@@ -57,6 +61,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "test" => steps::test(&root, &steps::Options::parse(rest)?),
         "ci" if rest.is_empty() => steps::test(&root, &steps::Options::default()),
         "tidy" if rest.is_empty() => tidy::run(&root),
+        "demo" if rest.is_empty() => demo::run(&root),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

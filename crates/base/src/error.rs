@@ -70,7 +70,8 @@ impl Kind {
     #[must_use]
     pub const fn from_errno(errno: i32) -> Self {
         match errno {
-            22 => Self::InvalidInput,
+            // Among them a path that is a folder, goes through a file, is too long, or goes round in circles.
+            20 | 21 | 22 | 36 | 40 => Self::InvalidInput,
             95 | 38 => Self::Unsupported,
             2 => Self::NotFound,
             17 => Self::AlreadyExists,

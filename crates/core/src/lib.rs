@@ -64,6 +64,9 @@ pub mod graph;
 pub mod guide;
 pub mod job;
 pub mod lane;
+#[cfg(feature = "loom")]
+#[doc(hidden)]
+pub mod models;
 pub mod request;
 pub mod runtime;
 mod sync;

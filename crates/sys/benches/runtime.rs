@@ -1,15 +1,20 @@
-//! What the runtime costs: `cargo bench -p drystone-sys`. Prints nanoseconds; pin it (`taskset -c 0`) for steady figures.
+//! What the runtime costs: `cargo bench -p drystone-sys [-- wakes] [files] [sockets]`.
+//!
+//! Prints nanoseconds by the clock, and of processor time of the thread that is looked at, which says more on a busy
+//! machine. Pin it (`taskset -c 0`) for steady figures.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a benchmark")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp};
@@ -20,38 +25,87 @@ use drystone_sys::{Create, EngineKind, File, OpenOptions, Stream, Threads};
 const REPLY_BYTES: usize = 4112;
 const REQUEST_BYTES: usize = 28;
 
-fn report(what: &str, count: u64, start: Instant) {
-    let total_ns = u64::try_from(start.elapsed().as_nanos()).unwrap();
-    println!("{what:<58} {:>8} ns", total_ns / count);
+/// Counts allocations.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system allocator's demands.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A moment, on the clock and in the calling thread's processor time.
+#[derive(Clone, Copy)]
+struct Start {
+    clock: Instant,
+    cpu: Duration,
+    allocations: u64,
+}
+
+impl Start {
+    fn now() -> Self {
+        Self { allocations: ALLOCATIONS.load(Ordering::Relaxed), clock: Instant::now(), cpu: cpu_time() }
+    }
+}
+
+fn cpu_time() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).unwrap()
+}
+
+fn report(what: &str, count: u64, start: Start) {
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap() / count;
+    let (wall_ns, cpu_ns) = (ns(start.clock.elapsed()), ns(cpu_time() - start.cpu));
+    let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - start.allocations) as f64 / count as f64;
+    println!("{what:<58} {wall_ns:>8} ns {cpu_ns:>8} ns cpu {allocations:>6.2} allocations");
 }
 
 fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|word| word == part);
     for kind in [EngineKind::Uring, EngineKind::Pool] {
         println!("engine {kind:?}");
-        wakes(kind);
-        for folder in ["/dev/shm", "/tmp"] {
-            files(kind, folder);
+        if is_asked("wakes") {
+            wakes(kind);
         }
-        for depth in [1, 32] {
-            sockets(kind, depth);
+        if is_asked("files") {
+            files(kind, "/dev/shm");
+            files(kind, "/tmp");
+        }
+        if is_asked("sockets") {
+            sockets(kind, 1);
+            sockets(kind, 32);
         }
     }
-    for depth in [1, 32] {
-        blocking_sockets(depth);
+    if is_asked("sockets") {
+        blocking_sockets(1);
+        blocking_sockets(32);
     }
 }
 
 fn wakes(kind: EngineKind) {
     let mut threads = Threads::start(2, kind).unwrap();
     const COUNT: u64 = 1_000_000;
-    let start = Instant::now();
+    let start = Start::now();
     threads.run_here(|_| async {
         for _ in 0..COUNT {
             yield_now().await;
         }
     });
     report("a task wakes itself", COUNT, start);
-    let start = Instant::now();
+    let start = Start::now();
     threads.run_here(|local| async move {
         let left = Rc::new(Cell::new(100));
         for _ in 0..100 {
@@ -102,7 +156,7 @@ fn remote_wakes(threads: &mut Threads, pairs: u64) {
     let rounds = 100_000 / pairs;
     let balls: Arc<Vec<Ball>> = Arc::new((0..pairs).map(|_| Ball::default()).collect());
     let far = Arc::clone(&balls);
-    let start = Instant::now();
+    let start = Start::now();
     threads.handles()[1]
         .spawn(move |local| async move {
             for index in 0..far.len() {
@@ -145,12 +199,12 @@ fn files(kind: EngineKind, folder: &str) {
     std::fs::write(&path, vec![7; 64 << 20]).unwrap();
     let plain = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     let mut block = [0; 4096];
-    let start = Instant::now();
+    let start = Start::now();
     for index in 0..COUNT {
         plain.read_exact_at(&mut block, at(index)).unwrap();
     }
     report(&format!("{folder} 4 KiB pread"), COUNT, start);
-    let start = Instant::now();
+    let start = Start::now();
     for index in 0..COUNT {
         plain.write_all_at(&block, at(index)).unwrap();
     }
@@ -170,7 +224,7 @@ fn files(kind: EngineKind, folder: &str) {
 
 async fn disk(local: &LocalRef, file: &File, folder: &str, is_write: bool, depth: u64) {
     let count: u64 = 20_000;
-    let start = Instant::now();
+    let start = Start::now();
     let mut bufs: Vec<Buf> = (0..depth).map(|_| Buf::zeroed(4096)).collect();
     for round in 0..count / depth {
         let pending: Vec<_> = bufs
@@ -209,7 +263,7 @@ fn client(mut socket: UnixStream, depth: usize) {
 fn sockets(kind: EngineKind, depth: usize) {
     let (near, far) = UnixStream::pair().unwrap();
     let mut threads = Threads::start(1, kind).unwrap();
-    let start = Instant::now();
+    let start = Start::now();
     let thread = std::thread::spawn(move || client(near, depth));
     threads.run_here(|local| async move {
         let (mut receiver, mut sender) = Stream::from_fd(far.into()).unwrap().split();
@@ -232,7 +286,7 @@ fn sockets(kind: EngineKind, depth: usize) {
 
 fn blocking_sockets(depth: usize) {
     let (near, mut far) = UnixStream::pair().unwrap();
-    let start = Instant::now();
+    let start = Start::now();
     let thread = std::thread::spawn(move || client(near, depth));
     let mut requests = vec![0; 64 << 10];
     let payload = vec![0; REPLY_BYTES];

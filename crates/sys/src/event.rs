@@ -134,7 +134,8 @@ impl Signals {
     ];
 
     /// Turns the signals into something to wait for, on the calling thread and those that it starts from now on: call
-    /// it before any other thread exists. They stay blocked for good.
+    /// it before any other thread exists. They stay blocked for good, and in programs that the process starts, unless
+    /// those are told otherwise. A hang-up that whoever started the process wants ignored (`nohup`) stays ignored.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -144,8 +145,10 @@ impl Signals {
         // SAFETY: `set` is a valid set, alive for all calls; the signal numbers are valid.
         unsafe {
             libc::sigemptyset(&raw mut set);
-            for (number, _) in Self::ALL {
-                libc::sigaddset(&raw mut set, number);
+            for (number, signal) in Self::ALL {
+                if signal != Signal::HangUp || !is_ignored(number) {
+                    libc::sigaddset(&raw mut set, number);
+                }
             }
         }
         // SAFETY: as above; the old mask is not asked for.
@@ -187,6 +190,14 @@ impl Signals {
         let number = info.first_chunk().map_or(0, |bytes| host_i32(*bytes));
         Ok(Self::ALL.into_iter().find(|(known, _)| *known == number).map(|(_, signal)| signal))
     }
+}
+
+fn is_ignored(number: libc::c_int) -> bool {
+    // SAFETY: an all-zero `sigaction` is a valid value for the kernel to overwrite.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `now` is alive for the call; without a new action, nothing is changed.
+    let done = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut now) };
+    done == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
 #[expect(clippy::host_endian_bytes, reason = "the kernel writes signalfd_siginfo in the machine's own order")]

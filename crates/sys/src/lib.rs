@@ -14,11 +14,15 @@
 //! | `file` | [`File`]: a [`drystone_core::disk::Disk`] |
 //! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
+//! | `terminal` | [`Keys`]: key presses |
+//! | `calendar` | [`LocalTime`]: a moment where the machine is |
+//! | [`path`] | what is done by name |
 //!
 //! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
 //! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
 
+mod calendar;
 mod engine;
 mod event;
 mod file;
@@ -26,13 +30,16 @@ mod inbox;
 mod local;
 mod lock;
 mod net;
+pub mod path;
 mod pool;
 mod slots;
 mod task;
+mod terminal;
 mod threads;
 mod timer;
 mod wake;
 
+pub use calendar::{LocalTime, local_time};
 pub use engine::EngineKind;
 pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
@@ -40,4 +47,5 @@ pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
+pub use terminal::Keys;
 pub use threads::{ThreadHandle, Threads};

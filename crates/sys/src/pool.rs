@@ -120,7 +120,7 @@ impl Job {
         let Self { work, queue, home, key } = self;
         let file = match work {
             Work::File(mut job) => {
-                let result = job.run_blocking();
+                let result = job.steps.run_blocking(&job.file);
                 Some((job, result))
             }
             Work::Call(call) => {

@@ -53,7 +53,14 @@ impl Threads {
             let text = format!("{count} I/O threads: there can be 1 to {}", Shard::COUNT_MAX);
             return Err(Error::new(Kind::InvalidInput, text));
         }
-        let kind = Engine::choose(kind)?;
+        match Self::start_with(count, Engine::choose(kind)?) {
+            // One ring could be made, but not as many as there are threads.
+            Err(_) if kind == EngineKind::Auto => Self::start_with(count, EngineKind::Pool),
+            started => started,
+        }
+    }
+
+    fn start_with(count: u16, kind: EngineKind) -> Result<Self> {
         let pool = Pool::new();
         let inboxes: Vec<_> =
             (0..count).map(|index| Inbox::new(Shard::new(index)).map(Arc::new)).collect::<Result<_>>()?;

@@ -127,8 +127,9 @@ impl<T: Linked> WakeList<T> {
         self.head.compare_exchange(ptr::null_mut(), asleep(), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Ends the sleep, so that what the thread wakes itself rings no bell. The owner only.
-    pub(crate) fn rise(&self) {
+    /// Takes the mark away again, if nobody has. The owner only, once it is awake: its own wakes must not ring its bell.
+    pub(crate) fn wake_up(&self) {
+        // A failure means that somebody has pushed, and has taken the mark away with that.
         let _ = self.head.compare_exchange(asleep(), ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed);
     }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  base <- buf <- core <- { sys, protocol, format, filter, job, export } <- { daemon, cli }
-//!  base <- nbd <- { protocol, export }        sys <- { protocol, export, daemon, cli }        qmp <- { daemon, cli }
+//!  { protocol, format, filter } <- blockdev <- { daemon, cli }
+//!  base <- nbd <- { protocol, export }        sys <- { protocol, blockdev, export, daemon, cli }        qmp <- { daemon, cli }
 //! ```
 //! Dependencies of tests are free, and `testkit` is nothing else. A crate that is not in the table is a finding: its
 //! place has to be decided, not discovered.
@@ -29,15 +30,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("job", &["base", "buf", "core"]),
     ("protocol", &["base", "buf", "core", "sys", "nbd"]),
     ("export", &["base", "buf", "core", "sys", "nbd"]),
+    ("blockdev", &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter"]),
     (
         "daemon",
-        &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "job", "export", "qmp"],
+        &[
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp",
+        ],
     ),
     (
         "cli",
         &[
-            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "job", "export", "qmp",
-            "daemon",
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp", "daemon",
         ],
     ),
     ("testkit", &["base", "buf", "core", "nbd"]),

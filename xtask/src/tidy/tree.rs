@@ -136,6 +136,8 @@ fn class(path: &str) -> Class {
         || has("examples")
         || has("fuzz")
         || has("tests.rs")
+        // What a crate shows to its loom models, and nobody else.
+        || has("models")
         || path.ends_with("_tests.rs")
     {
         return Class::Test;

@@ -31,7 +31,7 @@ impl<'g> Outlook<'g> {
         for step in &plan.steps {
             apply(&mut view, plan, step, &mut touched)?;
         }
-        sweep(&mut view);
+        sweep(&mut view)?;
         touched.extend(view.nodes.keys().copied());
         let permissions = check(&view, &touched)?;
         for id in view.nodes.keys().copied().collect::<Vec<_>>() {

@@ -36,7 +36,7 @@ impl Quiet {
             // Gates are asked for anew: roots come to reach quiet nodes and go while we wait.
             let gates = inner.shape.borrow().gates_above(quiet.places.iter().copied());
             for gate in gates.list() {
-                if gate.poll_idle(cx).is_pending() {
+                if gate.poll_quiet(cx).is_pending() {
                     waiting.get_or_insert_with(|| {
                         let what = "the requests inside to end".to_owned();
                         inner.waits.begin((Rank::Change, Rank::Gate), "a drain", what, "requests".to_owned())

@@ -192,13 +192,20 @@ fn aim_root(view: &mut View<'_>, root: RootId, to: Option<NodeId>) -> Result<()>
     Ok(())
 }
 
-fn aim_edge(view: &mut View<'_>, parent: NodeId, key: ChildKey, to: Option<(NodeId, Role)>) -> Result<()> {
+fn demand_thawed(view: &View<'_>, parent: NodeId, key: ChildKey) -> Result<()> {
     let shape = view.node(parent).ok_or_else(no_node)?;
-    if shape.edge(key).is_some_and(|edge| edge.frozen > 0) {
-        return Err(
-            Error::new(Kind::InUse, format!("child '{key}' is frozen by a job")).on_node(shape.node.name())
-        );
+    match shape.edge(key) {
+        Some(edge) if edge.frozen > 0 => {
+            Err(Error::new(Kind::InUse, format!("child '{key}' is frozen by a job"))
+                .on_node(shape.node.name()))
+        }
+        _ => Ok(()),
     }
+}
+
+fn aim_edge(view: &mut View<'_>, parent: NodeId, key: ChildKey, to: Option<(NodeId, Role)>) -> Result<()> {
+    demand_thawed(view, parent, key)?;
+    let shape = view.node(parent).ok_or_else(no_node)?;
     if let Some((child, _)) = to {
         view.node(child).ok_or_else(no_node)?;
     } else if shape.edge(key).is_none() {
@@ -211,6 +218,7 @@ fn aim_edge(view: &mut View<'_>, parent: NodeId, key: ChildKey, to: Option<(Node
 }
 
 fn replace(view: &mut View<'_>, from: NodeId, to: NodeId) -> Result<()> {
+    view.node(to).ok_or_else(no_node)?;
     let parents = view.node(from).ok_or_else(no_node)?.parents.clone();
     let below: BTreeSet<NodeId> = view.below([to]).into_iter().collect();
     for parent in parents {
@@ -233,8 +241,8 @@ fn replace(view: &mut View<'_>, from: NodeId, to: NodeId) -> Result<()> {
     Ok(())
 }
 
-/// Takes out the nodes that nobody owns and nobody uses any more, from the top down.
-pub(crate) fn sweep(view: &mut View<'_>) {
+/// Takes out the nodes that nobody owns and nobody uses any more, from the top down. Fails if an edge of one is frozen.
+pub(crate) fn sweep(view: &mut View<'_>) -> Result<()> {
     let mut todo: Vec<NodeId> = view.nodes.keys().copied().collect();
     while let Some(id) = todo.pop() {
         let Some(shape) = view.node(id) else { continue };
@@ -243,9 +251,11 @@ pub(crate) fn sweep(view: &mut View<'_>) {
             continue;
         }
         for edge in shape.edges.clone() {
+            demand_thawed(view, id, edge.key)?;
             view.aim_edge(id, edge.key, None);
             todo.push(edge.child);
         }
         view.nodes.insert(id, None);
     }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::control::quiet::Quiet;
 use crate::graph::node::NodeId;
 use crate::graph::shape::Place;
 use crate::lane::{Lane, Ticket};
-use crate::runtime::Local;
+use crate::runtime::{Local, LocalRef};
 
 /// One control task: a command, a change. Not `Clone`.
 ///
@@ -43,6 +43,12 @@ impl<'r> Task<'r> {
     #[must_use]
     pub fn local(&self) -> &dyn Local {
         &*self.gs.inner.local
+    }
+
+    /// A counted handle of the control thread.
+    #[must_use]
+    pub fn local_ref(&self) -> &LocalRef {
+        &self.gs.inner.local
     }
 
     /// Enters the graph on the control thread.

@@ -11,6 +11,9 @@
 //! as its type is not `Send`. Sequentially consistent fences order "count, then look at closed" against "close, then look
 //! at counts".
 //!
+//! Whoever enters and backs out counts for a moment, also at a gate that has been empty and closed for long. So a gate is
+//! *quiet* once it was seen empty while closed, and until it opens; whether it looks empty later says nothing.
+//!
 //! **Grace periods.** Counts have two sides. A passage counts on the side of the current phase; the phase advances when
 //! the *other* side is empty. After three advances every request that had begun before the first of them has ended
 //! (two would do if an advance were atomic; a third covers one that was under way).
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::runtime::Shard;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence, lock};
 
 /// Advances of the phase after which every request that had begun before the first of them has ended.
 const ADVANCES_FOR_GRACE: u64 = 3;
@@ -39,6 +42,8 @@ pub(crate) struct Gate {
     phase: AtomicU64,
     /// Passages that were admitted by `open` on behalf of waiters; written by any thread.
     admitted: AtomicU32,
+    /// Nobody has been inside since the gate closed. Set when that was seen, by the control thread only.
+    quiet: AtomicBool,
     counts: Box<[Count]>,
     queue: Mutex<Queue>,
 }
@@ -75,6 +80,7 @@ impl Gate {
             closed: AtomicU32::new(closed),
             phase: AtomicU64::new(0),
             admitted: AtomicU32::new(0),
+            quiet: AtomicBool::new(closed != 0),
             counts: (0..shards).map(|_| Count([AtomicU32::new(0), AtomicU32::new(0)])).collect(),
             queue: Mutex::new(Queue::default()),
         }
@@ -89,6 +95,10 @@ impl Gate {
 
     /// Enters if the gate is open.
     pub(crate) fn try_enter(&self, shard: Shard) -> Option<Side> {
+        if self.closed.load(Ordering::Relaxed) != 0 {
+            // Spares the drainers a count that comes and goes. The look that matters is the one below.
+            return None;
+        }
         let side = u8::from(self.phase.load(Ordering::Relaxed) & 1 == 1);
         let count = self.count(shard, side);
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -163,6 +173,9 @@ impl Gate {
                 queue.admitted.insert(id);
                 wakers.push(waker);
             }
+            if quiet_nodes == 0 {
+                self.quiet.store(false, Ordering::Relaxed);
+            }
             self.closed.store(quiet_nodes, Ordering::Release);
             fence(Ordering::SeqCst);
         }
@@ -171,7 +184,18 @@ impl Gate {
         }
     }
 
-    /// Whether nobody is inside.
+    /// Whether the gate is closed and nobody is inside, nor will be before it opens. Control thread only.
+    pub(crate) fn is_quiet(&self) -> bool {
+        if !self.is_closed() {
+            return false;
+        }
+        if !self.quiet.load(Ordering::Relaxed) && self.is_idle() {
+            self.quiet.store(true, Ordering::Relaxed);
+        }
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody counts at this moment.
     pub(crate) fn is_idle(&self) -> bool {
         fence(Ordering::SeqCst);
         self.admitted.load(Ordering::Acquire) == 0
@@ -181,9 +205,9 @@ impl Gate {
                 .all(|Count(sides)| sides.iter().all(|side| side.load(Ordering::Acquire) == 0))
     }
 
-    /// Ready when nobody is inside; for a gate that is closed and stays so until the caller opens it.
-    pub(crate) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_idle() {
+    /// Ready when nobody is inside; for a gate that is closed and stays so until the caller opens it. Control thread only.
+    pub(crate) fn poll_quiet(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_quiet() {
             return Poll::Ready(());
         }
         {
@@ -192,7 +216,7 @@ impl Gate {
                 queue.drainers.push(cx.waker().clone());
             }
         }
-        if self.is_idle() { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_quiet() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// This moment, for [`Self::has_passed`].

@@ -2,7 +2,7 @@
 //!
 //! The edges of the graph are such slots. A request reads them while it is inside a gate from which the slot's owner is
 //! reached; a change writes them when the owner is quiet, which means that nobody is inside such a gate. The gate's
-//! counts (released by `leave`, acquired by `is_idle`) and its closed count (released by `set_closed`, acquired by
+//! counts (released by `leave`, acquired by `is_quiet`) and its closed count (released by `set_closed`, acquired by
 //! `try_enter`) order the two; `tests/loom` explores that.
 //!
 //! The crate keeps two promises that make the unsafe code here sound: a [`Presence`] is only used on slots of nodes that
@@ -33,7 +33,7 @@ impl Excluded {
     pub(crate) fn assert<'g>(gates: impl IntoIterator<Item = &'g Gate>) -> Self {
         for gate in gates {
             assert!(gate.is_closed(), "a change writes an edge that an open gate reaches");
-            assert!(gate.is_idle(), "a change writes an edge that a running request can reach");
+            assert!(gate.is_quiet(), "a change writes an edge that a running request can reach");
         }
         Self(())
     }

@@ -29,6 +29,7 @@
 //! | `GraphView::roots` | a view | control |  |
 //! | `Task::gs` | `&Task` | control | lends `&Gs` until the task waits |
 //! | `Task::local` | `&Task` | control |  |
+//! | `Task::local_ref` | `&Task` | control |  |
 //! | `Task::enter` | `&mut Task` | control | waits for a gate; the ticket borrows the task |
 //! | `Task::sleep_until` | `&mut Task` | control |  |
 //! | `Task::drain` | `&mut Task` | control | waits until nobody is inside |
@@ -105,6 +106,7 @@
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
 //! | `Backend::id` | `&Backend` | any |  |
 //! | `Backend::name` | `&Backend` | any |  |
+//! | `Backend::reader` | `&Backend<ReadWrite>` | any |  |
 //! | `Backend::statistics` | `&Backend` | any |  |
 //! | `Io::child` | `Io` | I/O | the only way to a child |
 //! | `Io::file` | `Io` | I/O |  |

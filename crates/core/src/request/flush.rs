@@ -6,12 +6,11 @@
 //! ```
 //! A write that reads epoch `e` has ended before the flush that ends `e` asks its device, so that flush covers it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use drystone_base::Result;
 
 use crate::disk::DiskOp;
 use crate::request::io::Io;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Which writes of a device are on stable storage.
 pub(crate) struct FlushState {
@@ -40,13 +39,15 @@ impl FlushState {
         }
     }
 
-    fn begin(&self) -> Option<u64> {
+    /// Begins a flush: its epoch, or nothing if there is nothing to flush.
+    pub(crate) fn begin(&self) -> Option<u64> {
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
         let clean = self.flushed.load(Ordering::SeqCst) >= self.written.load(Ordering::SeqCst);
         (!clean).then_some(epoch)
     }
 
-    fn done(&self, epoch: u64) {
+    /// The device has flushed for the flush that got `epoch`.
+    pub(crate) fn done(&self, epoch: u64) {
         self.flushed.fetch_max(epoch, Ordering::SeqCst);
     }
 }

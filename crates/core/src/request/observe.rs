@@ -91,8 +91,10 @@ impl<'t> Crossed<'t> {
         for (node, range) in self.observed {
             node.observers.tell(range);
         }
-        if ok {
-            for (node, end) in self.grown {
+        for (node, end) in self.grown {
+            // Of a failed request, a device may have stored something: reads must go there from now on, not only once
+            // another write has made it longer. What it does not have reads as zeroes.
+            if ok || node.driver().disk().is_some() {
                 node.grow_len(end);
             }
         }

@@ -27,13 +27,29 @@ use crate::waits::Rank;
 
 /// What a request does.
 pub(crate) enum Work {
-    Read { at: GuestOffset, buf: Buf },
-    Write { at: GuestOffset, buf: Buf, flags: WriteFlags },
-    Zero { range: GuestRange, flags: ZeroFlags },
+    Read {
+        at: GuestOffset,
+        buf: Buf,
+    },
+    Write {
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    },
+    Zero {
+        range: GuestRange,
+        flags: ZeroFlags,
+    },
     Discard(GuestRange),
     Flush,
-    Resize { len: u64, preallocation: Preallocation },
-    Status { range: GuestRange, layers: u32 },
+    Resize {
+        len: u64,
+        preallocation: Preallocation,
+    },
+    Status {
+        range: GuestRange,
+        layers: u32,
+    },
     /// A read or write that a device has already.
     Submitted(Submitted),
 }

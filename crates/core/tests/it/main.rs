@@ -5,15 +5,22 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
+mod admission;
 mod alignment;
 mod backend;
 mod chain;
+mod check;
 mod demand;
 mod drain;
 mod fixture;
 mod graph_change;
 mod history;
 mod job;
+mod lane;
+mod observer;
+mod permission;
+mod range_lock;
 mod scripted;
 mod snapshot;
+mod step_back;
 mod world;

@@ -13,7 +13,6 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk, Timing};
 use drystone_testkit::sim::{Sim, SimOptions};
 
@@ -235,11 +234,6 @@ pub(crate) async fn load<M: Mode>(lane: &mut Lane, from: &Backend<M>, range: Gue
 /// A range by start and length.
 pub(crate) fn at(start: u64, len: u64) -> GuestRange {
     GuestRange::new(GuestOffset::new(start), len)
-}
-
-/// Another lane on the thread of `local`.
-pub(crate) fn lane(local: &LocalRef) -> Lane {
-    Lane::new(local.clone())
 }
 
 /// A node of the graph that is read-only, of scripted kind, with a fast disk.

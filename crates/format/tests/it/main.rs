@@ -11,3 +11,4 @@ mod common;
 mod driver;
 mod golden;
 mod hostile;
+mod raw;

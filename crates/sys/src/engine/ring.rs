@@ -56,7 +56,10 @@ impl Ring {
     /// Whether rings of the kind that we need can be made.
     pub(crate) fn probe() -> io::Result<()> {
         let ring = build(2)?;
-        let has_all = ring.params().is_feature_ext_arg() && ring.params().is_feature_nodrop();
+        let params = ring.params();
+        // The last is of Linux 5.13, like multi-shot polls, which have no mark of their own.
+        let has_all =
+            params.is_feature_ext_arg() && params.is_feature_nodrop() && params.is_feature_resource_tagging();
         if has_all { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Unsupported)) }
     }
 

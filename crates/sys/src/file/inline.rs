@@ -15,26 +15,33 @@ use drystone_core::disk::DiskOp;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::inner::{FileInner, Flag};
-use super::job::{FileJob, Step};
+use super::job::{Step, Steps};
 
-/// The longest copy that an I/O thread does itself for a file in memory; about a quarter of a millisecond.
-const COPY_BYTES_MAX: u64 = 1 << 20;
+/// The longest copy that an I/O thread does itself; about a quarter of a millisecond.
+pub(super) const COPY_BYTES_MAX: u64 = 1 << 20;
 
-/// Does all or a part of `job`, if that needs no waiting. `None`: it is not done, and goes to the engine.
-pub(crate) fn try_inline(file: &FileInner, job: &mut FileJob) -> Option<Result<()>> {
-    if file.has(Flag::Memory) {
-        let cost_bytes = match job.op() {
-            DiskOp::Read { buf, .. } | DiskOp::Write { buf, .. } => buf.len() as u64,
-            DiskOp::Flush => 0,
-            DiskOp::Discard(range) | DiskOp::WriteZeroes { range, .. } => range.len(),
-            DiskOp::Truncate { .. } => return None,
-        };
-        return if cost_bytes <= COPY_BYTES_MAX { Some(job.run_blocking()) } else { None };
+/// Does all or a part of what is left to do, if that needs no waiting. `None`: it is not done, and goes to the engine.
+pub(crate) fn try_inline(file: &FileInner, steps: &mut Steps) -> Option<Result<()>> {
+    let is_memory = file.has(Flag::Memory);
+    let cost_bytes = match steps.op() {
+        DiskOp::Read { buf, .. } | DiskOp::Write { buf, .. } => buf.len() as u64,
+        DiskOp::Flush if is_memory => 0,
+        DiskOp::Discard(range) | DiskOp::WriteZeroes { range, .. } if is_memory => range.len(),
+        _ => return None,
+    };
+    if cost_bytes > COPY_BYTES_MAX {
+        None
+    } else if is_memory {
+        Some(steps.run_blocking(file))
+    } else if file.has(Flag::Direct) {
+        None
+    } else {
+        try_page_cache(file, steps)
     }
-    if file.has(Flag::Direct) {
-        return None;
-    }
-    let (luck, refused, is_write) = match job.op() {
+}
+
+fn try_page_cache(file: &FileInner, steps: &mut Steps) -> Option<Result<()>> {
+    let (luck, refused, is_write) = match steps.op() {
         DiskOp::Read { .. } => (&file.read_luck, Flag::NoNowaitRead, false),
         DiskOp::Write { fua: false, .. } => (&file.write_luck, Flag::NoNowaitWrite, true),
         _ => return None,
@@ -42,9 +49,9 @@ pub(crate) fn try_inline(file: &FileInner, job: &mut FileJob) -> Option<Result<(
     if file.has(refused) || !luck.is_worth_trying() {
         return None;
     }
-    match job.attempt(ReadWriteFlags::NOWAIT) {
+    match steps.attempt(file, ReadWriteFlags::NOWAIT) {
         Ok(0) if is_write => luck.miss(),
-        Ok(moved) => match job.on_result(i32::try_from(moved).unwrap_or(i32::MAX)) {
+        Ok(moved) => match steps.on_result(file, i32::try_from(moved).unwrap_or(i32::MAX)) {
             Step::Done(result) => {
                 luck.hit();
                 return Some(result);

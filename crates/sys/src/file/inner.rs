@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use rustix::io::Errno;
+
 use super::open::{Access, Facts, FileId};
 use crate::pool::BlockingQueue;
 
@@ -150,8 +152,11 @@ impl FileInner {
 
     /// A flush failed. The kernel marks pages that it could not write as clean and reports that once, so a later flush
     /// that succeeds would claim that lost data is safe. Buffered files therefore fail every later flush, too.
-    pub(crate) fn flush_failed(&self) {
-        if !self.has(Flag::Direct) {
+    pub(crate) fn flush_failed(&self, errno: Errno) {
+        // These say that nothing was tried.
+        let was_tried =
+            !matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::ROFS | Errno::BADF);
+        if was_tried && !self.has(Flag::Direct) {
             self.set(Flag::FlushFailed);
         }
     }

@@ -1,4 +1,4 @@
-//! [`FileJob`]: one operation of a file, step by step, whoever carries the steps out.
+//! [`Steps`]: one operation of a file, step by step, whoever carries the steps out.
 //!
 //! ```text
 //!   inline   attempt without waiting ----.
@@ -7,7 +7,9 @@
 //! ```
 //! Kernels read and write less than asked, stop at signals and refuse flags. All of that is answered here, once.
 //!
-//! Invariants: the job owns its buffer, and a second, aligned one if the file is open for direct I/O and the first is
+//! Steps borrow their file, so that what is done inline touches no count that threads share; a [`FileJob`] keeps the file.
+//!
+//! Invariants: the steps own their buffer, and a second, aligned one if the file is open for direct I/O and the first is
 //! not aligned; a piece handed to the kernel is at most [`PIECE_BYTES_MAX`] long.
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +21,7 @@ use drystone_core::disk::DiskOp;
 use io_uring::{opcode, squeue, types};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::inline::COPY_BYTES_MAX;
 use super::inner::{FileInner, Flag};
 use super::space;
 
@@ -27,9 +30,14 @@ const PIECE_BYTES_MAX: usize = 1 << 30;
 /// How often in a row an operation that makes no progress is tried on the ring before a thread takes it over.
 const RETRIES_MAX: u8 = 16;
 
-/// One operation under way.
+/// An operation that goes on after the call that started it.
 pub(crate) struct FileJob {
     pub(crate) file: Arc<FileInner>,
+    pub(crate) steps: Steps,
+}
+
+/// What is left to do of one operation.
+pub(crate) struct Steps {
     op: DiskOp,
     /// The caller's buffer while an aligned one stands in for it.
     origin: Option<Buf>,
@@ -54,18 +62,17 @@ enum Piece<'a> {
     Other,
 }
 
-impl FileJob {
-    pub(crate) fn new(file: &Arc<FileInner>, op: DiskOp) -> Self {
-        let mut job = Self { file: Arc::clone(file), op, origin: None, done_bytes: 0, retries: 0 };
+impl Steps {
+    pub(crate) fn new(file: &FileInner, op: DiskOp) -> Self {
+        let mut steps = Self { op, origin: None, done_bytes: 0, retries: 0 };
         if file.has(Flag::Direct) {
-            job.align_memory();
+            steps.align_memory(file.align_memory());
         }
-        job
+        steps
     }
 
     /// Puts an aligned buffer in the place of one that direct I/O would refuse.
-    fn align_memory(&mut self) {
-        let align = self.file.align_memory();
+    fn align_memory(&mut self, align: usize) {
         let is_write = matches!(self.op, DiskOp::Write { .. });
         if let DiskOp::Read { buf, .. } | DiskOp::Write { buf, .. } = &mut self.op
             && !buf.is_aligned(align)
@@ -115,20 +122,25 @@ impl FileJob {
     /// The next piece as an entry of a ring, or `None` if a thread has to do it.
     ///
     /// The entry points into the job's buffer: the job must be kept until the entry's completion.
-    pub(crate) fn entry(&mut self) -> Option<squeue::Entry> {
-        let fd = types::Fd(self.file.as_fd().as_raw_fd());
-        let has_dsync = !self.file.has(Flag::NoDsync);
+    pub(crate) fn entry(&mut self, file: &FileInner) -> Option<squeue::Entry> {
+        let fd = types::Fd(file.as_fd().as_raw_fd());
+        let is_direct = file.has(Flag::Direct);
+        let copies = |bytes: &[u8]| !is_direct && bytes.len() as u64 > COPY_BYTES_MAX;
+        let has_dsync = !file.has(Flag::NoDsync);
         let is_flush = matches!(self.op, DiskOp::Flush);
         match self.piece() {
             Piece::Read { at, bytes } => {
                 let len = u32::try_from(bytes.len()).ok()?;
-                Some(opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(at).build())
+                let flags = elsewhere_if(copies(bytes));
+                Some(opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(at).build().flags(flags))
             }
             Piece::Write { fua: true, .. } if !has_dsync => None,
             Piece::Write { at, bytes, fua } => {
                 let len = u32::try_from(bytes.len()).ok()?;
-                let flags = if fua { libc::RWF_DSYNC } else { 0 };
-                Some(opcode::Write::new(fd, bytes.as_ptr(), len).offset(at).rw_flags(flags).build())
+                let flags = elsewhere_if(copies(bytes));
+                let rw_flags = if fua { libc::RWF_DSYNC } else { 0 };
+                let write = opcode::Write::new(fd, bytes.as_ptr(), len).offset(at).rw_flags(rw_flags);
+                Some(write.build().flags(flags))
             }
             Piece::Other if is_flush => {
                 Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
@@ -138,9 +150,9 @@ impl FileJob {
     }
 
     /// Takes the kernel's answer to the piece: bytes moved, or a negative errno.
-    pub(crate) fn on_result(&mut self, result: i32) -> Step {
+    pub(crate) fn on_result(&mut self, file: &FileInner, result: i32) -> Step {
         let errno = match usize::try_from(result) {
-            Ok(moved) => return self.on_moved(moved),
+            Ok(moved) => return self.on_moved(file, moved),
             Err(_) => Errno::from_raw_os_error(result.wrapping_neg()),
         };
         let is_fua = matches!(self.op, DiskOp::Write { fua: true, .. });
@@ -150,22 +162,22 @@ impl FileJob {
                 Step::Again
             }
             Errno::INTR | Errno::AGAIN => Step::Blocking,
-            Errno::OPNOTSUPP if is_fua && !self.file.has(Flag::NoDsync) => {
-                self.file.set(Flag::NoDsync);
+            Errno::OPNOTSUPP if is_fua && !file.has(Flag::NoDsync) => {
+                file.set(Flag::NoDsync);
                 Step::Blocking
             }
             errno => {
                 if matches!(self.op, DiskOp::Flush) {
-                    self.file.flush_failed();
+                    file.flush_failed(errno);
                 }
-                Step::Done(Err(self.error(errno)))
+                Step::Done(Err(self.error(file, errno)))
             }
         }
     }
 
-    fn on_moved(&mut self, moved: usize) -> Step {
+    fn on_moved(&mut self, file: &FileInner, moved: usize) -> Step {
         self.retries = 0;
-        let direct_align = if self.file.has(Flag::Direct) { self.file.align_request().max(1) } else { 1 };
+        let direct_align = if file.has(Flag::Direct) { file.align_request().max(1) } else { 1 };
         match &mut self.op {
             DiskOp::Read { buf, .. } => {
                 self.done_bytes += moved;
@@ -185,7 +197,7 @@ impl FileJob {
                 if whole {
                     Step::Done(Ok(()))
                 } else if moved == 0 {
-                    Step::Done(Err(self.error(Errno::NOSPC)))
+                    Step::Done(Err(self.error(file, Errno::NOSPC)))
                 } else {
                     Step::Again
                 }
@@ -195,7 +207,7 @@ impl FileJob {
     }
 
     /// The error of an operation that the kernel refused.
-    fn error(&self, errno: Errno) -> Error {
+    fn error(&self, file: &FileInner, errno: Errno) -> Error {
         let errno = errno.raw_os_error();
         let error = match &self.op {
             DiskOp::Read { at, buf } => Error::os(errno, format_args!("read {} bytes at {at:#x}", buf.len())),
@@ -207,12 +219,11 @@ impl FileJob {
             DiskOp::WriteZeroes { range, .. } => Error::os(errno, format_args!("write zeroes to {range}")),
             DiskOp::Truncate { len, .. } => Error::os(errno, format_args!("set the length to {len} bytes")),
         };
-        error.at_path(self.file.path())
+        error.at_path(file.path())
     }
 
     /// Moves the next piece without waiting for a device, as far as the kernel can tell.
-    pub(crate) fn attempt(&mut self, flags: ReadWriteFlags) -> Result<usize, Errno> {
-        let file = Arc::clone(&self.file);
+    pub(crate) fn attempt(&mut self, file: &FileInner, flags: ReadWriteFlags) -> Result<usize, Errno> {
         match self.piece() {
             Piece::Read { at, bytes } if flags.is_empty() => rustix::io::pread(file.as_fd(), bytes, at),
             Piece::Read { at, bytes } => {
@@ -227,49 +238,62 @@ impl FileJob {
     }
 
     /// Does the rest of the operation on the calling thread, however long that takes.
-    pub(crate) fn run_blocking(&mut self) -> Result<()> {
-        let file = Arc::clone(&self.file);
+    pub(crate) fn run_blocking(&mut self, file: &FileInner) -> Result<()> {
         let done = match &self.op {
-            DiskOp::Read { .. } | DiskOp::Write { .. } => return self.move_blocking(),
-            DiskOp::Flush => rustix::fs::fdatasync(file.as_fd()).inspect_err(|_| file.flush_failed()),
-            DiskOp::Discard(range) => space::discard(&file, *range),
+            DiskOp::Read { .. } | DiskOp::Write { .. } => return self.move_blocking(file),
+            DiskOp::Flush => flush(file),
+            DiskOp::Discard(range) => space::discard(file, *range),
             DiskOp::WriteZeroes { range, may_unmap, fast_only } => {
-                space::write_zeroes(&file, *range, *may_unmap, *fast_only)
+                space::write_zeroes(file, *range, *may_unmap, *fast_only)
             }
             DiskOp::Truncate { len, preallocation } => {
-                return space::truncate(&file, *len, *preallocation).map_err(|cause| match cause {
-                    space::TruncateError::Os(errno) => self.error(errno),
+                return space::truncate(file, *len, *preallocation).map_err(|cause| match cause {
+                    space::TruncateError::Os(errno) => self.error(file, errno),
                     space::TruncateError::Refused(why) => {
                         Error::new(Kind::InvalidInput, why).at_path(file.path())
                     }
                 });
             }
         };
-        done.map_err(|errno| self.error(errno))
+        done.map_err(|errno| self.error(file, errno))
     }
 
-    fn move_blocking(&mut self) -> Result<()> {
+    fn move_blocking(&mut self, file: &FileInner) -> Result<()> {
         let is_fua = matches!(self.op, DiskOp::Write { fua: true, .. });
         loop {
-            let dsync = is_fua && !self.file.has(Flag::NoDsync);
+            let dsync = is_fua && !file.has(Flag::NoDsync);
             let flags = if dsync { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
-            let result = match self.attempt(flags) {
+            let result = match self.attempt(file, flags) {
                 Ok(moved) => i32::try_from(moved).unwrap_or(i32::MAX),
                 Err(errno) => -errno.raw_os_error(),
             };
-            match self.on_result(result) {
+            match self.on_result(file, result) {
                 Step::Done(Ok(())) if is_fua && !dsync => {
-                    return rustix::fs::fdatasync(self.file.as_fd()).map_err(|errno| {
-                        self.file.flush_failed();
-                        self.error(errno)
-                    });
+                    return flush(file).map_err(|errno| self.error(file, errno));
                 }
                 Step::Done(result) => return result,
                 Step::Again => {}
                 // A file that stays at EAGAIN on a blocking descriptor is broken, not busy.
-                Step::Blocking if self.retries >= RETRIES_MAX => return Err(self.error(Errno::AGAIN)),
+                Step::Blocking if self.retries >= RETRIES_MAX => return Err(self.error(file, Errno::AGAIN)),
                 Step::Blocking => {}
             }
         }
     }
 }
+
+/// Long copies from and to the page cache are for a thread of the kernel, not for the one that submits.
+fn elsewhere_if(is_long: bool) -> squeue::Flags {
+    if is_long { squeue::Flags::ASYNC } else { squeue::Flags::empty() }
+}
+
+fn flush(file: &FileInner) -> Result<(), Errno> {
+    loop {
+        match rustix::fs::fdatasync(file.as_fd()) {
+            Err(Errno::INTR) => {}
+            other => return other.inspect_err(|errno| file.flush_failed(*errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,9 +30,10 @@ use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::runtime::{Local, LocalRef};
+use rustix::io::Errno;
 
 use self::inner::{FileInner, Flag};
-use self::job::FileJob;
+use self::job::{FileJob, Steps};
 pub use self::open::{Create, FileId, OpenOptions};
 use crate::local::SysLocal;
 use crate::pool::BlockingQueue;
@@ -121,7 +122,18 @@ impl File {
     /// # Errors
     /// Those of the operating system.
     pub async fn len_bytes(&self, local: &dyn Local) -> Result<u64> {
+        if self.inner.has(Flag::Memory) {
+            return self.answer("find the length of", space::length(&self.inner));
+        }
         self.ask(local, "find the length of", space::length).await
+    }
+
+    /// How many bytes the file takes up on its file system, now; 0 for a device.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub async fn allocated_bytes(&self, local: &dyn Local) -> Result<u64> {
+        self.ask(local, "find the space taken up by", space::allocated).await
     }
 
     /// The stretch of data or the hole that `offset` lies in, from `offset` on; `None` at and after the end.
@@ -148,19 +160,34 @@ impl File {
         Ok(Reopened { file: self.clone(), fd: Arc::new(fd), access: facts.access })
     }
 
-    /// Asks the kernel about the file: on the spot if it lies in memory, else on a thread that may block.
+    /// Closes the descriptor, and with it gives up image locks, whoever still has a clone. Operations of clones fail
+    /// from then on; the caller sees to it that none is under way.
+    pub async fn close(&self, local: &dyn Local) {
+        let inner = Arc::clone(&self.inner);
+        let Ok(sys) = SysLocal::of(local) else { return };
+        // Closing can take as long as writing does.
+        let closed = sys.blocking(&self.inner.queue, move || {
+            if let Some(nowhere) = open::nowhere() {
+                replace_descriptor(&inner, nowhere);
+            }
+        });
+        // A pool that cannot run the call leaves the closing to the last clone.
+        let _ = closed.await;
+    }
+
+    /// Asks the kernel about the file, on a thread that may block: even in memory, a search for data takes its time.
     async fn ask<T: Send + 'static>(
         &self,
         local: &dyn Local,
         what: &'static str,
-        question: impl FnOnce(&FileInner) -> Result<T, rustix::io::Errno> + Send + 'static,
+        question: impl FnOnce(&FileInner) -> Result<T, Errno> + Send + 'static,
     ) -> Result<T> {
-        let answer = if self.inner.has(Flag::Memory) {
-            question(&self.inner)
-        } else {
-            let inner = Arc::clone(&self.inner);
-            SysLocal::of(local)?.blocking(&self.inner.queue, move || question(&inner)).await?
-        };
+        let inner = Arc::clone(&self.inner);
+        let asked = SysLocal::of(local)?.blocking(&self.inner.queue, move || question(&inner));
+        self.answer(what, asked.await?)
+    }
+
+    fn answer<T>(&self, what: &str, answer: Result<T, Errno>) -> Result<T> {
         answer.map_err(|errno| {
             Error::os(errno.raw_os_error(), format_args!("{what} the file")).at_path(self.path())
         })
@@ -189,10 +216,10 @@ impl Disk for File {
         if let Some(error) = self.refusal(&op) {
             return Completion::ready(Err(error), buf_of(op));
         }
-        let mut job = FileJob::new(&self.inner, op);
-        match inline::try_inline(&self.inner, &mut job) {
-            Some(result) => sys.done(result, job.into_buf()),
-            None => sys.start_file(job),
+        let mut steps = Steps::new(&self.inner, op);
+        match inline::try_inline(&self.inner, &mut steps) {
+            Some(result) => sys.done(result, steps.into_buf()),
+            None => sys.start_file(FileJob { file: Arc::clone(&self.inner), steps }),
         }
     }
 }
@@ -216,6 +243,13 @@ impl Reopened {
         inner.set_access(&self.access);
     }
 
+    /// What offsets and lengths of operations must be multiples of after the commit, in bytes; see
+    /// [`File::align_request_bytes`].
+    #[must_use]
+    pub fn align_request_bytes(&self) -> usize {
+        self.access.align_request
+    }
+
     /// The descriptor of what will take the old one's place.
     pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
@@ -227,7 +261,7 @@ fn replace_descriptor(inner: &FileInner, new: &OwnedFd) {
     use std::os::fd::AsRawFd;
     loop {
         // SAFETY: both descriptors are open and owned for the whole call. The number of the first stays open throughout
-        // and keeps its owner; only the open file behind it changes, to one of the same inode.
+        // and keeps its owner; only the open file behind it changes.
         let number = unsafe { libc::dup3(new.as_raw_fd(), inner.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
         if number >= 0 {
             return;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_buf::{ALIGN, Buf};
@@ -101,8 +102,33 @@ impl OpenOptions {
     }
 }
 
+/// A descriptor without a file to read or write, for putting it in the place of one that is closed. It is there
+/// before the first file is open, so that closing does not depend on a free descriptor.
+pub(crate) fn nowhere() -> Option<&'static OwnedFd> {
+    static NOWHERE: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let open = || rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+    NOWHERE.get_or_init(open).as_ref()
+}
+
 pub(crate) fn open(path: &Path, options: OpenOptions) -> Result<(OwnedFd, Facts)> {
-    open_name(path, options).map_err(|error| error.at_path(path))
+    look_first(path).and_then(|()| open_name(path, options)).map_err(|error| error.at_path(path))
+}
+
+/// Opening alone makes some devices do something: a tape winds, a watchdog starts. What is there is looked at first,
+/// and again when it is open, because it can change in between.
+fn look_first(path: &Path) -> Result<()> {
+    match rustix::fs::stat(path) {
+        Ok(stat) => demand_bytes(FileType::from_raw_mode(stat.st_mode)),
+        // Opening says what is wrong.
+        Err(_) => Ok(()),
+    }
+}
+
+fn demand_bytes(file_type: FileType) -> Result<()> {
+    match file_type {
+        FileType::RegularFile | FileType::BlockDevice => Ok(()),
+        _ => Err(Error::new(Kind::InvalidInput, "it is neither a regular file nor a block device")),
+    }
 }
 
 fn open_name(path: &Path, options: OpenOptions) -> Result<(OwnedFd, Facts)> {
@@ -116,6 +142,7 @@ fn open_name(path: &Path, options: OpenOptions) -> Result<(OwnedFd, Facts)> {
         }
     };
     let fd = opened.map_err(|errno| refused(errno, options))?;
+    let _ = nowhere();
     let facts = examine(fd.as_fd(), options)?;
     fcntl_getfl(&fd)
         .and_then(|flags| fcntl_setfl(&fd, flags & !OFlags::NONBLOCK))
@@ -138,9 +165,7 @@ pub(crate) fn examine(fd: BorrowedFd<'_>, options: OpenOptions) -> Result<Facts>
     let stat = fstat(fd).map_err(look)?;
     let file_type = FileType::from_raw_mode(stat.st_mode);
     let is_block = file_type == FileType::BlockDevice;
-    if !is_block && file_type != FileType::RegularFile {
-        return Err(Error::new(Kind::InvalidInput, "it is neither a regular file nor a block device"));
-    }
+    demand_bytes(file_type)?;
     let magic = u64::try_from(fstatfs(fd).map_err(look)?.f_type).unwrap_or(0);
     // The file system of a device's node says nothing about the device.
     let is_memory = !is_block && MEMORY_FILE_SYSTEMS.contains(&magic);

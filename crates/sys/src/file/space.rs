@@ -29,7 +29,7 @@ const ZEROES_BYTES_MAX: usize = 1 << 20;
 const BLKDISCARD: libc::Ioctl = 0x1277;
 /// linux/fs.h: `_IO(0x12, 127)`.
 const BLKZEROOUT: libc::Ioctl = 0x127f;
-/// Both ioctls want whole sectors.
+/// The sector of a device that does not say.
 const SECTOR_BYTES: u64 = 512;
 
 /// Why a length was not set.
@@ -52,8 +52,9 @@ pub(crate) fn discard(file: &FileInner, range: GuestRange) -> Result<(), Errno> 
     }
     let done = if file.has(Flag::Block) {
         // Inwards to whole sectors: what is outside must stay.
-        let start = range.start().get().next_multiple_of(SECTOR_BYTES);
-        let end = range.end().get() & !(SECTOR_BYTES - 1);
+        let sector_bytes = sector_bytes(file);
+        let start = range.start().get().next_multiple_of(sector_bytes);
+        let end = range.end().get() & !(sector_bytes - 1);
         for_pieces(start, end.saturating_sub(start), |at, len| block_ioctl(file, BLKDISCARD, at, len))
     } else {
         punch(file, range)
@@ -113,7 +114,7 @@ fn zero_block(file: &FileInner, range: GuestRange, may_unmap: bool, fast_only: b
         }
     }
     // The kernel writes zero bytes itself where the device cannot zero, and does not say so beforehand.
-    if fast_only || !range.is_aligned(SECTOR_BYTES) {
+    if fast_only || !range.is_aligned(sector_bytes(file)) {
         return Err(Errno::OPNOTSUPP);
     }
     for_range(range, |at, len| block_ioctl(file, BLKZEROOUT, at, len))
@@ -172,6 +173,14 @@ pub(crate) fn length(file: &FileInner) -> Result<u64, Errno> {
         return seek(file.as_fd(), SeekFrom::End(0));
     }
     Ok(u64::try_from(fstat(file.as_fd())?.st_size).unwrap_or(0))
+}
+
+/// What the file system has reserved for the file, in bytes.
+pub(crate) fn allocated(file: &FileInner) -> Result<u64, Errno> {
+    /// stat(2): the unit of `st_blocks`, whatever the file system.
+    const BLOCK_BYTES: u64 = 512;
+    let blocks = fstat(file.as_fd())?.st_blocks;
+    Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES))
 }
 
 pub(crate) fn truncate(
@@ -253,6 +262,12 @@ fn retry(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
             other => return other,
         }
     }
+}
+
+/// What the ioctls of a device want ranges to be multiples of.
+fn sector_bytes(file: &FileInner) -> u64 {
+    let told = rustix::fs::ioctl_blksszget(file.as_fd()).ok().map(u64::from);
+    told.filter(|bytes| bytes.is_power_of_two()).unwrap_or(SECTOR_BYTES)
 }
 
 fn block_ioctl(file: &FileInner, request: libc::Ioctl, start: u64, len: u64) -> Result<(), Errno> {

@@ -57,6 +57,8 @@ pub struct SysLocal {
     late: RefCell<Vec<Late>>,
     /// What the running task may still get done without waiting before it has to let others run.
     budget: Cell<u64>,
+    /// The loop is on the stack: it does not nest, so no task is run while it runs.
+    is_running: Cell<bool>,
     /// The thread has ended, though somebody has kept a reference to it.
     is_closed: Cell<bool>,
     /// The first panic of a task, for whoever ends the thread.
@@ -67,6 +69,22 @@ struct Late {
     finisher: Finisher,
     result: Result<()>,
     buf: Option<Buf>,
+}
+
+/// While it lives, the loop is on the stack.
+struct Running<'a>(&'a Cell<bool>);
+
+impl<'a> Running<'a> {
+    fn begin(flag: &'a Cell<bool>) -> Self {
+        assert!(!flag.replace(true), "a thread's loop does not nest");
+        Self(flag)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// Vectors that are used in every turn.
@@ -92,6 +110,7 @@ impl SysLocal {
             scratch: RefCell::default(),
             late: RefCell::default(),
             budget: Cell::new(0),
+            is_running: Cell::new(false),
             is_closed: Cell::new(false),
             panic: RefCell::new(None),
         }))
@@ -201,6 +220,7 @@ impl SysLocal {
 
     /// The loop. `root` is polled first and whenever it is woken; `true` ends the loop.
     fn run(self: &Rc<Self>, mut root: impl FnMut() -> bool) {
+        let _running = Running::begin(&self.is_running);
         let local: LocalRef = Rc::<Self>::clone(self);
         self.root.wake_ref();
         loop {
@@ -282,7 +302,7 @@ impl SysLocal {
         let patience = if may_wait { Patience::Until(next_ns) } else { Patience::None };
         let mut events = std::mem::take(&mut self.scratch.borrow_mut().events);
         self.engine.turn(patience, &mut events);
-        self.inbox.list.rise();
+        self.inbox.list.wake_up();
         for event in events.drain(..) {
             self.end(event);
         }

@@ -94,11 +94,11 @@ impl SysLocal {
     /// Starts an operation of a file that could not be done on the spot.
     pub(crate) fn start_file(&self, mut job: FileJob) -> Completion {
         if self.is_closed.get() {
-            return Completion::ready(Err(ended()), job.into_buf());
+            return Completion::ready(Err(ended()), job.steps.into_buf());
         }
         let (completion, finisher) = Completion::pending();
         let entry = match &self.engine {
-            Engine::Ring(_) => job.entry(),
+            Engine::Ring(_) => job.steps.entry(&job.file),
             Engine::Epoll(_) => None,
         };
         match (&self.engine, entry) {
@@ -127,7 +127,7 @@ impl SysLocal {
     pub(super) fn end(&self, Event { key, result }: Event) {
         let mut ops = self.ops.borrow_mut();
         let step = match ops.get_mut(key) {
-            Some(Op::File { job, .. }) => job.on_result(result),
+            Some(Op::File { job, .. }) => job.steps.on_result(&job.file, result),
             Some(Op::Poll { .. } | Op::Call { .. }) => {
                 drop(ops);
                 return self.end_wait(key);
@@ -136,7 +136,7 @@ impl SysLocal {
         };
         if let (Step::Again, Some(Op::File { job, .. }), Engine::Ring(ring)) =
             (&step, ops.get_mut(key), &self.engine)
-            && let Some(entry) = job.entry()
+            && let Some(entry) = job.steps.entry(&job.file)
         {
             // SAFETY: as in `start_file`.
             unsafe { ring.start(key, entry) };
@@ -145,7 +145,7 @@ impl SysLocal {
         let Some(Op::File { job, finisher }) = ops.remove(key) else { return };
         drop(ops);
         match step {
-            Step::Done(result) => finisher.finish(result, job.into_buf()),
+            Step::Done(result) => finisher.finish(result, job.steps.into_buf()),
             Step::Again | Step::Blocking => self.start_away(job, finisher),
         }
     }
@@ -179,7 +179,7 @@ impl SysLocal {
             };
             let op = self.ops.borrow_mut().remove(key);
             if let Some(Op::Away { finisher }) = op {
-                finisher.finish(result, job.into_buf());
+                finisher.finish(result, job.steps.into_buf());
             }
         }
         self.scratch.borrow_mut().finished = finished;

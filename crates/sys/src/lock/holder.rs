@@ -5,6 +5,7 @@
 //! to be found in this system at all. Bounded in time; other users' processes stay unseen without privileges.
 
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,16 +14,17 @@ use crate::file::FileId;
 /// How long to look.
 const TIME_MAX: Duration = Duration::from_millis(200);
 
-/// A phrase that names the process that holds a lock on byte `position` of the file `id`.
-pub(super) fn find(id: FileId, position: i64, pid: Option<u32>) -> String {
-    match pid.or_else(|| search(&Wanted::new(id, position))) {
-        None => "another process".into(),
-        Some(pid) if pid == std::process::id() => "this process".into(),
-        Some(pid) => match fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(name) => format!("process {pid} ({})", name.trim_end()),
-            Err(_) => format!("process {pid}"),
-        },
+/// A phrase that names the process that holds a lock on byte `position` of the file `id`; `None` if there is none to be
+/// seen. `own` is the descriptor that asks, whose locks are in nobody's way.
+pub(super) fn find(id: FileId, own: BorrowedFd<'_>, position: i64, pid: Option<u32>) -> Option<String> {
+    let pid = pid.or_else(|| search(&Wanted::new(id, position), own.as_raw_fd()))?;
+    if pid == std::process::id() {
+        return Some("this process".into());
     }
+    Some(match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", name.trim_end()),
+        Err(_) => format!("process {pid}"),
+    })
 }
 
 /// What a line about the lock has in it.
@@ -52,7 +54,7 @@ impl Wanted {
     }
 }
 
-fn search(wanted: &Wanted) -> Option<u32> {
+fn search(wanted: &Wanted, own: RawFd) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     if !locks.lines().any(|line| wanted.is_in(line)) {
         return None;
@@ -66,9 +68,9 @@ fn search(wanted: &Wanted) -> Option<u32> {
         if Instant::now() > end {
             break;
         }
-        if has_lock(&process.path(), wanted) {
-            // Our own locks are there, too, while we ask.
-            if pid != std::process::id() {
+        let is_ours = pid == std::process::id();
+        if has_lock(&process.path(), wanted, is_ours.then_some(own)) {
+            if !is_ours {
                 return Some(pid);
             }
             ours = Some(pid);
@@ -77,9 +79,11 @@ fn search(wanted: &Wanted) -> Option<u32> {
     ours
 }
 
-fn has_lock(process: &Path, wanted: &Wanted) -> bool {
+fn has_lock(process: &Path, wanted: &Wanted, except: Option<RawFd>) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fdinfo")) else { return false };
-    descriptors.flatten().any(|descriptor| {
+    let except = except.map(|number| number.to_string());
+    let others = descriptors.flatten().filter(|one| one.file_name().to_str() != except.as_deref());
+    others.into_iter().any(|descriptor| {
         let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
         info.lines().any(|line| line.starts_with("lock:") && wanted.is_in(line))
     })

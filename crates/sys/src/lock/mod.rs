@@ -15,19 +15,23 @@
 //!     '--> Prepared --commit--> unlock what is not wanted any more
 //!                   --drop----> unlock what was new
 //! ```
+//! Several changes can be prepared at the same time; what one of them wants, none of the others unlocks.
 //! | module | what |
 //! |---|---|
 //! | `bytes` | locking, unlocking and asking |
 //! | `holder` | who holds the lock in the way |
 //!
-//! Invariants: a set that only shrinks is not asked about; the old set stays locked until the commit. Locks belong to the
-//! open file (OFD locks) and end when its last descriptor is closed.
+//! Invariants: a set that only shrinks is not asked about; the old set and those of all prepared changes stay locked until
+//! they are given up. Locks belong to the open file (OFD locks) and end when its last descriptor is closed; a program that is
+//! being started has copies of all descriptors for a moment, and keeps the locks as long.
 
 mod bytes;
 mod holder;
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::permission::{Grant, Perm};
@@ -51,6 +55,16 @@ pub enum Locking {
     Off,
 }
 
+/// How long to wait, again and again, for locks that nobody seems to hold any more.
+const DESERTED_WAITS: &[Duration] = &[
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(75),
+    Duration::from_millis(150),
+    Duration::from_millis(250),
+];
+
 /// The image locks of one open file.
 #[derive(Clone)]
 pub struct ImageLock(Arc<Inner>);
@@ -63,8 +77,11 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// What is in force.
     held: LockBytes,
-    is_changing: bool,
+    /// What changes that are under way want, by their numbers.
+    prepared: Vec<(u64, LockBytes)>,
+    last_number: u64,
 }
 
 /// Which of the eight bytes: low half 100 to 103, high half 200 to 203.
@@ -75,14 +92,36 @@ struct LockBytes(u8);
 #[must_use = "dropping it gives the new locks up"]
 pub struct Prepared {
     lock: ImageLock,
-    old: LockBytes,
+    number: u64,
     new: LockBytes,
-    is_settled: bool,
+}
+
+impl State {
+    /// What has to be locked now.
+    fn wanted(&self) -> LockBytes {
+        self.prepared.iter().fold(self.held, |sum, (_, bytes)| sum.with(*bytes))
+    }
+
+    fn begin(&mut self, new: LockBytes) -> u64 {
+        self.last_number += 1;
+        self.prepared.push((self.last_number, new));
+        self.last_number
+    }
+
+    fn end(&mut self, number: u64) {
+        self.prepared.retain(|(known, _)| *known != number);
+    }
 }
 
 impl LockBytes {
+    const ALL: Self = Self(0xff);
+
     fn of(grant: Grant) -> Self {
         Self(grant.perm.bits() | (Perm::ALL.without(grant.shared).bits() << 4))
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     fn without(self, other: Self) -> Self {
@@ -128,57 +167,74 @@ impl ImageLock {
     ///
     /// # Errors
     /// [`Kind::InUse`], naming the permission and, where it can be found out, the process; then the locks are as before.
-    /// [`Kind::InUse`] also while another change is under way. Those of the operating system.
+    /// Those of the operating system.
     pub async fn prepare(&self, local: &dyn Local, grant: Grant) -> Result<Prepared> {
         let new = LockBytes::of(grant);
-        let old = {
+        let (number, held) = {
             let mut state = self.state();
-            if state.is_changing {
-                return Err(
-                    Error::new(Kind::InUse, "its image locks are being changed").at_path(self.0.file.path())
-                );
-            }
-            state.is_changing = true;
-            state.held
+            (state.begin(new), state.held)
         };
-        let prepared = Prepared { lock: self.clone(), old, new, is_settled: false };
-        if self.0.table.is_none() || new.without(old).is_empty() {
+        let prepared = Prepared { lock: self.clone(), number, new };
+        if self.0.table.is_none() || new.without(held).is_empty() {
             return Ok(prepared);
         }
         // The call owns what it has prepared, so that nothing stays locked if nobody waits for it any more.
-        let acquire = move || prepared.lock.acquire(old, new).map(|()| prepared);
+        let acquire = move || prepared.lock.acquire(held, new).map(|()| prepared);
         SysLocal::of(local)?.blocking(self.queue(), acquire).await?
     }
 
-    fn acquire(&self, old: LockBytes, new: LockBytes) -> Result<()> {
+    fn acquire(&self, held: LockBytes, new: LockBytes) -> Result<()> {
         let Some(table) = self.0.table else { return Ok(()) };
         let file = &*self.0.file.inner;
-        for position in new.without(old).positions() {
+        for position in new.without(held).positions() {
             set(file, table, position, true).map_err(|errno| self.refused(position, errno))?;
         }
         // What we want and others do not share comes first: it is what the user asked for.
         let (unshared, wanted): (Vec<_>, Vec<_>) =
             new.opposite().positions().partition(|position| *position >= 200);
         for position in unshared.into_iter().chain(wanted) {
-            match query(file, table, position) {
+            match self.free(table, position) {
                 Ok(None) => {}
-                Ok(Some(holder)) => return Err(self.in_the_way(position, holder.pid)),
+                Ok(Some(holder)) => return Err(self.in_the_way(position, holder)),
                 Err(errno) => return Err(os(errno).at_path(self.0.file.path())),
             }
         }
         Ok(())
     }
 
+    /// Nobody has an exclusive lock's way blocked at `position`, or who does, as a phrase. A lock that no process in
+    /// sight holds may be one of a process that was killed: the kernel gives up what its rings held a little later.
+    fn free(&self, table: Table, position: i64) -> Result<Option<String>, Errno> {
+        let mut patience = DESERTED_WAITS;
+        loop {
+            let Some(holder) = query(&*self.0.file.inner, table, position)? else { return Ok(None) };
+            match (self.holder(position, holder.pid), patience.split_first()) {
+                (Some(holder), _) => return Ok(Some(holder)),
+                (None, None) => return Ok(Some("another process".into())),
+                (None, Some((wait, rest))) => {
+                    std::thread::sleep(*wait);
+                    patience = rest;
+                }
+            }
+        }
+    }
+
     /// Only a foreign exclusive lock refuses a shared one.
     fn refused(&self, position: i64, errno: Errno) -> Error {
         match errno {
-            Errno::AGAIN | Errno::ACCESS => self.in_the_way(position, None),
+            Errno::AGAIN | Errno::ACCESS => {
+                let holder = self.holder(position, None);
+                self.in_the_way(position, holder.unwrap_or_else(|| "another process".into()))
+            }
             errno => os(errno).at_path(self.0.file.path()),
         }
     }
 
-    fn in_the_way(&self, position: i64, pid: Option<u32>) -> Error {
-        let who = holder::find(self.0.file.id(), position, pid);
+    fn holder(&self, position: i64, pid: Option<u32>) -> Option<String> {
+        holder::find(self.0.file.id(), self.0.file.inner.as_fd(), position, pid)
+    }
+
+    fn in_the_way(&self, position: i64, who: String) -> Error {
         let perm = Perm::from_bits(1 << (position % 100));
         let text = if position >= 200 {
             format!("cannot get the \"{perm}\" lock: {who} uses the image and does not share it")
@@ -194,6 +250,14 @@ impl ImageLock {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives all locks up, before the file is closed: closing it would not end them while a process that was forked
+    /// meanwhile has a copy of its descriptor. Never blocks for long, never fails.
+    pub fn give_up(&self) {
+        let mut state = self.state();
+        state.held = LockBytes::default();
+        self.release(LockBytes::ALL.without(state.wanted()));
     }
 
     /// Gives up `bytes`. A failure leaves locks that end with the file, which is the worst that can happen.
@@ -223,27 +287,47 @@ impl Prepared {
         SysLocal::of(local)?.blocking(self.lock.queue(), lock_all).await?
     }
 
-    /// The new set is in force; locks that it does not have are given up. After [`crate::Reopened::commit`], if the file
-    /// was reopened. Never fails.
-    pub fn commit(mut self) {
-        self.lock.release(self.old.without(self.new));
-        if self.lock.is_fragile() {
-            // Closing the old descriptor of a reopened file took the process's locks with it.
-            for position in self.new.positions() {
-                let _ = set(&*self.lock.0.file.inner, Table::OfProcess, position, true);
+    /// The new set is in force; locks that nobody wants any more are given up. Never fails.
+    pub fn commit(self) {
+        let mut state = self.lock.state();
+        let old = std::mem::replace(&mut state.held, self.new);
+        state.end(self.number);
+        self.lock.release(old.without(state.wanted()));
+    }
+
+    /// As [`Self::commit`], together with [`Reopened::commit`] of the file that [`Self::take_over`] was called for. The old
+    /// file's locks are given up one by one: closing it would not end them while a process that was forked meanwhile
+    /// has a copy of its descriptor.
+    pub fn commit_with(self, reopened: Reopened) {
+        let mut state = self.lock.state();
+        state.held = self.new;
+        state.end(self.number);
+        let wanted = state.wanted();
+        let Some(table) = self.lock.0.table else { return reopened.commit() };
+        // What other changes have prepared since then.
+        for position in wanted.without(self.new).positions() {
+            let _ = set(reopened.fd(), table, position, true);
+        }
+        if table == Table::OfOpenFile {
+            self.lock.release(LockBytes::ALL);
+        }
+        reopened.commit();
+        if table == Table::OfProcess {
+            // Closing the old descriptor has taken the process's locks with it.
+            for position in wanted.positions() {
+                let _ = set(&*self.lock.0.file.inner, table, position, true);
             }
         }
-        self.lock.state().held = self.new;
-        self.is_settled = true;
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.lock.release(self.new.without(self.old));
-        }
-        self.lock.state().is_changing = false;
+        let mut state = self.lock.state();
+        state.end(self.number);
+        // Under the lock: what another change prepares from now on must not be unlocked here. After a commit, there is
+        // nothing left to unlock.
+        self.lock.release(self.new.without(state.wanted()));
     }
 }
 

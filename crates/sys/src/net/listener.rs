@@ -143,10 +143,26 @@ fn take_over(address: &Address) -> Result<()> {
         return Err(in_use());
     }
     let probe = new_socket(address)?;
-    match rustix::net::connect(&probe, &address.to_os()?) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(|cause| in_use().because(cause)),
-        _ => Err(in_use()),
+    let is_deserted = match rustix::net::connect(&probe, &address.to_os()?) {
+        Err(Errno::CONNREFUSED) => true,
+        Ok(()) => sockopt::socket_peercred(&probe).is_ok_and(|peer| has_ended(peer.pid)),
+        Err(_) => false,
+    };
+    if !is_deserted {
+        return Err(in_use());
     }
+    std::fs::remove_file(path).map_err(|cause| in_use().because(cause))
+}
+
+/// Whether a process is gone, or only waits for its parent to notice. What a ring of it still holds is given up by the
+/// kernel a little later.
+fn has_ended(pid: rustix::process::Pid) -> bool {
+    if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold any.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {

@@ -2,8 +2,9 @@
 
 use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use drystone_base::Result;
@@ -32,6 +33,19 @@ pub(crate) fn on_both_engines(count: u16, mut test: impl FnMut(&mut Threads)) {
 /// Runs `test` on the calling thread, on each engine.
 pub(crate) fn here_on_both_engines<F: Future<Output = ()>>(mut test: impl FnMut(LocalRef) -> F) {
     on_both_engines(1, |threads| threads.run_here(&mut test));
+}
+
+/// Held while processes are started, and by tests that look at what closing a file ends: between fork and exec a child
+/// has all descriptors of its parent, and with them the locks.
+pub(crate) fn no_other_forks() -> MutexGuard<'static, ()> {
+    static FORKS: Mutex<()> = Mutex::new(());
+    FORKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a command to its end.
+pub(crate) fn output(command: &mut Command) -> std::io::Result<Output> {
+    let _alone = no_other_forks();
+    command.output()
 }
 
 /// A folder that is gone after the test.

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use drystone_base::{GuestRange, Kind};
 use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp, Preallocation};
-use drystone_core::runtime::{LocalRef, yield_now};
+use drystone_core::runtime::{Local, LocalFuture, LocalRef, Shard, yield_now};
 use drystone_sys::{Create, File, OpenOptions, Threads};
 
 use crate::common::{
-    Arrivals, Folder, WRITABLE, here_on_both_engines, on_both_engines, open, read, run, write,
+    Arrivals, Folder, WRITABLE, here_on_both_engines, on_both_engines, open, output, read, run, write,
 };
 
 #[test]
@@ -148,7 +148,7 @@ fn opening_says_what_is_wrong() {
 fn opening_a_pipe_without_a_writer_does_not_hang() {
     let folder = Folder::new();
     let path = folder.path("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(output(std::process::Command::new("mkfifo").arg(&path)).unwrap().status.success());
     here_on_both_engines(|local| {
         let path = path.clone();
         async move {
@@ -316,6 +316,41 @@ fn a_file_in_use_on_many_threads_serves_them_all() {
         for index in 0..256_u64 {
             whole.read_exact_at(&mut block, index * 512).unwrap();
             assert_eq!(block, [(index % 4) as u8 + 1; 512]);
+        }
+    });
+}
+
+/// A runtime that is not ours.
+struct Foreign;
+
+impl Local for Foreign {
+    fn shard(&self) -> Shard {
+        Shard::new(0)
+    }
+    fn spawn(&self, _task: LocalFuture<'static, ()>) {}
+    fn now_ns(&self) -> u64 {
+        0
+    }
+    fn sleep_until(&self, _at_ns: u64) -> LocalFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+#[test]
+fn another_runtime_is_told_that_it_cannot_use_files() {
+    let folder = Folder::new();
+    here_on_both_engines(|local| {
+        let path = folder.file("disk", b"abc");
+        async move {
+            let file = open(&local, &path).await;
+            let foreign: LocalRef = Rc::new(Foreign);
+            let mut read = file.submit(&foreign, DiskOp::Read { at: 0, buf: Buf::zeroed(3) });
+            let done = read.try_take().unwrap();
+            assert_eq!(done.result.unwrap_err().kind(), Kind::Unsupported);
+            assert_eq!(done.buf.unwrap().len(), 3);
         }
     });
 }

@@ -7,7 +7,7 @@ use drystone_base::{GuestRange, Kind};
 use drystone_core::disk::{DiskOp, Preallocation};
 use drystone_sys::{Create, File, OpenOptions};
 
-use crate::common::{Folder, here_on_both_engines, read, run, write};
+use crate::common::{Folder, here_on_both_engines, output, read, run, write};
 
 struct Loop {
     device: PathBuf,
@@ -19,7 +19,7 @@ impl Loop {
         let folder = Folder::new();
         let path = folder.path("backing");
         std::fs::File::create(&path).unwrap().set_len(len_bytes).unwrap();
-        let output = Command::new("losetup").args(["-f", "--show"]).arg(&path).output().ok()?;
+        let output = output(Command::new("losetup").args(["-f", "--show"]).arg(&path)).ok()?;
         if !output.status.success() {
             eprintln!("skipped: no loop devices here");
             return None;
@@ -31,7 +31,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.device).status();
+        let _ = output(Command::new("losetup").arg("-d").arg(&self.device));
     }
 }
 

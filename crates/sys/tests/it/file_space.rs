@@ -10,7 +10,7 @@ use drystone_core::disk::{DiskOp, Preallocation};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::File;
 
-use crate::common::{Folder, here_on_both_engines, open, read, run, write};
+use crate::common::{Folder, here_on_both_engines, open, output, read, run, write};
 
 fn range(start: u64, len: u64) -> GuestRange {
     GuestRange::checked(start, len).unwrap()
@@ -160,18 +160,16 @@ struct Small(Folder);
 impl Small {
     fn mount() -> Option<Self> {
         let folder = Folder::new();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(folder.path(""))
-            .output()
-            .is_ok_and(|output| output.status.success());
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path(""));
+        let mounted = output(&mut mount).is_ok_and(|output| output.status.success());
         mounted.then(|| Self(folder))
     }
 }
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path("")).status();
+        let _ = output(Command::new("umount").arg("-l").arg(self.0.path("")));
     }
 }
 
@@ -204,14 +202,10 @@ fn a_write_that_the_kernel_cuts_short_reports_why() {
     if std::env::var_os(MARK).is_none() {
         let limited = "ulimit -f 64; trap '' XFSZ; exec \"$@\"";
         let exe = std::env::current_exe().unwrap();
-        let output = Command::new("bash")
-            .args(["-c", limited, "bash"])
-            .arg(exe)
-            .args(["--exact", name, "--nocapture"])
-            .env(MARK, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut bash = Command::new("bash");
+        bash.args(["-c", limited, "bash"]).arg(exe).args(["--exact", name, "--nocapture"]).env(MARK, "1");
+        let ran = output(&mut bash).unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         return;
     }
     for folder in [Folder::new(), Folder::in_memory()] {

@@ -8,4 +8,6 @@ mod file_block;
 mod file_space;
 mod lock;
 mod net;
+mod path;
+mod storm;
 mod threads;

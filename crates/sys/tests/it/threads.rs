@@ -284,6 +284,15 @@ fn there_is_at_least_one_thread() {
     );
 }
 
+#[test]
+fn auto_means_io_uring_where_it_works_and_threads_elsewhere() {
+    let auto = Threads::start(1, EngineKind::Auto).unwrap().engine();
+    match Threads::start(1, EngineKind::Uring) {
+        Ok(_) => assert_eq!(auto, EngineKind::Uring),
+        Err(error) => assert_eq!((auto, error.kind()), (EngineKind::Pool, Kind::Unsupported)),
+    }
+}
+
 /// Lets calls go on one by one, and knows how many have come.
 #[derive(Default)]
 struct Door {

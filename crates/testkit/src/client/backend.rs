@@ -3,6 +3,7 @@
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_buf::Buf;
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::disk::Preallocation;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
@@ -51,5 +52,10 @@ impl Target for BackendClient {
     async fn flush(&mut self) -> Result<()> {
         let mut ticket = self.lane.enter(&self.backend).await;
         ticket.flush().await
+    }
+
+    async fn resize(&mut self, len: u64) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.resize(len, Preallocation::Off).await
     }
 }

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::{GuestRange, Result};
+use drystone_core::disk::Preallocation;
 
 pub use backend::BackendClient;
 pub use load::{Load, Mix};
@@ -44,6 +45,9 @@ pub trait Target {
 
     /// Makes durable what was done before.
     async fn flush(&mut self) -> Result<()>;
+
+    /// Sets the length.
+    async fn resize(&mut self, len: u64) -> Result<()>;
 }
 
 impl Target for DiskClient {
@@ -65,5 +69,9 @@ impl Target for DiskClient {
 
     async fn flush(&mut self) -> Result<()> {
         Self::flush(self).await
+    }
+
+    async fn resize(&mut self, len: u64) -> Result<()> {
+        self.truncate(len, Preallocation::Off).await
     }
 }

@@ -68,6 +68,14 @@ impl<T: Target> Watched<T> {
         result
     }
 
+    /// Sets the length.
+    pub async fn resize(&mut self, len: u64) -> Result<()> {
+        let resize = self.model.borrow_mut().begin_resize(len);
+        let result = self.target.resize(len).await;
+        self.model.borrow_mut().end_write(resize, Ending::from(&result));
+        result
+    }
+
     /// Makes durable what was done before.
     pub async fn flush(&mut self) -> Result<()> {
         let flush = self.model.borrow_mut().begin_flush();

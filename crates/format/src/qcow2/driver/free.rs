@@ -5,18 +5,20 @@
 //!      │ store    the mapping is gone on disk
 //!   quarantined   requests may still be reading or writing there
 //!      │ grace    every request that began before has ended
-//!   counts go down; the clusters can be reserved again
+//!   ready         counts go down; the clusters can be reserved again
 //! ```
+//! Invariant: a run is in one of the three or with whoever took it out and puts back what it could not do.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use drystone_base::{GuestRange, Result};
+use drystone_base::{GuestRange, Kind, Result};
 use drystone_core::graph::grace::Stamp;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
-use super::refs::{Run, push_cluster};
+use super::refs::Run;
 
 /// Unlinked runs past which a request stores metadata, so that the list stays short.
 const UNLINKED_MAX: usize = 4096;
@@ -28,6 +30,7 @@ pub(super) struct Frees(Mutex<State>);
 struct State {
     unlinked: Vec<Run>,
     quarantined: VecDeque<(Stamp, Vec<Run>)>,
+    ready: Vec<Run>,
 }
 
 impl Frees {
@@ -38,8 +41,10 @@ impl Frees {
     /// A mapping to these clusters is gone in memory.
     pub(super) fn unlink(&self, run: Run) {
         let mut state = self.state();
-        for number in run.first.index()..run.first.index() + run.count {
-            push_cluster(&mut state.unlinked, number);
+        let (first, end) = run.bounds();
+        match state.unlinked.last_mut() {
+            Some(last) if last.bounds().1 == first => last.count += run.count,
+            _ => state.unlinked.push(Run::between(first, end)),
         }
     }
 
@@ -60,53 +65,91 @@ impl Frees {
         }
     }
 
+    /// Nobody can reach these clusters.
+    pub(super) fn make_ready(&self, run: Run) {
+        self.state().ready.push(run);
+    }
+
     pub(super) fn wants_store(&self) -> bool {
         self.state().unlinked.len() > UNLINKED_MAX
     }
 
-    /// Whether any space is on its way back.
-    pub(super) fn any(&self) -> bool {
+    /// Whether space will come back when metadata is stored and requests have ended.
+    pub(super) fn any_on_its_way(&self) -> bool {
         let state = self.state();
         !state.unlinked.is_empty() || !state.quarantined.is_empty()
     }
 
-    /// Clusters whose grace period has passed.
-    fn take_passed(&self) -> Vec<Run> {
+    /// Whether any space has not come back.
+    pub(super) fn any(&self) -> bool {
+        self.any_on_its_way() || !self.state().ready.is_empty()
+    }
+
+    /// Forgets everything: those clusters leak.
+    pub(super) fn clear(&self) {
+        *self.state() = State::default();
+    }
+
+    /// Clusters that nobody can reach any more.
+    fn take_ready(&self) -> Vec<Run> {
         let mut state = self.state();
-        let mut passed = Vec::new();
+        let mut ready = std::mem::take(&mut state.ready);
         while state.quarantined.front_mut().is_some_and(|(stamp, _)| stamp.has_passed()) {
-            passed.extend(state.quarantined.pop_front().map(|(_, runs)| runs).unwrap_or_default());
+            ready.extend(state.quarantined.pop_front().map(|(_, runs)| runs).unwrap_or_default());
         }
-        passed
+        ready
+    }
+}
+
+/// Ready runs that somebody works on. What is left when it is dropped is ready again.
+struct Work<'f> {
+    frees: &'f Frees,
+    runs: Vec<Run>,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.runs);
+        if !left.is_empty() {
+            self.frees.state().ready.extend(left.into_iter().filter(|run| run.count > 0));
+        }
     }
 }
 
 impl Qcow2 {
-    /// Gives back what has waited long enough. Never waits for a grace period.
+    /// Gives back what has waited long enough. Never waits for a grace period. After an error, the next call goes on.
     pub(super) async fn reap(&self, io: Io<'_>) -> Result<()> {
-        for run in self.frees.take_passed() {
+        let mut work = Work { frees: &self.frees, runs: self.frees.take_ready() };
+        if !work.runs.is_empty() {
             self.decompressed.forget();
-            if self.pass_discard {
+        }
+        while let Some(run) = work.runs.last_mut() {
+            if self.pass_discard.load(Ordering::Relaxed) {
                 // Before the counts go down: afterwards somebody may be writing there again.
-                for unused in self.refs.used_once(io, run).await? {
-                    self.discard_in_file(io, unused).await?;
+                for unused in self.refs.used_once(io, *run).await? {
+                    self.discard_in_file(io, unused).await;
                 }
             }
-            // An error leaks the rest of these clusters, which is safe.
             self.refs.release(io, run).await?;
+            work.runs.pop();
         }
         Ok(())
     }
 
-    async fn discard_in_file(&self, io: Io<'_>, run: Run) -> Result<()> {
-        let Some(at) = self.cluster.host_start(run.first) else {
-            return Ok(());
-        };
-        let file = io.file()?;
-        let bytes = (run.count * self.cluster.bytes()).min(file.len().saturating_sub(at.get()));
-        match GuestRange::checked(at.get(), bytes) {
-            Some(range) if !range.is_empty() => file.discard(range).await,
+    /// As [`Self::reap`], where only damage matters: what cannot be given back now can be later.
+    pub(super) async fn reap_some(&self, io: Io<'_>) -> Result<()> {
+        match self.reap(io).await {
+            Err(error) if error.kind() == Kind::Corrupt => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Advice: if it fails, the space is used again all the same.
+    async fn discard_in_file(&self, io: Io<'_>, run: Run) {
+        let (Some(at), Ok(file)) = (self.cluster.host_start(run.first), io.file()) else { return };
+        let bytes = (run.count * self.cluster.bytes()).min(file.len().saturating_sub(at.get()));
+        if let Some(range) = GuestRange::checked(at.get(), bytes).filter(|range| !range.is_empty()) {
+            let _ = file.discard(range).await;
         }
     }
 }

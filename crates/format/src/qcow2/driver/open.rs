@@ -1,32 +1,35 @@
 //! Opening an image, and what it is opened for.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 
 use drystone_base::{Be, Error, HostOffset, Kind, Result};
 use drystone_core::driver::NodeFacts;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
+use super::Qcow2;
 use super::free::Frees;
 use super::map::Map;
+use super::mark::{Condition, HeaderNow};
+use super::owned::Owned;
 use super::refs::Refs;
-use super::{Qcow2, read_padded};
+use super::store::Rounds;
 use crate::qcow2::bitmap::Bitmap;
-use crate::qcow2::header::{Access, Header, ReadOnlyReason};
+use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
-/// How an image is opened.
+/// How an image is opened, and what a reopening can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qcow2Options {
-    /// Nothing will be written.
+    /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
     /// Writing may invalidate the image's persistent bitmaps.
     pub drop_bitmaps: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
-    /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment).
+    /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment). A few slices of 4 KiB at least.
     pub l2_cache_bytes: u64,
-    /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment).
+    /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment). A few blocks at least.
     pub refcount_cache_bytes: u64,
 }
 
@@ -54,6 +57,16 @@ pub struct Opened {
     pub backing_format: Option<Vec<u8>>,
 }
 
+/// What is read of an image when it is opened.
+pub(super) struct Loaded {
+    pub(super) header: Header,
+    /// The bytes that the header was parsed from.
+    pub(super) bytes: Vec<u8>,
+    pub(super) l1: Vec<u64>,
+    /// The refcount table; empty if nothing will be written.
+    pub(super) refcounts: Vec<u64>,
+}
+
 impl Qcow2 {
     /// Opens the image in the file that `file` is at.
     ///
@@ -61,17 +74,7 @@ impl Qcow2 {
     /// [`Kind::InvalidImage`] for broken rules of the format, [`Kind::Unsupported`] for features that this build does not
     /// know, [`Kind::ReadOnly`] for an image that can be read only and was not opened read-only.
     pub async fn open(file: Io<'_>, options: Qcow2Options) -> Result<Opened> {
-        let header = load_header(file).await?;
-        demand_access(file, &header, options).await?;
-        let l1 = load_table(file, header.l1().at, u64::from(header.l1().entries)).await?;
-        let per_cluster = header.cluster().entries() as u64;
-        let refcount_entries = u64::from(header.refcounts().clusters) * per_cluster;
-        // Only writers count clusters.
-        let refcounts = if options.read_only {
-            Vec::new()
-        } else {
-            load_table(file, header.refcounts().at, refcount_entries).await?
-        };
+        let Loaded { header, bytes, l1, refcounts } = load_image(file, options).await?;
         let cluster = header.cluster();
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
@@ -79,37 +82,65 @@ impl Qcow2 {
         let driver = Self {
             version: header.version(),
             cluster,
+            condition: Condition::new(),
+            options: Mutex::new(options),
+            owned: Owned::new(l1.len() + refcounts.len()),
             map: Map::new(cluster, header.version(), l1, options.l2_cache_bytes),
             refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),
             structure: RangeLocks::default(),
-            is_marked: AtomicBool::new(header.autoclear().is_empty()),
-            is_damaged: AtomicBool::new(false),
-            tainted_end: AtomicU64::new(0),
-            pass_discard: options.pass_discard,
+            resizing: RangeLocks::default(),
+            rounds: Rounds::default(),
+            pass_discard: AtomicBool::new(options.pass_discard),
             decompressed: super::read::Cache::default(),
-            header: Mutex::new(header),
+            header: HeaderNow::new(header, &bytes),
         };
-        driver.fix_metadata();
         Ok(Opened { driver, facts, backing_name, backing_format })
     }
 }
 
+/// Reads what is always in memory of an image, if it may be opened like this.
+pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Loaded> {
+    let (header, bytes) = load_header_bytes(file).await?;
+    demand_access(file, &header, options).await?;
+    let l1 = load_words(file, header.l1().at, u64::from(header.l1().entries)).await?;
+    // Only writers count clusters.
+    let entries = match options.read_only {
+        true => 0,
+        false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
+    };
+    let refcounts = load_words(file, header.refcounts().at, entries).await?;
+    Ok(Loaded { header, bytes, l1, refcounts })
+}
+
 /// Reads and parses the header of the image in `file`.
+///
+/// # Errors
+/// [`Kind::InvalidImage`] if it breaks a rule of the format.
 pub async fn load_header(file: Io<'_>) -> Result<Header> {
+    load_header_bytes(file).await.map(|(header, _)| header)
+}
+
+async fn load_header_bytes(file: Io<'_>) -> Result<(Header, Vec<u8>)> {
     let invalid = |error| Error::new(Kind::InvalidImage, "the header is not valid").because(error);
-    let start = read_padded(file, HostOffset::ZERO, 512).await?;
+    let start = load_start(file, PREFIX_BYTES).await?;
     let area = Header::area_len_bytes(&start).map_err(invalid)?;
-    let bytes = read_padded(file, HostOffset::ZERO, area).await?;
-    Header::parse(&bytes).map_err(invalid)
+    let bytes = load_start(file, area).await?;
+    let header = Header::parse(&bytes).map_err(invalid)?;
+    Ok((header, bytes))
+}
+
+/// The first `len` bytes of a file, or all of it if it is shorter.
+async fn load_start(file: Io<'_>, len: usize) -> Result<Vec<u8>> {
+    let len = usize::try_from(file.len()).unwrap_or(usize::MAX).min(len);
+    Ok(file.read_new(HostOffset::ZERO.in_child(), len).await?.as_slice().to_vec())
 }
 
 /// Reads a table of 8-byte entries that must lie inside of the file.
-async fn load_table(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
+async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
     let len = entries * 8;
-    let end = at.get().checked_add(len).filter(|end| *end <= file.len());
-    if end.is_none() {
+    if at.get().checked_add(len).is_none_or(|end| end > file.len()) && len > 0 {
         let text =
             format!("a table of {len} bytes at {at} ends past the end of the file ({} bytes)", file.len());
         return Err(Error::new(Kind::InvalidImage, text));
@@ -137,7 +168,12 @@ async fn demand_access(file: Io<'_>, header: &Header, options: Qcow2Options) -> 
 /// The image's bitmaps, for naming them; none if they cannot be read.
 async fn load_bitmaps(file: Io<'_>, header: &Header) -> Vec<Bitmap> {
     let Some(extension) = header.extensions().bitmaps() else { return Vec::new() };
-    let len = usize::try_from(extension.directory_len_bytes).unwrap_or(usize::MAX);
-    let Ok(bytes) = read_padded(file, extension.directory, len).await else { return Vec::new() };
-    extension.parse_directory(&bytes, header.cluster()).unwrap_or_default()
+    let (at, len) = (extension.directory, extension.directory_len_bytes);
+    if at.get().checked_add(len).is_none_or(|end| end > file.len()) {
+        return Vec::new();
+    }
+    let Ok(buf) = file.read_new(at.in_child(), usize::try_from(len).unwrap_or(usize::MAX)).await else {
+        return Vec::new();
+    };
+    extension.parse_directory(buf.as_slice(), header.cluster()).unwrap_or_default()
 }

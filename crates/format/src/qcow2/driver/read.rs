@@ -62,19 +62,15 @@ impl Qcow2 {
     /// The entry at `at`, loading its slice if it must.
     pub(super) async fn entry_at(&self, io: Io<'_>, at: GuestOffset) -> Result<L2Entry> {
         let spot = self.map.spot(at);
-        loop {
-            if self.map.table(spot.l1_index)?.is_none() {
-                return Ok(L2Entry::Unallocated);
-            }
-            if let Some(raw) = self.map.with(spot.slice, |slice| slice.raw(spot.index)) {
-                return self.map.parse(spot, raw);
-            }
-            self.map.load(io, spot).await?;
+        if self.map.table(spot.slice)?.is_none() {
+            return Ok(L2Entry::Unallocated);
         }
+        let raw = self.map.entries(io, spot, 1).await?;
+        self.map.parse(spot, raw.first().copied().unwrap_or(0))
     }
 
-    /// Reads from one compressed cluster.
-    pub(super) async fn read_compressed(&self, io: Io<'_>, at: GuestOffset, out: &mut [u8]) -> Result<()> {
+    /// Reads from one cluster that was compressed, or damaged, when it was located.
+    pub(super) async fn read_cluster(&self, io: Io<'_>, at: GuestOffset, out: &mut [u8]) -> Result<()> {
         match self.entry_at(io, at).await? {
             L2Entry::Compressed(stored) => self.decompress(io, stored, self.map.spot(at).byte, out).await,
             // Written since it was looked up: any of both states is an answer to a read that ran beside the write.
@@ -99,7 +95,7 @@ impl Qcow2 {
         let len = u64::from(stored.stored_bytes).min(left);
         let bytes = file.read_new(stored.at.in_child(), usize::try_from(len).unwrap_or(0)).await?;
         let mut cluster = vec![0; self.cluster.buffer_len()];
-        let compression = self.header().compression();
+        let compression = self.header_now().compression();
         let result = Decompressor::new(compression).decompress(bytes.as_slice(), &mut cluster);
         result.map_err(|error| {
             Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)

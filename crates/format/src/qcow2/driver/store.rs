@@ -9,21 +9,18 @@
 //!   6  ── flush ──  unlinked clusters go into quarantine
 //! ```
 //! Copies are taken in the opposite order of their writes, so whatever a copied entry points to is in a copy taken later, or
-//! on disk already. An entry that is published after the copies were taken waits for the next round.
+//! on disk already. An entry that is published after the copies were taken waits for the next round. What could not be
+//! written is dirty again, and the next round tries again.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use drystone_base::{BeMut, Error, HostOffset, Kind, Result};
+use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
-use drystone_base::{GuestOffset, GuestRange};
-
-use super::map::SliceImage;
+use super::cache::SliceImage;
 use super::refs::{BlockImage, Run};
 use super::{Qcow2, write_bytes};
-use crate::qcow2::feature::IncompatibleBit;
-use crate::qcow2::header::{HeaderChange, Version};
 
 /// Everything that one round writes.
 struct Round {
@@ -34,6 +31,14 @@ struct Round {
     blocks: Vec<BlockImage>,
 }
 
+/// Numbers of rounds, so that requests which wait for one share it.
+#[derive(Default)]
+pub(super) struct Rounds {
+    begun: AtomicU64,
+    /// The last one that has ended well.
+    done: AtomicU64,
+}
+
 impl Qcow2 {
     /// Keeps others from storing, growing tables or changing the header.
     pub(super) async fn lock_structure<'t>(&'t self, io: Io<'t>) -> RangeGuard<'t> {
@@ -42,12 +47,22 @@ impl Qcow2 {
 
     /// Brings everything that was acknowledged to stable storage.
     pub(super) async fn store_metadata(&self, io: Io<'_>) -> Result<()> {
+        let needed = self.rounds.begun.load(Ordering::SeqCst) + 1;
         let _structure = self.lock_structure(io).await;
+        if self.rounds.done.load(Ordering::SeqCst) >= needed {
+            // It began after this request did.
+            return Ok(());
+        }
         self.store_locked(io).await
     }
 
-    /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks.
+    /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
+    /// damaged image, only the mark of that is stored.
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
+        if self.condition.is_damaged() {
+            let _ = self.mark_damage(io).await;
+            return Ok(());
+        }
         let _structure = self.lock_structure(io).await;
         self.store_locked(io).await?;
         if self.frees.any() {
@@ -59,34 +74,24 @@ impl Qcow2 {
 
     /// Stores with the structure lock held.
     pub(super) async fn store_locked(&self, io: Io<'_>) -> Result<()> {
-        self.mark_damage(io).await?;
-        let round = self.take_round()?;
+        self.demand_undamaged()?;
+        self.settle_header(io).await?;
+        let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let round = self.take_round();
         let result = self.write_round(io, &round).await;
         self.finish_round(io, round, result.is_ok());
-        result
+        result?;
+        self.rounds.done.store(number, Ordering::SeqCst);
+        Ok(())
     }
 
-    fn take_round(&self) -> Result<Round> {
+    fn take_round(&self) -> Round {
         let unlinked = self.frees.take_unlinked();
         let l1 = self.map.take_dirty_l1();
         let slices = self.map.take_dirty();
         let table = self.refs.take_dirty_table();
         let blocks = self.refs.take_dirty();
-        match (slices, blocks) {
-            (Ok(slices), Ok(blocks)) => Ok(Round { unlinked, l1, slices, table, blocks }),
-            (slices, blocks) => {
-                let error = slices.as_ref().err().or(blocks.as_ref().err()).map(Error::duplicate);
-                let round = Round {
-                    unlinked,
-                    l1,
-                    slices: slices.unwrap_or_default(),
-                    table,
-                    blocks: blocks.unwrap_or_default(),
-                };
-                self.put_back(round);
-                Err(error.unwrap_or_else(|| Error::new(Kind::Corrupt, "a table is damaged")))
-            }
-        }
+        Round { unlinked, l1, slices, table, blocks }
     }
 
     async fn write_round(&self, io: Io<'_>, round: &Round) -> Result<()> {
@@ -96,8 +101,7 @@ impl Qcow2 {
         }
         if !round.table.is_empty() {
             file.flush().await?;
-            let at = self.header().refcounts().at;
-            write_entries(file, at, &round.table).await?;
+            write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
             file.flush().await?;
@@ -108,96 +112,32 @@ impl Qcow2 {
         }
         if !round.l1.is_empty() {
             file.flush().await?;
-            let at = self.header().l1().at;
-            write_entries(file, at, &round.l1).await?;
+            write_entries(file, self.header_now().l1().at, &round.l1).await?;
         }
         file.flush().await
     }
 
     fn finish_round(&self, io: Io<'_>, round: Round, ok: bool) {
-        if !ok {
-            return self.put_back(round);
-        }
         for slice in &round.slices {
-            self.map.stored(slice.id, true);
+            self.map.slices.stored(slice.id, ok);
         }
         for block in &round.blocks {
-            self.refs.stored(block.index, true);
+            self.refs.stored(block.index, ok);
         }
-        self.frees.quarantine(io.grace_stamp(), round.unlinked);
-    }
-
-    /// What could not be written is dirty again; nothing has got lost, and the next round tries again.
-    fn put_back(&self, round: Round) {
-        for slice in &round.slices {
-            self.map.stored(slice.id, false);
+        if ok {
+            self.frees.quarantine(io.grace_stamp(), round.unlinked);
+        } else {
+            self.map.l1_dirty_again(&round.l1);
+            self.refs.table_dirty_again(&round.table);
+            self.frees.unlinked_again(round.unlinked);
         }
-        for block in &round.blocks {
-            self.refs.stored(block.index, false);
-        }
-        self.map.l1_dirty_again(&round.l1);
-        self.refs.table_dirty_again(&round.table);
-        self.frees.unlinked_again(round.unlinked);
     }
 
     /// Stores when the caches are full of changes or many clusters wait to be freed.
     pub(super) async fn store_if_full(&self, io: Io<'_>) -> Result<()> {
-        if self.map.wants_store() || self.refs.wants_store() || self.frees.wants_store() {
+        if self.map.slices.wants_store() || self.refs.wants_store() || self.frees.wants_store() {
             self.store_metadata(io).await?;
         }
-        Ok(())
-    }
-
-    /// Makes the header on disk say what it must say before the first write: no autoclear feature that we do not keep.
-    pub(super) async fn mark_for_writing(&self, io: Io<'_>) -> Result<()> {
-        self.demand_undamaged()?;
-        if self.is_marked.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _structure = self.lock_structure(io).await;
-        if self.is_marked.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let marked = self.header().for_writing();
-        let marked = marked
-            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
-        if let Some(header) = marked {
-            self.write_header(io, header).await?;
-        }
-        self.is_marked.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Says in the header that the image is damaged, so that nobody opens it for writing before it is repaired.
-    async fn mark_damage(&self, io: Io<'_>) -> Result<()> {
-        let is_damaged = self.is_damaged.load(Ordering::Acquire);
-        if !is_damaged || self.version == Version::V2 || io.node().is_read_only() {
-            return Ok(());
-        }
-        let incompatible = self.header().incompatible();
-        if incompatible.has(IncompatibleBit::Corrupt) {
-            return Ok(());
-        }
-        let change = HeaderChange {
-            incompatible: Some(incompatible.with(IncompatibleBit::Corrupt, true)),
-            ..HeaderChange::default()
-        };
-        let header = self.header().changed(&change);
-        let header = header
-            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
-        self.write_header(io, header).await
-    }
-
-    /// Replaces the header, durably. With the structure lock held.
-    pub(super) async fn write_header(&self, io: Io<'_>, header: super::Header) -> Result<()> {
-        let bytes = header.encode();
-        let bytes = bytes
-            .map_err(|error| Error::new(Kind::InvalidImage, "cannot change the header").because(error))?;
-        let file = io.file()?;
-        file.flush().await?;
-        write_bytes(file, HostOffset::ZERO, &bytes).await?;
-        file.flush().await?;
-        *self.header() = header;
         Ok(())
     }
 }

@@ -7,12 +7,13 @@ use drystone_core::graph::node::ChildKey;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
+use super::map::Spot;
 use crate::qcow2::entry::{Allocated, L2Entry};
 use crate::qcow2::header::Version;
 
 /// What becomes of the clusters of a range.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Become {
+pub(super) enum Become {
     /// They read as zeroes, and keep the space that they have.
     ZeroKeeping,
     /// They read as zeroes, and give their space back.
@@ -22,10 +23,15 @@ enum Become {
 }
 
 impl Qcow2 {
+    /// Whether something shows through where this image has nothing: now, or when it is opened with its backing file.
+    fn has_backing(&self, io: Io<'_>) -> bool {
+        io.child(ChildKey::Backing).is_some() || self.names_backing()
+    }
+
     /// Makes a range read as zeroes.
     pub(super) async fn zero_range(&self, io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()> {
-        let has_backing = io.child(ChildKey::Backing).is_some();
-        let by_unmapping = self.version == Version::V2 && flags.may_unmap && !has_backing;
+        self.demand_inside(io, range)?;
+        let by_unmapping = self.version == Version::V2 && flags.may_unmap && !self.has_backing(io);
         if self.version == Version::V2 && !by_unmapping {
             return Err(Error::new(Kind::Unsupported, "version 2 images have no zero clusters"));
         }
@@ -47,13 +53,20 @@ impl Qcow2 {
 
     /// The contents of a range do not matter any more.
     pub(super) async fn discard_range(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
-        let has_backing = io.child(ChildKey::Backing).is_some();
-        if self.version == Version::V2 && has_backing {
+        if self.version == Version::V2 && self.has_backing(io) {
             // The backing image would show through.
             return Ok(());
         }
         let (_, middle, _) = self.split(io, range);
         self.change_clusters(io, middle, Become::Discarded).await
+    }
+
+    fn demand_inside(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
+        if range.end().get() <= io.len() {
+            return Ok(());
+        }
+        let text = format!("{range} lies past the end of the disk ({} bytes)", io.len());
+        Err(Error::new(Kind::OutOfRange, text))
     }
 
     /// Parts of clusters at the ends, and whole clusters between. The last cluster of the disk is whole at its end.
@@ -76,29 +89,28 @@ impl Qcow2 {
             return Ok(());
         }
         let zeroes = Buf::zeroed(usize::try_from(range.len()).unwrap_or(0));
-        io.write(range.start(), zeroes, WriteFlags::default()).await.0
+        self.write_clusters(io, range.start(), zeroes, WriteFlags::default()).await.0
     }
 
     /// Whether the cluster at `at` reads as zeroes without looking at anybody's bytes.
     async fn reads_as_zeroes(&self, io: Io<'_>, at: GuestOffset) -> Result<bool> {
         Ok(match self.entry_at(io, at).await? {
             L2Entry::Zero(_) => true,
-            L2Entry::Unallocated => {
-                io.child(ChildKey::Backing).is_none_or(|backing| backing.len() <= at.get())
-            }
+            L2Entry::Unallocated => !self.has_backing(io),
             L2Entry::Data(_) | L2Entry::Compressed(_) => false,
         })
     }
 
-    async fn change_clusters(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<()> {
+    /// Changes whole clusters, one slice at a time.
+    pub(super) async fn change_clusters(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
         self.mark_for_writing(io).await?;
-        self.reap(io).await?;
         let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
         let mut rest = range;
         while !rest.is_empty() {
+            self.reap_some(io).await?;
             self.store_if_full(io).await?;
             let done = self.change_slice(io, rest, goal).await?;
             rest = rest.skip(done);
@@ -109,43 +121,29 @@ impl Qcow2 {
     /// Changes the clusters of `range` that are in its first slice; returns how many bytes that were.
     async fn change_slice(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<u64> {
         let spot = self.map.spot(range.start());
-        let has_backing = io.child(ChildKey::Backing).is_some();
-        if self.map.table(spot.l1_index)?.is_none() && (!has_backing || goal == Become::Discarded) {
-            // Nothing is allocated here. A discard need not hide what shows through: that is what was there.
-            if !has_backing || self.version == Version::V2 {
-                return Ok(self.map.table_left_bytes(spot).min(range.len()));
-            }
+        let has_backing = self.has_backing(io);
+        let hides_nothing = !has_backing || self.version == Version::V2;
+        if hides_nothing && self.map.table(spot.slice)?.is_none() {
+            return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
-        self.own_table(io, spot.l1_index).await?;
+        self.own_table(io, spot.slice).await?;
         let len = self.map.slice_left_bytes(spot).min(range.len());
         let count = usize::try_from(self.cluster.clusters(spot.byte + len)).unwrap_or(0);
-        loop {
-            let raws = |slice: &super::map::Slice| {
-                (0..count).map(|n| slice.raw(spot.index + n)).collect::<Vec<u64>>()
-            };
-            let Some(raw) = self.map.with(spot.slice, raws) else {
-                self.map.load(io, spot).await?;
-                continue;
-            };
-            let mut entries = Vec::with_capacity(count);
-            for (n, raw) in raw.iter().enumerate() {
-                entries.push(self.map.parse(super::Spot { index: spot.index + n, ..spot }, *raw)?);
-            }
-            let new: Vec<L2Entry> =
-                entries.iter().map(|entry| self.changed(*entry, goal, has_backing)).collect();
-            let encoded: Vec<u64> = new.iter().map(|entry| entry.encode(self.cluster)).collect();
-            if encoded == raw {
-                return Ok(len);
-            }
-            let Some(result) = self.map.publish(spot, &raw, &encoded) else { continue };
-            result?;
-            for (old, new) in entries.iter().zip(&new) {
-                if !keeps_space(*old, *new) {
-                    self.unlink_entry(*old);
-                }
-            }
-            return Ok(len);
+        let raw = self.map.entries(io, spot, count).await?;
+        let mut entries = Vec::with_capacity(count);
+        for (n, raw) in raw.iter().enumerate() {
+            let entry = self.map.parse(Spot { index: spot.index + n, ..spot }, *raw)?;
+            self.demand_separate(entry)?;
+            entries.push(entry);
         }
+        let new: Vec<L2Entry> = entries.iter().map(|entry| self.changed(*entry, goal, has_backing)).collect();
+        let encoded: Vec<u64> = new.iter().map(|entry| entry.encode(self.cluster)).collect();
+        if encoded != raw {
+            self.map.publish(io, spot, &raw, &encoded).await?;
+            let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
+            given_up.for_each(|(old, _)| self.unlink_entry(*old));
+        }
+        Ok(len)
     }
 
     fn changed(&self, entry: L2Entry, goal: Become, has_backing: bool) -> L2Entry {
@@ -172,6 +170,7 @@ fn keeps_space(old: L2Entry, new: L2Entry) -> bool {
             L2Entry::Zero(Some(kept)) | L2Entry::Data(kept),
         ) => place.at == kept.at,
         (L2Entry::Unallocated | L2Entry::Zero(None), _) => true,
-        (old, new) => old == new,
+        (L2Entry::Compressed(_), _)
+        | (_, L2Entry::Unallocated | L2Entry::Zero(None) | L2Entry::Compressed(_)) => old == new,
     }
 }

@@ -69,6 +69,36 @@ impl Header {
         Self::parse(&header.encode()?)
     }
 
+    /// How many bytes from the start of the file hold the fields that every header of this version has: 72 or 104, all
+    /// in one sector.
+    #[must_use]
+    pub const fn fixed_len_bytes(&self) -> usize {
+        match self.version {
+            Version::V2 => LEN_V2 as usize,
+            Version::V3 => LEN_V3 as usize,
+        }
+    }
+
+    /// Replaces, in the first [`Self::fixed_len_bytes`] bytes of the image, those that a [`HeaderChange`] changes.
+    /// Everything else stays as it is stored.
+    pub fn patch(&self, fixed: &mut [u8]) {
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(field) = fixed.get_mut(at..at + bytes.len()) {
+                field.copy_from_slice(bytes);
+            }
+        };
+        put(24, &self.len_guest.to_be_bytes());
+        put(36, &self.l1.entries.to_be_bytes());
+        put(40, &self.l1.at.get().to_be_bytes());
+        put(48, &self.refcounts.at.get().to_be_bytes());
+        put(56, &self.refcounts.clusters.to_be_bytes());
+        if self.version == Version::V3 {
+            put(72, &self.incompatible.raw().to_be_bytes());
+            put(80, &self.compatible.raw().to_be_bytes());
+            put(88, &self.autoclear.raw().to_be_bytes());
+        }
+    }
+
     fn header_len(&self) -> usize {
         match self.version {
             Version::V2 => LEN_V2 as usize,

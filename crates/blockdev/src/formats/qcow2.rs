@@ -1,0 +1,107 @@
+//! The entry of `qcow2`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::disk::Preallocation;
+use drystone_core::request::io::Io;
+use drystone_core::runtime::LocalFuture;
+use drystone_format::qcow2::compress::Compression;
+use drystone_format::qcow2::create::CreateOptions;
+use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::header::{MAGIC, Version};
+use drystone_protocol::file::Discard;
+use drystone_protocol::file::create::Contents;
+
+use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use crate::options::Options;
+use crate::settings::Settings;
+
+/// `qcow2`.
+pub(super) struct Qcow2Format;
+
+struct ConfiguredQcow2(Qcow2Options);
+
+impl Format for Qcow2Format {
+    fn name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    /// Version 1 is another format; a version that is not known yet is one of this.
+    fn probe(&self, start: &[u8]) -> u8 {
+        let version = start.strip_prefix(&MAGIC).and_then(|rest| rest.first_chunk::<4>());
+        match version.map(|bytes| u32::from_be_bytes(*bytes)) {
+            Some(2..) => 100,
+            _ => 0,
+        }
+    }
+
+    fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>> {
+        let default = Qcow2Options::default();
+        Ok(Box::new(ConfiguredQcow2(Qcow2Options {
+            read_only: settings.read_only,
+            drop_bitmaps: options.take_switch("drop-bitmaps")?.unwrap_or(default.drop_bitmaps),
+            pass_discard: options
+                .take_switch("pass-discard-request")?
+                .unwrap_or(settings.discard == Discard::Unmap),
+            l2_cache_bytes: options.take_number("l2-cache-size")?.unwrap_or(default.l2_cache_bytes),
+            refcount_cache_bytes: options
+                .take_number("refcount-cache-size")?
+                .unwrap_or(default.refcount_cache_bytes),
+        })))
+    }
+
+    fn contents(
+        &self,
+        len_bytes: u64,
+        backing: Option<&BackingName>,
+        options: &mut Options,
+    ) -> Result<Contents> {
+        let mut create = take_create_options(len_bytes, options)?;
+        if let Some(backing) = backing {
+            create.backing_name = Some(backing.name.as_bytes().to_vec());
+            create.backing_format = backing.format.as_ref().map(|format| format.as_bytes().to_vec());
+        }
+        let layout = create
+            .layout()
+            .map_err(|cause| Error::new(Kind::InvalidInput, "such an image cannot be made").because(cause))?;
+        let pieces = layout.pieces.into_iter().map(|(at, bytes)| (at.get(), bytes)).collect();
+        Ok(Contents { len_bytes: layout.len_file, preallocation: Preallocation::Off, pieces })
+    }
+}
+
+fn take_create_options(len_bytes: u64, options: &mut Options) -> Result<CreateOptions> {
+    let default = CreateOptions::new(len_bytes);
+    let versions = [("0.10", Version::V2), ("v2", Version::V2), ("1.1", Version::V3), ("v3", Version::V3)];
+    let compressions = [("zlib", Compression::Deflate), ("zstd", Compression::Zstd)];
+    if let Some(mode) = options.take_text("preallocation")?.filter(|mode| mode != "off") {
+        let text = format!("'{mode}' is not supported for qcow2");
+        return Err(Error::new(Kind::Unsupported, text).in_option("preallocation"));
+    }
+    Ok(CreateOptions {
+        cluster_bytes: options.take_number("cluster_size")?.unwrap_or(default.cluster_bytes),
+        version: options.take_choice("compat", &versions)?.unwrap_or(default.version),
+        refcount_bits: options.take_number("refcount_bits")?.unwrap_or(default.refcount_bits),
+        lazy_refcounts: options.take_switch("lazy_refcounts")?.unwrap_or(default.lazy_refcounts),
+        compression: options.take_choice("compression_type", &compressions)?.unwrap_or(default.compression),
+        extended_l2: options.take_switch("extended_l2")?.unwrap_or(default.extended_l2),
+        ..default
+    })
+}
+
+impl Configured for ConfiguredQcow2 {
+    fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
+        Box::pin(async move {
+            let opened = Qcow2::open(file, Qcow2Options { read_only, ..self.0 }).await?;
+            let format = opened.backing_format.filter(|format| !format.is_empty());
+            let format = format.map(|format| String::from_utf8_lossy(&format).into_owned());
+            let backing = match opened.backing_name.filter(|name| !name.is_empty()) {
+                Some(name) => Backing::File(BackingName { name: OsString::from_vec(name), format }),
+                None => Backing::None,
+            };
+            Ok(OpenedImage { driver: Box::new(opened.driver), facts: opened.facts, backing })
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! The entry of `raw`.
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::disk::Preallocation;
+use drystone_core::graph::permission::Grant;
+use drystone_core::graph::role::{ParentState, Role};
+use drystone_core::request::io::Io;
+use drystone_core::runtime::LocalFuture;
+use drystone_format::raw::{self, RawOptions};
+use drystone_protocol::file::create::Contents;
+
+use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use crate::options::Options;
+use crate::settings::Settings;
+
+/// `raw`.
+pub(super) struct RawFormat;
+
+struct ConfiguredRaw(RawOptions);
+
+impl Format for RawFormat {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn probe(&self, _start: &[u8]) -> u8 {
+        0
+    }
+
+    fn configure(&self, options: &mut Options, _settings: Settings) -> Result<Box<dyn Configured>> {
+        let offset_host = options.take_number("offset")?.unwrap_or(0);
+        let len_bytes = options.take_number("size")?;
+        Ok(Box::new(ConfiguredRaw(RawOptions { offset_host, len_bytes })))
+    }
+
+    fn contents(
+        &self,
+        len_bytes: u64,
+        backing: Option<&BackingName>,
+        options: &mut Options,
+    ) -> Result<Contents> {
+        if backing.is_some() {
+            return Err(Error::new(Kind::Unsupported, "a raw image has no backing file"));
+        }
+        let modes =
+            [("off", Preallocation::Off), ("falloc", Preallocation::Falloc), ("full", Preallocation::Full)];
+        let preallocation = options.take_choice("preallocation", &modes)?.unwrap_or_default();
+        Ok(Contents { len_bytes: raw::len_file_of_new(len_bytes)?, preallocation, pieces: Vec::new() })
+    }
+}
+
+impl Configured for ConfiguredRaw {
+    fn file_role(&self) -> Role {
+        self.0.file_role()
+    }
+
+    fn file_grant(&self, parent: ParentState) -> Grant {
+        raw::file_grant(self.file_role(), parent)
+    }
+
+    fn open<'a>(&'a self, file: Io<'a>, _read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
+        Box::pin(async move {
+            let (driver, facts) = raw::Raw::open(file, self.0)?;
+            Ok(OpenedImage { driver: Box::new(driver), facts, backing: Backing::Impossible })
+        })
+    }
+}

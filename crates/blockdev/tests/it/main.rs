@@ -1,0 +1,16 @@
+//! Images opened and made through the public interface, on real files, beside the C tools.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected should stop"
+)]
+
+mod host;
+
+mod chain;
+mod create;
+mod hostile;
+mod locks;
+mod probe;
+mod spec;
+mod tiny;

@@ -1,0 +1,229 @@
+//! `img create`: a new image.
+//!
+//! ```text
+//!  arguments ─> options of the format ─> backing file: is it there, how long ─> "Formatting ..." ─> write
+//!               (table)                  (may be skipped with -u)                                    (write)
+//! ```
+//! What is wrong with the command line or the backing file is said before anything is printed or touched; what the format
+//! cannot do is said after the line that tells what was understood, as by the C tool.
+//!
+//! Invariant: the file is not touched before it is locked, and never if the backing chain leads to it.
+
+mod table;
+mod write;
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::runtime::LocalRef;
+use drystone_sys::FileId;
+
+use self::table::Values;
+use super::chain::Chain;
+use super::options::{self, text};
+use super::spec::{Format, Spec};
+use super::{Console, Failure};
+use crate::args::UsageError;
+use crate::args::getopt::{Flag, Getopt};
+use crate::args::list;
+use crate::args::number::{NumberError, parse_size};
+
+const FLAGS: &[Flag] = &[
+    options::HELP,
+    Flag::switch(Some('q'), "quiet"),
+    options::FORMAT,
+    Flag::value(Some('o'), "options"),
+    Flag::value(Some('b'), "backing"),
+    Flag::value(Some('F'), "backing-format"),
+    Flag::switch(Some('u'), "backing-unsafe"),
+    options::OBJECT,
+];
+
+const HELP: &str = "\
+Makes a new disk image. A file that is there already is overwritten.
+
+  create [OPTION...] FILE [SIZE]
+
+  -f, --format FORMAT         raw (the default) or qcow2
+  -o, --options KEY=VALUE,... options of the format; `-o help` lists them
+  -b, --backing FILE          the new image shows what FILE holds until it is written to; a relative name is
+                              relative to the new image
+  -F, --backing-format FORMAT the format of the backing file
+  -u, --backing-unsafe        do not look whether the backing file is there
+  -q, --quiet                 print errors only
+      --object OBJECT         not supported
+  -h, --help                  this text
+
+SIZE is in bytes, or with a suffix (k, M, G, T, P, E: powers of 1024). Without it, the image is as long as its backing
+file.
+";
+
+/// What the command line says.
+#[derive(Default)]
+struct Request {
+    is_quiet: bool,
+    is_unsafe: bool,
+    format: Option<String>,
+    options: Option<String>,
+    backing: Option<OsString>,
+    backing_format: Option<String>,
+    file: Option<OsString>,
+    size: Option<u64>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
+    let Some(request) = parse(args)? else {
+        console.print(HELP);
+        return Ok(0);
+    };
+    let format = Format::named(request.format.as_deref().unwrap_or("raw"))?;
+    let file = request.file.as_deref();
+    if request.options.as_deref().is_some_and(list::asks_for_help) {
+        console.print(table::help(format, file.is_some()));
+        return Ok(0);
+    }
+    let file = file.ok_or_else(|| usage(UsageError::Other("the file to create is missing".into())))?;
+    make(&request, file, format, console).map_err(|error| error.at_path(file))?;
+    Ok(0)
+}
+
+/// Reads the arguments. `None`: help is asked for.
+fn parse(args: Vec<OsString>) -> Result<Option<Request>, Failure> {
+    let mut getopt = Getopt::new(FLAGS, args);
+    let mut request = Request::default();
+    while let Some((name, value)) = getopt.next_option().map_err(usage)? {
+        match name {
+            "help" => return Ok(None),
+            "quiet" => request.is_quiet = true,
+            "format" => request.format = Some(text(&value)?.to_owned()),
+            "options" => request.options = Some(join(request.options.take(), text(&value)?)?),
+            "backing" => request.backing = Some(value),
+            "backing-format" => request.backing_format = Some(text(&value)?.to_owned()),
+            "backing-unsafe" => request.is_unsafe = true,
+            _ => return Err(options::object(&value).into()),
+        }
+    }
+    let mut free = getopt.into_free().into_iter();
+    request.file = free.next();
+    request.size = free.next().map(|size| parse_argument(&size)).transpose()?;
+    if let Some(extra) = free.next() {
+        return Err(usage(UsageError::Other(format!("'{}' is one argument too many", extra.display()))));
+    }
+    Ok(Some(request))
+}
+
+fn usage(error: UsageError) -> Failure {
+    Failure::Usage { command: "create", error }
+}
+
+/// Several lists are one.
+fn join(before: Option<String>, list: &str) -> Result<String> {
+    if !list::is_joinable(list) {
+        let text = format!("'{list}' is no list of options");
+        return Err(Error::new(Kind::InvalidInput, text).in_option("options"));
+    }
+    Ok(before.map_or_else(|| list.to_owned(), |before| format!("{before},{list}")))
+}
+
+fn parse_argument(size: &OsStr) -> Result<u64> {
+    let parsed = size.to_str().map_or(Err(NumberError::Malformed), parse_size);
+    let text = match parsed {
+        Ok(bytes) if i64::try_from(bytes).is_ok() => return Ok(bytes),
+        Ok(_) | Err(NumberError::Range) => {
+            format!("a size of '{}' is not between 0 and {}", size.display(), i64::MAX)
+        }
+        Err(NumberError::Malformed) => format!("'{}' is no size", size.display()),
+    };
+    Err(Error::new(Kind::InvalidInput, text))
+}
+
+fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) -> Result<()> {
+    let mut values = Values::parse(format, request.options.as_deref().unwrap_or_default())?;
+    if let Some(size) = request.size {
+        values.set_size(size)?;
+    }
+    if let Some(backing) = &request.backing {
+        values.set_backing(text(backing)?)?;
+    }
+    if let Some(format) = &request.backing_format {
+        values.set_backing_format(format)?;
+    }
+    super::run_here(async |local| {
+        let chain = look_at_backing(&local, request, file, &mut values).await?;
+        values.size().ok_or_else(|| {
+            Error::new(Kind::InvalidInput, "the size of the image is missing").in_option("size")
+        })?;
+        values.check_support()?;
+        let path = target(file)?;
+        write::refuse_overlap(&local, &path, &chain).await?;
+        if !request.is_quiet {
+            console.print(formatting(file, format, &values));
+        }
+        write::image(&local, &path, format, &values).await
+    })
+}
+
+/// The file that a name stands for. That there is none without a name is left to whoever opens it.
+fn target(name: &OsStr) -> Result<std::path::PathBuf> {
+    if name.is_empty() {
+        return Ok(std::path::PathBuf::new());
+    }
+    match drystone_blockdev::name::parse(name)? {
+        drystone_blockdev::name::Name::Path { path, .. } => Ok(path),
+        drystone_blockdev::name::Name::Options(_) => {
+            Err(Error::new(Kind::Unsupported, "a new image is named by its file, not by options"))
+        }
+    }
+}
+
+fn formatting(file: &OsStr, format: Format, values: &Values) -> Vec<u8> {
+    let mut line = b"Formatting '".to_vec();
+    line.extend_from_slice(file.as_bytes());
+    line.extend_from_slice(format!("', fmt={} {}\n", format.name(), values.to_words()).as_bytes());
+    line
+}
+
+/// Opens the backing chain as far as its headers, takes its length as the new image's unless there is one, and returns
+/// which files are in it.
+async fn look_at_backing(
+    local: &LocalRef,
+    request: &Request,
+    file: &OsStr,
+    values: &mut Values,
+) -> Result<BTreeSet<FileId>> {
+    let Some(recorded) = values.backing().map(str::to_owned) else { return Ok(BTreeSet::new()) };
+    if recorded.is_empty() {
+        return Err(Error::new(Kind::InvalidInput, "the name of the backing file is empty"));
+    }
+    if file.as_bytes() == recorded.as_bytes() {
+        return Err(Error::new(Kind::InvalidInput, "the image cannot be its own backing file"));
+    }
+    let format = values.backing_format().map(str::to_owned);
+    if request.is_unsafe {
+        return if format.is_some() { Ok(BTreeSet::new()) } else { Err(no_backing_format(None)) };
+    }
+    let folder = Path::new(file).parent();
+    let full = drystone_blockdev::name::resolve(OsStr::new(&recorded), folder)?;
+    let because = |cause: Error| {
+        Error::new(Kind::InvalidInput, "cannot open the backing file (-u creates the image all the same)")
+            .because(cause)
+    };
+    let spec = Spec::of_name(full.as_os_str(), format.as_deref()).map_err(because)?;
+    let mut chain = Chain::new(local, spec, true);
+    while let Some(image) = chain.next().await.map_err(because)? {
+        if format.is_none() {
+            return Err(no_backing_format(Some(image.format())));
+        }
+        values.set_default_size(image.len_guest);
+    }
+    Ok(chain.into_files())
+}
+
+fn no_backing_format(found: Option<&str>) -> Error {
+    let found = found.map(|found| format!("; it looks like {found}")).unwrap_or_default();
+    Error::new(Kind::InvalidInput, format!("the format of the backing file must be given (-F){found}"))
+}

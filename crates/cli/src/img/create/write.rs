@@ -1,0 +1,63 @@
+//! Putting a new image on disk.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::disk::Preallocation;
+use drystone_core::runtime::LocalRef;
+use drystone_format::qcow2::create::CreateError;
+use drystone_format::raw;
+use drystone_protocol::file::create::{Contents, create};
+use drystone_sys::{File, FileId, Locking, OpenOptions};
+
+use super::table::Values;
+use crate::img::spec::Format;
+
+/// Fails if the file that is to be overwritten is one of `chain`: it would lose what the new image is to show.
+pub(super) async fn refuse_overlap(local: &LocalRef, path: &Path, chain: &BTreeSet<FileId>) -> Result<()> {
+    if chain.is_empty() {
+        return Ok(());
+    }
+    // What cannot be opened is not there, or fails with its reason when it is to be written.
+    match File::open(&**local, path, OpenOptions::default()).await {
+        Ok(file) if chain.contains(&file.id()) => {
+            Err(Error::new(Kind::InvalidInput, "the file is in the backing chain of the new image"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the image at `path`.
+///
+/// # Errors
+/// Values that the format does not take, before anything is touched; those of the operating system.
+pub(super) async fn image(local: &LocalRef, path: &Path, format: Format, values: &Values) -> Result<()> {
+    let contents = match format {
+        Format::Raw => raw_contents(values)?,
+        Format::Qcow2 => qcow2_contents(values)?,
+    };
+    create(local, path, Locking::Auto, contents).await
+}
+
+fn raw_contents(values: &Values) -> Result<Contents> {
+    let preallocation = values.preallocation()?;
+    if preallocation == Preallocation::Metadata {
+        let text = "a raw image has no metadata to allocate";
+        return Err(Error::new(Kind::InvalidInput, text).in_option("preallocation"));
+    }
+    let len_bytes = raw::len_file_of_new(values.size().unwrap_or(0))?;
+    Ok(Contents { len_bytes, preallocation, pieces: Vec::new() })
+}
+
+fn qcow2_contents(values: &Values) -> Result<Contents> {
+    if values.preallocation()? != Preallocation::Off {
+        let text = "qcow2 images cannot be preallocated yet";
+        return Err(Error::new(Kind::Unsupported, text).in_option("preallocation"));
+    }
+    let invalid =
+        |cause: CreateError| Error::new(Kind::InvalidInput, "cannot make such an image").because(cause);
+    let layout = values.to_qcow2()?.layout().map_err(invalid)?;
+    let pieces = layout.pieces.into_iter().map(|(at, bytes)| (at.get(), bytes)).collect();
+    Ok(Contents { len_bytes: layout.len_file, preallocation: Preallocation::Off, pieces })
+}

@@ -1,0 +1,128 @@
+//! A folder to work in, programs to run in it, and what all tests agree to overlook.
+
+pub(crate) mod nbd;
+pub(crate) mod serve;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A folder of its own, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("drystone-{name}-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a program printed, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// 128 and more: a signal.
+    pub(crate) status: i32,
+}
+
+/// Runs a program to its end, in English and UTC.
+pub(crate) fn run(program: &Path, args: &[String], dir: &Path) -> Ran {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(dir).stdin(Stdio::null()).env("LC_ALL", "C").env("TZ", "UTC");
+    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    Ran {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        status: output.status.code().unwrap_or(255),
+    }
+}
+
+/// Our program under the name of the image tool.
+pub(crate) fn our_qemu_img(scratch: &Scratch) -> PathBuf {
+    let path = scratch.path().join("bin/qemu-img");
+    if !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drystone"), &path).unwrap();
+    }
+    path
+}
+
+/// Words of a command line; quotes keep spaces together, and nothing else has a meaning.
+pub(crate) fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut quote = None;
+    let mut word: Option<String> = None;
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, and
+/// the list of options, of which we have fewer and describe them in our words.
+pub(crate) fn normalised(printed: &str) -> String {
+    let lines = printed.split_inclusive('\n').filter_map(|line| {
+        let key = line.trim_start();
+        let indent = &line[..line.len() - key.len()];
+        if key.starts_with("disk size: ") {
+            return Some(format!("{indent}disk size: ...\n"));
+        }
+        if let Some(rest) = key.strip_prefix("\"actual-size\": ") {
+            let comma = if rest.trim_end().ends_with(',') { "," } else { "" };
+            return Some(format!("{indent}\"actual-size\": ...{comma}\n"));
+        }
+        if let Some((option, _about)) = line.split_once(" - ").filter(|(option, _)| option.contains("=<")) {
+            let name = key.split('=').next().unwrap();
+            let ours =
+                !name.starts_with("encrypt") && !name.starts_with("data_file") && name != "extended_l2";
+            return ours.then(|| format!("{option} - ...\n"));
+        }
+        if line.starts_with("The protocol level") || line.starts_with("Specify the target") {
+            return None;
+        }
+        Some(line.to_owned())
+    });
+    let text: String = lines.collect();
+    // What was left out behind a list of options was a paragraph of its own.
+    if text.starts_with("Supported ") { text.trim_end().to_owned() + "\n" } else { text }
+}
+
+/// Bytes out of the text that `od -A x -t x1 -w32` prints.
+pub(crate) fn parse_od(text: &str) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut last = Vec::new();
+    for line in text.lines().filter(|line| *line != "*") {
+        let mut words = line.split(' ');
+        let at = usize::from_str_radix(words.next().unwrap(), 16).unwrap();
+        while bytes.len() < at {
+            bytes.extend_from_slice(&last);
+        }
+        last = words.map(|word| u8::from_str_radix(word, 16).unwrap()).collect();
+        bytes.extend_from_slice(&last);
+    }
+    bytes
+}

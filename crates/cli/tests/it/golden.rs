@@ -1,0 +1,196 @@
+//! Commands whose standard output and exit status were recorded from release 10.0 of the C tools: see
+//! `tests/golden/README.md`.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::common::{Scratch, normalised, our_qemu_img, parse_od, run, words};
+
+/// Set when the installed C tool is to be recorded instead.
+const RECORD: &str = "DRYSTONE_RECORD";
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// One line of a file of cases, or a command with what it printed.
+enum Step {
+    /// Comments and empty lines.
+    Text(String),
+    Prepare(String),
+    Case {
+        command: String,
+        theirs: Expected,
+        ours: Option<Expected>,
+    },
+}
+
+/// What is printed, and the exit status.
+#[derive(Debug, PartialEq, Eq)]
+struct Expected {
+    stdout: String,
+    status: i32,
+}
+
+impl Expected {
+    fn parse<'a>(lines: &mut impl Iterator<Item = &'a str>) -> Self {
+        let mut stdout = String::new();
+        for line in lines {
+            let ending = line.trim_end().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            if let Some(status) = ending.and_then(|number| number.parse().ok()) {
+                return Self { stdout, status };
+            }
+            stdout.push_str(line);
+        }
+        panic!("no exit status behind:\n{stdout}");
+    }
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}[{}]", self.stdout, self.status)
+    }
+}
+
+fn parse(text: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut lines = text.split_inclusive('\n').peekable();
+    while let Some(line) = lines.next() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            let theirs = Expected::parse(&mut lines);
+            let ours = lines.next_if(|line| line.starts_with("ours")).map(|_| Expected::parse(&mut lines));
+            steps.push(Step::Case { command: command.trim_end().into(), theirs, ours });
+        } else if let Some(preparation) = line.strip_prefix("> ") {
+            steps.push(Step::Prepare(preparation.trim_end().into()));
+        } else {
+            steps.push(Step::Text(line.into()));
+        }
+    }
+    steps
+}
+
+/// Unpacks an image that the C tools made, of this crate or of `format`.
+pub(crate) fn stored_image(name: &str, to: &Path) {
+    let own = golden().join(format!("images/{name}.image"));
+    let formats =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../format/tests/it/golden/{name}.image"));
+    let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(formats)).unwrap();
+    std::fs::write(to, parse_od(&text)).unwrap();
+}
+
+/// Does what a line behind `> ` says.
+fn prepare(line: &str, program: &Path, dir: &Path) {
+    let words = words(line);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["image", file, name] => {
+            let own = golden().join(format!("images/{name}.image"));
+            let formats =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../format/tests/it/golden/{name}.image"));
+            let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(formats)).unwrap();
+            std::fs::write(dir.join(file), parse_od(&text)).unwrap();
+        }
+        ["sparse", file, len] => File::create(dir.join(file)).unwrap().set_len(len.parse().unwrap()).unwrap(),
+        ["poke", file, offset, hex] => {
+            let offset = offset.parse().unwrap();
+            let bytes: Vec<u8> = (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+                .collect();
+            let file = File::options().write(true).open(dir.join(file)).unwrap();
+            file.write_all_at(&bytes, offset).unwrap();
+        }
+        ["cut", file, len] => {
+            let file = File::options().write(true).open(dir.join(file)).unwrap();
+            file.set_len(len.parse().unwrap()).unwrap();
+        }
+        ["mkdir", folder] => std::fs::create_dir(dir.join(folder)).unwrap(),
+        ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
+        ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
+        ["qemu-img", ref args @ ..] => {
+            let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
+            let ran = run(program, &args, dir);
+            assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
+        }
+        _ => panic!("no such preparation: {line}"),
+    }
+}
+
+/// Runs the cases of one file; the differences, and the file as it would be recorded.
+fn replay(name: &str, program: &Path, dir: &Path) -> (String, String) {
+    let path = golden().join(format!("{name}.txt"));
+    let (mut differences, mut recorded) = (String::new(), String::new());
+    for step in parse(&std::fs::read_to_string(&path).unwrap()) {
+        match step {
+            Step::Text(line) => recorded.push_str(&line),
+            Step::Prepare(line) => {
+                prepare(&line, program, dir);
+                writeln!(recorded, "> {line}").unwrap();
+            }
+            Step::Case { command, theirs, ours } => {
+                let args = words(&command);
+                let ran = run(program, &args[1..], dir);
+                let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
+                let expected = ours.as_ref().unwrap_or(&theirs);
+                if here != *expected {
+                    let about = format!("{name}: $ {command}\n--- recorded\n{expected}--- here\n{here}");
+                    writeln!(differences, "{about}--- standard error\n{}", ran.stderr).unwrap();
+                }
+                if here.status != 0 && ran.stderr.is_empty() {
+                    writeln!(differences, "{name}: $ {command}: failed without a word").unwrap();
+                }
+                write!(recorded, "$ {command}\n{here}").unwrap();
+                if let Some(ours) = ours {
+                    write!(recorded, "ours\n{ours}").unwrap();
+                }
+            }
+        }
+    }
+    (differences, recorded)
+}
+
+fn check(name: &str) {
+    let scratch = Scratch::new("golden");
+    let is_recording = std::env::var_os(RECORD).is_some();
+    let program = if is_recording { PathBuf::from("qemu-img") } else { our_qemu_img(&scratch) };
+    let dir = scratch.path().join("work");
+    std::fs::create_dir(&dir).unwrap();
+    let (differences, recorded) = replay(name, &program, &dir);
+    if is_recording {
+        std::fs::write(golden().join(format!("{name}.txt")), recorded).unwrap();
+    } else {
+        assert!(differences.is_empty(), "{differences}");
+    }
+}
+
+#[test]
+fn golden_info_prints_what_the_c_tool_prints() {
+    check("info");
+}
+
+#[test]
+fn golden_create_prints_what_the_c_tool_prints() {
+    check("create");
+}
+
+#[test]
+fn golden_check_prints_what_the_c_tool_prints() {
+    check("check");
+}
+
+#[test]
+fn golden_command_lines_are_understood_and_refused_alike() {
+    check("usage");
+}
+
+#[test]
+fn there_are_enough_cases() {
+    let cases = |name: &str| {
+        let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
+        parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
+    };
+    let total: usize = ["info", "create", "check", "usage"].into_iter().map(cases).sum();
+    assert!(total >= 150, "{total} cases");
+}

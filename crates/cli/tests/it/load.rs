@@ -1,0 +1,213 @@
+//! Writers that know what must be on the disk at any time.
+//!
+//! ```text
+//!  block of 3000 bytes: | version | its number | filling that depends on both |      neighbours share sectors and clusters
+//!  versions of a block:   flushed <= acknowledged <= issued
+//! ```
+//! Each block belongs to one writer, which writes it with rising versions. So whatever happens, every sector of a block
+//! holds a version between the last flushed and the last issued one, unless a write to it was under way at the end.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use drystone_base::rng::Rng;
+
+use crate::common::nbd::Client;
+
+/// Not a multiple of anything.
+pub(crate) const BLOCK_BYTES: usize = 3000;
+const WRITERS: usize = 4;
+/// What a crash does not tear.
+const SECTOR_BYTES: usize = 512;
+
+/// What is known of every block.
+pub(crate) struct Load {
+    blocks: Vec<Block>,
+    is_over: AtomicBool,
+    written: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    issued: AtomicU64,
+    acknowledged: AtomicU64,
+    flushed: AtomicU64,
+}
+
+/// What a block can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The version that is safe.
+    pub(crate) first: u64,
+    /// The last version that anybody has begun to write.
+    pub(crate) last: u64,
+    /// A write was under way: any bytes.
+    pub(crate) is_torn: bool,
+}
+
+fn filling(block: usize, version: u64) -> Vec<u8> {
+    if version == 0 {
+        return vec![0; BLOCK_BYTES];
+    }
+    let mut bytes = [version.to_be_bytes(), (block as u64).to_be_bytes()].concat();
+    let mut rng = Rng::new(version * 1_000_003 + block as u64);
+    while bytes.len() < BLOCK_BYTES {
+        bytes.extend(rng.next_u64().to_be_bytes());
+    }
+    bytes.truncate(BLOCK_BYTES);
+    bytes
+}
+
+impl Load {
+    /// A disk of zeroes.
+    pub(crate) fn new(blocks: usize) -> Self {
+        let blocks = (0..blocks).map(|_| Block::default()).collect();
+        Self { blocks, is_over: AtomicBool::new(false), written: AtomicU64::new(0) }
+    }
+
+    /// Writes from several connections until [`Self::stop`] or until the server goes; runs `meanwhile` beside that.
+    pub(crate) fn run<T>(&self, socket: &Path, seed: u64, meanwhile: impl FnOnce() -> T) -> T {
+        self.is_over.store(false, Ordering::SeqCst);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                scope.spawn(move || self.write(socket, writer, seed * 31 + writer as u64));
+            }
+            // Also if it fails: the writers must not go on for ever.
+            struct Stop<'a>(&'a Load);
+            impl Drop for Stop<'_> {
+                fn drop(&mut self) {
+                    self.0.is_over.store(true, Ordering::SeqCst);
+                }
+            }
+            let _stop = Stop(self);
+            meanwhile()
+        })
+    }
+
+    /// Waits until so many more blocks were written.
+    pub(crate) fn progress(&self, writes: u64) {
+        let goal = self.written.load(Ordering::SeqCst) + writes;
+        while self.written.load(Ordering::SeqCst) < goal {
+            thread::yield_now();
+        }
+    }
+
+    fn write(&self, socket: &Path, writer: usize, seed: u64) {
+        let mut rng = Rng::new(seed);
+        let Ok(mut client) = Client::connect(socket, "") else { return };
+        while !self.is_over.load(Ordering::SeqCst) {
+            let done = if rng.one_in(20) {
+                self.flush(&mut client)
+            } else {
+                self.write_one(&mut client, writer, &mut rng)
+            };
+            // The server has gone, as it does in some tests; what that means is checked by its contents.
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn write_one(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> std::io::Result<()> {
+        let number = rng.index(self.blocks.len() / WRITERS) * WRITERS + writer;
+        let block = &self.blocks[number];
+        let version = block.issued.fetch_add(1, Ordering::SeqCst) + 1;
+        let at = (number * BLOCK_BYTES) as u64;
+        let through = rng.one_in(10);
+        if through {
+            client.write_through(at, &filling(number, version))?;
+        } else {
+            client.write(at, &filling(number, version))?;
+        }
+        block.acknowledged.store(version, Ordering::SeqCst);
+        if through {
+            block.flushed.fetch_max(version, Ordering::SeqCst);
+        }
+        self.written.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// A flush on any connection is for all that was acknowledged on any.
+    fn flush(&self, client: &mut Client) -> std::io::Result<()> {
+        let acknowledged: Vec<u64> =
+            self.blocks.iter().map(|block| block.acknowledged.load(Ordering::SeqCst)).collect();
+        client.flush()?;
+        for (block, version) in self.blocks.iter().zip(acknowledged) {
+            block.flushed.fetch_max(version, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// What is acknowledged now, and was issued: what a snapshot that is taken now must and may hold.
+    pub(crate) fn acknowledged(&self) -> Vec<u64> {
+        self.blocks.iter().map(|block| block.acknowledged.load(Ordering::SeqCst)).collect()
+    }
+
+    /// See [`Self::acknowledged`].
+    pub(crate) fn issued(&self) -> Vec<u64> {
+        self.blocks.iter().map(|block| block.issued.load(Ordering::SeqCst)).collect()
+    }
+
+    /// What the disk can hold after a crash.
+    pub(crate) fn after_crash(&self) -> Vec<Span> {
+        let span = |block: &Block| {
+            let [first, acknowledged, last] = [&block.flushed, &block.acknowledged, &block.issued]
+                .map(|version| version.load(Ordering::SeqCst));
+            Span { first, last, is_torn: acknowledged != last }
+        };
+        self.blocks.iter().map(span).collect()
+    }
+
+    /// Goes on from the disk as it was found.
+    pub(crate) fn adopt(&self, versions: &[u64]) {
+        for (block, version) in self.blocks.iter().zip(versions) {
+            // A torn block is written anew before it is looked at again.
+            for known in [&block.acknowledged, &block.flushed, &block.issued] {
+                known.store(*version, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl Load {
+    /// Writes every block as it is known to be.
+    pub(crate) fn rewrite(&self, client: &mut Client) {
+        for (number, block) in self.blocks.iter().enumerate() {
+            let version = block.acknowledged.load(Ordering::SeqCst);
+            client.write((number * BLOCK_BYTES) as u64, &filling(number, version)).unwrap();
+        }
+    }
+}
+
+/// The versions of all blocks of `disk`, each of which must be in its span: as a whole if its last version is safe, else
+/// sector by sector. What is not whole counts as the last version.
+pub(crate) fn check(disk: &[u8], spans: &[Span], about: &str) -> Vec<u64> {
+    let check_one = |(number, span): (usize, &Span)| {
+        let bytes = &disk[number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES];
+        let version = u64::from_be_bytes(bytes[..8].try_into().unwrap());
+        if (span.first..=span.last).contains(&version) && bytes == filling(number, version) {
+            return version;
+        }
+        assert!(
+            span.is_torn || span.first < span.last && is_mixed(bytes, number, *span),
+            "{about}: block {number} holds something else than {span:?}; it claims version {version}"
+        );
+        span.last
+    };
+    spans.iter().enumerate().map(check_one).collect()
+}
+
+/// Whether each sector holds one of the versions of the span.
+fn is_mixed(bytes: &[u8], number: usize, span: Span) -> bool {
+    let versions: Vec<Vec<u8>> = (span.first..=span.last).map(|version| filling(number, version)).collect();
+    let mut from = 0;
+    while from < BLOCK_BYTES {
+        let to = BLOCK_BYTES.min(from + SECTOR_BYTES - (number * BLOCK_BYTES + from) % SECTOR_BYTES);
+        if !versions.iter().any(|version| version[from..to] == bytes[from..to]) {
+            return false;
+        }
+        from = to;
+    }
+    true
+}

@@ -1,0 +1,17 @@
+//! The command as its users see it: what it prints, how it ends, what it leaves behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected should stop"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod demo;
+mod golden;
+mod kill;
+mod load;
+mod monitor;
+mod serve;
+mod snapshot;

@@ -1,0 +1,227 @@
+//! The header on disk: marks before the first write, changes, the mark of damage.
+//!
+//! A header is replaced in one sector, durably, with a flush before it. When that fails, either header may be on disk: the
+//! old one is written again before anything else is, so what the new one points to must not be used until then (it goes
+//! the way of unlinked clusters).
+//!
+//! Invariant: no other byte of the header's cluster changes; extensions and names stay where they are.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::request::io::Io;
+
+use super::refs::Run;
+use super::{Qcow2, load_table, write_bytes};
+use crate::qcow2::feature::IncompatibleBit;
+use crate::qcow2::geometry::{ENTRY_BYTES, HostCluster};
+use crate::qcow2::header::{Header, HeaderChange, Version};
+use crate::qcow2::snapshot::{SnapshotError, Snapshots, TABLE_BYTES_MAX};
+
+/// First attempt at reading the table of snapshots, whose length is known only when it was read.
+const SNAPSHOT_TABLE_BYTES: u64 = 64 << 10;
+
+/// The header as it is, or will be when it is certain again.
+pub(super) struct HeaderNow {
+    header: Mutex<(Header, Vec<u8>)>,
+    is_uncertain: AtomicBool,
+}
+
+impl HeaderNow {
+    /// For an image that starts with `bytes`.
+    pub(super) fn new(header: Header, bytes: &[u8]) -> Self {
+        let fixed = bytes.iter().copied().take(header.fixed_len_bytes()).collect();
+        Self { header: Mutex::new((header, fixed)), is_uncertain: AtomicBool::new(false) }
+    }
+
+    fn get(&self) -> MutexGuard<'_, (Header, Vec<u8>)> {
+        self.header.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn replace(&self, other: Self) {
+        *self.get() = other.header.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.is_uncertain.store(false, Ordering::Release);
+    }
+}
+
+/// Whether an image may be written.
+pub(super) struct Condition(AtomicU8);
+
+impl Condition {
+    /// The marks are not on disk.
+    const UNMARKED: u8 = 0;
+    /// The header on disk says what a written image must say, and its tables are known.
+    const MARKED: u8 = 1;
+    /// Damage was found: nothing is written any more.
+    const DAMAGED: u8 = 2;
+
+    pub(super) fn new() -> Self {
+        Self(AtomicU8::new(Self::UNMARKED))
+    }
+
+    #[inline]
+    pub(super) fn is_marked(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::MARKED
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::DAMAGED
+    }
+
+    fn set_marked(&self) {
+        let _ = self.0.compare_exchange(Self::UNMARKED, Self::MARKED, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn set_damaged(&self) {
+        self.0.store(Self::DAMAGED, Ordering::Release);
+    }
+
+    pub(super) fn reset(&self) {
+        self.0.store(Self::UNMARKED, Ordering::Release);
+    }
+}
+
+impl Qcow2 {
+    /// What the image's header says now.
+    #[must_use]
+    pub fn header_now(&self) -> Header {
+        self.header.get().0.clone()
+    }
+
+    /// Whether the header names a backing file.
+    pub(super) fn names_backing(&self) -> bool {
+        self.header.get().0.backing_name().is_some()
+    }
+
+    pub(super) fn demand_undamaged(&self) -> Result<()> {
+        if self.condition.is_damaged() {
+            return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));
+        }
+        Ok(())
+    }
+
+    /// Passes a result on. After the first sign of damage nothing is written any more but that the image is damaged.
+    pub(super) async fn watch<T>(&self, io: Io<'_>, result: Result<T>) -> Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
+            self.condition.set_damaged();
+            // Who may not write leaves the mark to somebody who may.
+            let _ = self.mark_damage(io).await;
+        }
+        result
+    }
+
+    /// Says in the header that the image is damaged, so that nobody opens it for writing before it is repaired.
+    pub(super) async fn mark_damage(&self, io: Io<'_>) -> Result<()> {
+        let is_needed = || {
+            let is_marked = self.header.get().0.incompatible().has(IncompatibleBit::Corrupt);
+            self.version == Version::V3 && !is_marked && !io.node().is_read_only()
+        };
+        if !is_needed() {
+            return Ok(());
+        }
+        let _structure = self.lock_structure(io).await;
+        if !is_needed() {
+            return Ok(());
+        }
+        let incompatible = self.header.get().0.incompatible().with(IncompatibleBit::Corrupt, true);
+        self.change_header(io, &HeaderChange { incompatible: Some(incompatible), ..HeaderChange::default() })
+            .await
+    }
+
+    /// What must be done before the first write: no autoclear feature is left that we do not keep, and no two tables of
+    /// the image overlap.
+    pub(super) async fn mark_for_writing(&self, io: Io<'_>) -> Result<()> {
+        self.demand_undamaged()?;
+        if self.condition.is_marked() {
+            return Ok(());
+        }
+        let _structure = self.lock_structure(io).await;
+        if self.condition.is_marked() {
+            return Ok(());
+        }
+        self.owned.clear();
+        self.collect_tables(io).await?;
+        let marked = self.header_now().for_writing();
+        if let Some(marked) = marked.map_err(cannot_change)? {
+            self.write_header(io, marked).await?;
+        }
+        self.condition.set_marked();
+        Ok(())
+    }
+
+    async fn collect_tables(&self, io: Io<'_>) -> Result<()> {
+        let header = self.header_now();
+        let whole = |at: HostOffset, bytes: u64| self.clusters_of(at, self.cluster.clusters(bytes));
+        let mut runs = vec![
+            Run { first: HostCluster::new(0), count: 1 },
+            whole(header.l1().at, u64::from(header.l1().entries) * ENTRY_BYTES),
+            self.clusters_of(header.refcounts().at, u64::from(header.refcounts().clusters)),
+        ];
+        if header.snapshots().count > 0 {
+            let snapshots = load_snapshots(io.file()?, &header).await?;
+            runs.push(whole(header.snapshots().at, snapshots.table_len_bytes));
+            for snapshot in snapshots.list {
+                let l1 = snapshot.l1(self.cluster);
+                let l1 =
+                    l1.map_err(|e| Error::new(Kind::Corrupt, "an internal snapshot is damaged").because(e))?;
+                runs.push(whole(l1.at, u64::from(l1.entries) * ENTRY_BYTES));
+            }
+        }
+        for run in runs.into_iter().filter(|run| run.count > 0) {
+            self.owned.add(run)?;
+        }
+        for block in self.refs.all_blocks()? {
+            self.owned.add(self.clusters_of(block, 1))?;
+        }
+        for table in self.map.all_tables()? {
+            self.owned.add(self.clusters_of(table.at, 1))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces fields of the header, durably. With the structure lock held.
+    pub(super) async fn change_header(&self, io: Io<'_>, change: &HeaderChange) -> Result<()> {
+        let header = self.header_now().changed(change).map_err(cannot_change)?;
+        self.write_header(io, header).await
+    }
+
+    async fn write_header(&self, io: Io<'_>, header: Header) -> Result<()> {
+        let file = io.file()?;
+        let mut bytes = self.header.get().1.clone();
+        header.patch(&mut bytes);
+        file.flush().await?;
+        self.header.is_uncertain.store(true, Ordering::Release);
+        write_bytes(file, HostOffset::ZERO, &bytes).await?;
+        file.flush().await?;
+        *self.header.get() = (header, bytes);
+        self.header.is_uncertain.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes the header again if it is not certain which one is on disk. With the structure lock held.
+    pub(super) async fn settle_header(&self, io: Io<'_>) -> Result<()> {
+        if !self.header.is_uncertain.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.write_header(io, self.header_now()).await
+    }
+}
+
+fn cannot_change(error: crate::qcow2::header::HeaderError) -> Error {
+    Error::new(Kind::InvalidImage, "cannot change the header").because(error)
+}
+
+async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
+    let damaged = |error| Error::new(Kind::Corrupt, "the table of snapshots is damaged").because(error);
+    let table = header.snapshots();
+    let left = file.len().saturating_sub(table.at.get());
+    let mut len = SNAPSHOT_TABLE_BYTES;
+    loop {
+        let bytes = load_table(file, table.at, usize::try_from(len.min(left.max(1))).unwrap_or(0)).await?;
+        match Snapshots::parse(&bytes, table.count) {
+            Err(SnapshotError::Truncated(_)) if len < left && len <= TABLE_BYTES_MAX => len *= 8,
+            result => return result.map_err(damaged),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Where the bytes are, from what is in memory: no wait, no allocation, one lock of a set of slices.
+//!
+//! Invariant: an answer was true at some moment of the request. A mapping that changes right after it does no harm: its
+//! clusters are not used again before the request has ended (`free`).
+//! A damaged entry is answered with "ask me": the driver then says what is wrong, and marks the image.
+
+use drystone_base::{Error, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_core::driver::{Extent, Place, Tail};
+use drystone_core::graph::node::ChildKey;
+use drystone_core::request::io::Io;
+
+use super::cache::Slice;
+use super::map::Spot;
+use super::{ALLOCATION_BYTES_MAX, Qcow2};
+use crate::qcow2::entry::{Allocated, L2Entry};
+
+impl Qcow2 {
+    /// Where the first bytes of `range` are.
+    pub(super) fn place(&self, range: GuestRange) -> Extent {
+        let spot = self.map.spot(range.start());
+        let found = self.map.slices.with(spot.slice, |slice| self.place_in(slice, spot, range.len()));
+        found.unwrap_or_else(|| self.place_without_slice(spot))
+    }
+
+    fn place_without_slice(&self, spot: Spot) -> Extent {
+        match self.map.table(spot.slice) {
+            Ok(None) => Extent { len: self.map.table_left_bytes(spot), place: Place::Backing },
+            Ok(Some(_)) => Extent { len: self.map.slice_left_bytes(spot), place: Place::Load },
+            Err(_) => Extent { len: self.cluster.bytes() - spot.byte, place: Place::Ask },
+        }
+    }
+
+    #[inline]
+    fn place_in(&self, slice: &Slice, spot: Spot, len: u64) -> Extent {
+        let raw = slice.raw(spot.index);
+        let one = |place| Extent { len: self.cluster.bytes() - spot.byte, place };
+        // A run goes on while the next entry is the one that continues this.
+        let run = |step: u64, place| {
+            let wanted = self.clusters_at(spot, len);
+            let behind = slice.raws(spot.index + 1, wanted.saturating_sub(1));
+            let expected = (1_u64..).map(|n| raw.wrapping_add(n.wrapping_mul(step)));
+            let count = 1 + behind.zip(expected).take_while(|(raw, expected)| raw == expected).count();
+            Extent { len: count as u64 * self.cluster.bytes() - spot.byte, place }
+        };
+        match L2Entry::parse(raw, self.cluster, self.version) {
+            Err(_) | Ok(L2Entry::Compressed(_)) => one(Place::Ask),
+            Ok(L2Entry::Unallocated) => run(0, Place::Backing),
+            Ok(L2Entry::Zero(None)) => run(0, Place::Zero { explicit: true }),
+            Ok(L2Entry::Zero(Some(_))) => run(self.cluster.bytes(), Place::Zero { explicit: true }),
+            Ok(L2Entry::Data(data)) => match data.at.checked_add(spot.byte) {
+                Some(at) => run(self.cluster.bytes(), in_file(at)),
+                None => one(Place::Ask),
+            },
+        }
+    }
+
+    /// How many clusters `len` bytes from `spot` on touch.
+    fn clusters_at(&self, spot: Spot, len: u64) -> usize {
+        usize::try_from(self.cluster.clusters(spot.byte + len.min(LEN_MAX))).unwrap_or(usize::MAX)
+    }
+
+    /// As [`Self::place`], for overwriting: in the file, or for the driver to do.
+    pub(super) fn place_to_write(&self, io: Io<'_>, range: GuestRange) -> Result<Extent> {
+        if range.end().get() > io.len() {
+            let text = format!(
+                "{range} lies past the end of the disk ({} bytes), which does not grow by writing",
+                io.len()
+            );
+            return Err(Error::new(Kind::OutOfRange, text));
+        }
+        let spot = self.map.spot(range.start());
+        if !self.condition.is_marked() {
+            // The first write marks the image before it touches anything.
+            self.demand_undamaged()?;
+            return Ok(self.all_that_may_be_asked(spot));
+        }
+        let found =
+            self.map.slices.with(spot.slice, |slice| self.place_to_write_in(slice, spot, range.len()));
+        if let Some(extent) = found {
+            return Ok(extent);
+        }
+        match self.map.table(spot.slice) {
+            Ok(Some(_)) => Ok(Extent { len: self.map.slice_left_bytes(spot), place: Place::Load }),
+            _ => Ok(self.all_that_may_be_asked(spot)),
+        }
+    }
+
+    #[inline]
+    fn place_to_write_in(&self, slice: &Slice, spot: Spot, len: u64) -> Extent {
+        let entry = L2Entry::parse(slice.raw(spot.index), self.cluster, self.version);
+        if !entry.is_ok_and(is_in_place) {
+            return self.not_in_place(slice, spot, len);
+        }
+        let extent = self.place_in(slice, spot, len);
+        if self.is_separate(extent, spot) { extent } else { Extent { place: Place::Ask, ..extent } }
+    }
+
+    /// Whether data in the file does not overlap the image's own tables.
+    fn is_separate(&self, extent: Extent, spot: Spot) -> bool {
+        let Place::Child { at, .. } = extent.place else { return false };
+        !self.owned.holds(self.clusters_of(at, self.cluster.clusters(spot.byte + extent.len)))
+    }
+
+    /// Clusters from `spot` on none of which can be overwritten where it is.
+    fn not_in_place(&self, slice: &Slice, spot: Spot, len: u64) -> Extent {
+        let wanted = self.clusters_at(spot, len.min(ALLOCATION_BYTES_MAX));
+        let entries = slice.raws(spot.index, wanted);
+        let run = entries
+            .take_while(|raw| !L2Entry::parse(*raw, self.cluster, self.version).is_ok_and(is_in_place));
+        Extent { len: run.count().max(1) as u64 * self.cluster.bytes() - spot.byte, place: Place::Ask }
+    }
+
+    fn all_that_may_be_asked(&self, spot: Spot) -> Extent {
+        let most = ALLOCATION_BYTES_MAX.max(self.cluster.bytes());
+        Extent { len: self.map.slice_left_bytes(spot).min(most - spot.byte), place: Place::Ask }
+    }
+
+    /// As [`Self::place`], where damage is an error.
+    pub(super) fn place_for_status(&self, range: GuestRange) -> Result<Extent> {
+        let extent = self.place(range);
+        if extent.place == Place::Ask {
+            let spot = self.map.spot(range.start());
+            self.map.table(spot.slice)?;
+            let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index));
+            self.map.parse(spot, raw.unwrap_or(0))?;
+        }
+        Ok(extent)
+    }
+
+    /// Fails if the clusters of an entry hold tables.
+    pub(super) fn demand_separate(&self, entry: L2Entry) -> Result<()> {
+        match self.run_of(entry) {
+            Some(run) if self.owned.holds(run) => {
+                let text =
+                    format!("guest data in cluster {} overlaps the image's own tables", run.first.index());
+                Err(Error::new(Kind::Corrupt, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a cluster's bytes can be overwritten where they are.
+pub(super) fn is_in_place(entry: L2Entry) -> bool {
+    matches!(entry, L2Entry::Data(Allocated { copied: true, .. }))
+}
+
+fn in_file(at: HostOffset) -> Place {
+    Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: false }
+}

@@ -1,0 +1,127 @@
+//! A chain of images, opened as a graph on simulated disks.
+
+use drystone_base::{HostOffset, Result};
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::control::{NewNode, Opening, Plan, Task};
+use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::role::Role;
+use drystone_format::qcow2::Header;
+use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
+use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_testkit::disk::{Image, SimDisk};
+use drystone_testkit::graph::{SimDriver, SimGraph, insert_with_user};
+
+use crate::common::block_on;
+
+/// An opened chain and its one user, who reads, writes and resizes.
+pub(crate) struct Chain {
+    pub(crate) top: NodeId,
+    pub(crate) backend: Backend<ReadWrite>,
+}
+
+/// Caches of the least size, so that tests fill them.
+pub(crate) const SMALL: Qcow2Options = Qcow2Options {
+    read_only: false,
+    drop_bitmaps: false,
+    pass_discard: false,
+    l2_cache_bytes: 0,
+    refcount_cache_bytes: 0,
+};
+
+impl Chain {
+    /// Opens the images on `disks`, the last on top, the others read-only.
+    pub(crate) fn open(graph: &SimGraph<'_>, disks: &[SimDisk], options: Qcow2Options) -> Result<Self> {
+        let disks = disks.to_vec();
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut opening = Opening::new(task);
+            let mut top = None;
+            let count = disks.len();
+            for (index, disk) in disks.iter().enumerate() {
+                let layer =
+                    if index + 1 == count { options } else { Qcow2Options { read_only: true, ..options } };
+                top = Some(add_image(&mut opening, &format!("layer{index}"), disk, (top, layer)).await?);
+            }
+            let Some(top) = top else { panic!("a chain has an image") };
+            let backend = insert_with_user(task, opening, top, "guest".to_owned()).await?;
+            Ok(Self { top, backend })
+        })
+    }
+
+    /// Takes the user away, and with it the chain: everything is stored and closed.
+    pub(crate) fn close(self, graph: &SimGraph<'_>) -> Result<()> {
+        let root = self.backend.id();
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.detach_root(root);
+            task.apply(plan).await
+        })
+    }
+}
+
+/// Adds the image on `disk`, with its file, to an opening.
+pub(crate) async fn add_image(
+    opening: &mut Opening,
+    name: &str,
+    disk: &SimDisk,
+    (backing, options): (Option<NodeId>, Qcow2Options),
+) -> Result<NodeId> {
+    let file = NewNode { owned: false, ..SimDriver::node(&format!("{name}-file"), disk) };
+    let file = opening.add(file)?;
+    let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
+    let mut children = vec![(ChildKey::File, Role::IMAGE, file)];
+    children.extend(backing.map(|id| (ChildKey::Backing, Role::COW, id)));
+    opening.add(NewNode {
+        name: Some(name.to_owned()),
+        driver: Box::new(opened.driver),
+        facts: opened.facts,
+        children,
+        owned: false,
+        force_share: false,
+    })
+}
+
+/// An image, for the check.
+struct Bytes<'i>(&'i Image);
+
+impl Source for Bytes<'_> {
+    fn len_bytes(&self) -> u64 {
+        self.0.len()
+    }
+
+    async fn read_at(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
+        Ok(self.0.bytes(at.get()..at.get() + len_bytes as u64))
+    }
+}
+
+pub(crate) fn header(image: &Image) -> Header {
+    let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
+    Header::parse(&image.bytes(0..area as u64)).unwrap()
+}
+
+/// What the consistency check says.
+///
+/// # Panics
+/// If it finds a corruption or cannot look everywhere. What it found is printed then.
+pub(crate) fn demand_consistent(image: &Image) -> Outcome {
+    let mut findings = Vec::new();
+    let note = |found: &Finding| {
+        if found.class() != Class::Leak || findings.len() < 10 {
+            findings.push(found.to_string());
+        }
+    };
+    let outcome = block_on(check(&Bytes(image), &header(image), note)).unwrap();
+    assert_eq!((outcome.corruptions, outcome.check_errors), (0, 0), "{findings:#?}");
+    outcome
+}
+
+/// As [`demand_consistent`], and at most so many clusters leak.
+pub(crate) fn demand_leaks(image: &Image, most: u64) {
+    let leaks = demand_consistent(image).leaks;
+    assert!(leaks <= most, "{leaks} clusters leak");
+}
+
+/// As [`demand_consistent`], and nothing leaks.
+pub(crate) fn demand_clean(image: &Image) {
+    demand_leaks(image, 0);
+}

@@ -1,0 +1,75 @@
+//! Images in words: `c512 r64 v2 1M` is a version 2 image of 1 MiB with clusters of 512 bytes and counts of 64 bits.
+
+use std::fmt;
+
+use drystone_base::rng::Rng;
+use drystone_format::qcow2::create::CreateOptions;
+use drystone_format::qcow2::header::Version;
+use drystone_testkit::disk::Image;
+use drystone_testkit::notation::{len, show_len};
+
+/// What a new image is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) len: u64,
+    pub(crate) cluster_bytes: u64,
+    pub(crate) version: Version,
+    pub(crate) refcount_bits: u64,
+    /// The header names a backing file.
+    pub(crate) is_overlay: bool,
+}
+
+impl Kind {
+    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`. Unless told: `c4K r16`.
+    pub(crate) fn of(words: &str) -> Self {
+        let mut kind =
+            Self { len: 0, cluster_bytes: 4096, version: Version::V3, refcount_bits: 16, is_overlay: false };
+        for word in words.split_whitespace() {
+            match word.split_at(1) {
+                ("c", bytes) => kind.cluster_bytes = len(bytes),
+                ("r", bits) => kind.refcount_bits = len(bits),
+                ("v", "2") => kind.version = Version::V2,
+                _ => kind.len = len(word),
+            }
+        }
+        kind
+    }
+
+    /// One of many kinds, with 20 to 60 clusters.
+    pub(crate) fn drawn(rng: &mut Rng) -> Self {
+        let cluster_bytes = [512, 1024, 4096, 65536][rng.index(4)];
+        let version = if rng.one_in(4) { Version::V2 } else { Version::V3 };
+        Self {
+            len: cluster_bytes * (20 + rng.below(40)) - 512 * rng.below(2),
+            cluster_bytes,
+            version,
+            refcount_bits: if version == Version::V2 { 16 } else { 1 << rng.below(7) },
+            is_overlay: false,
+        }
+    }
+
+    pub(crate) fn image(&self) -> Image {
+        let backing = self.is_overlay.then(|| b"base".to_vec());
+        let options = CreateOptions {
+            cluster_bytes: self.cluster_bytes,
+            version: self.version,
+            refcount_bits: self.refcount_bits,
+            backing_format: backing.as_ref().map(|_| b"qcow2".to_vec()),
+            backing_name: backing,
+            ..CreateOptions::new(self.len)
+        };
+        let layout = options.layout().unwrap();
+        let mut image = Image::new(layout.len_file);
+        for (at, bytes) in &layout.pieces {
+            image.write(at.get(), bytes);
+        }
+        image
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = if self.version == Version::V2 { " v2" } else { "" };
+        write!(f, "c{} r{}{version} {}", show_len(self.cluster_bytes), self.refcount_bits, show_len(self.len))
+    }
+}

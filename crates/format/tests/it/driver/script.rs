@@ -1,0 +1,73 @@
+//! What a guest does, in words: `write 0..4K & write 8K+512 fua; flush; grow 2M`.
+//!
+//! | word | request |
+//! |---|---|
+//! | `write RANGE`, `write RANGE fua` | new data |
+//! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
+//! | `discard RANGE`, `flush`, `grow LEN`, `read RANGE` | |
+//!
+//! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use drystone_base::Result;
+use drystone_testkit::client::{BackendClient, SharedModel, Watched};
+use drystone_testkit::model::DiscardRule;
+use drystone_testkit::notation::{len, range};
+use drystone_testkit::sim::Sim;
+
+use super::chain::Chain;
+
+pub(crate) type Client = Watched<BackendClient>;
+
+/// A client of a chain on I/O thread `thread`.
+pub(crate) fn client(sim: &Sim, thread: u16, chain: &Chain, model: &SharedModel) -> Client {
+    Watched::new(BackendClient::new(&chain.backend, &sim.io(thread)), model)
+}
+
+/// Runs requests; what follows a failed one is not done.
+pub(crate) fn run(sim: &Sim, chain: &Chain, model: &SharedModel, script: &str) -> Result<()> {
+    steps(script).try_for_each(|step| run_step(sim, chain, model, step))
+}
+
+/// As [`run`], for a guest that is stopped at an error and tries once more.
+pub(crate) fn run_stubborn(sim: &Sim, chain: &Chain, model: &SharedModel, script: &str) -> Result<()> {
+    let again = |step: &str| run_step(sim, chain, model, step).or_else(|_| run_step(sim, chain, model, step));
+    steps(script).try_for_each(again)
+}
+
+/// The requests, and groups of requests, that come one after the other.
+pub(crate) fn steps(script: &str) -> impl Iterator<Item = &str> {
+    script.split(';').map(str::trim).filter(|step| !step.is_empty())
+}
+
+fn run_step(sim: &Sim, chain: &Chain, model: &SharedModel, step: &str) -> Result<()> {
+    let results = Rc::new(RefCell::new(Vec::new()));
+    let parts: Vec<&str> = step.split('&').map(str::trim).collect();
+    for (thread, part) in (1..).zip(&parts) {
+        let thread = 1 + (thread - 1) % sim.io_threads();
+        let (mut client, part) = (client(sim, thread, chain, model), (*part).to_owned());
+        let results = Rc::clone(&results);
+        sim.spawn(&sim.io(thread), part.clone(), async move {
+            let result = request(&mut client, &part).await;
+            results.borrow_mut().push(result);
+        });
+    }
+    sim.run_until(|| results.borrow().len() == parts.len()).unwrap();
+    results.take().into_iter().collect()
+}
+
+async fn request(client: &mut Client, text: &str) -> Result<()> {
+    match *text.split_whitespace().collect::<Vec<_>>() {
+        ["write", at] => client.write(range(at), false).await,
+        ["write", at, "fua"] => client.write(range(at), true).await,
+        ["zero", at] => client.write_zeroes(range(at), false).await,
+        ["unmap", at] => client.write_zeroes(range(at), true).await,
+        ["discard", at] => client.discard(range(at), DiscardRule::OldOrZero).await,
+        ["read", at] => client.read(range(at)).await.map(drop),
+        ["grow", to] => client.resize(len(to)).await,
+        ["flush"] => client.flush().await,
+        _ => panic!("'{text}' is no request"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Making files and what is in them at first, for new images.
+//!
+//! ```text
+//!   open ── lock ── length 0, then the new one ── pieces ── flush ── last piece ── flush ── unlock, close
+//! ```
+//! Invariants: an image that somebody uses is not touched; a creation that was cut off leaves no valid image, because
+//! what makes it one (the last piece) is written when everything else is safe; a file that was made for a creation
+//! that failed is removed.
+
+use std::path::{Path, PathBuf};
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::disk::{Disk, DiskOp, Preallocation};
+use drystone_core::graph::permission::{Grant, Perm};
+use drystone_core::runtime::LocalRef;
+use drystone_sys::{Create, File, ImageLock, Locking, OpenOptions, path};
+
+/// What of a device is overwritten when nothing is to be stored on it: enough that no old image is recognised.
+const DEVICE_START_BYTES: u64 = 512;
+
+/// Whoever makes an image: the permissions of the C tools.
+const MAKER: Grant = Grant { perm: Perm::WRITE.with(Perm::RESIZE), shared: Perm::ALL.without(Perm::RESIZE) };
+
+/// What a new file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// Length of the file in bytes. A block device must be as long at least.
+    pub len_bytes: u64,
+    /// How the space is reserved.
+    pub preallocation: Preallocation,
+    /// What to write, and where; all else reads as zeroes. The last is written when the others are safe.
+    pub pieces: Vec<(u64, Vec<u8>)>,
+}
+
+/// Makes the file at `path`, or empties the one that is there. A block device keeps its length; if there are no pieces,
+/// it keeps its contents too, except for the first sector.
+///
+/// # Errors
+/// Those of the operating system; [`Kind::InUse`] if another process uses the image; [`Kind::NoSpace`] if a device is too
+/// small. A file that was there is empty or incomplete after an error past the lock.
+pub async fn create(
+    local: &LocalRef,
+    path: impl Into<PathBuf>,
+    locking: Locking,
+    contents: Contents,
+) -> Result<()> {
+    let path = path.into();
+    let (file, is_new) = open(local, &path).await?;
+    let new = NewFile { local, lock: ImageLock::new(&file, locking), file };
+    let result = new.fill(contents).await.map_err(|error| error.at_path(&path));
+    if let Err(error) = &result
+        && error.kind() != Kind::InUse
+        && is_new
+    {
+        // While it is locked still, so that nobody has begun to use it. An error here would hide the first one.
+        let _ = path::remove_file(&**local, &path).await;
+    }
+    new.lock.give_up();
+    new.file.close(&**local).await;
+    result?;
+    if is_new { path::sync_folder_of(&**local, &path).await } else { Ok(()) }
+}
+
+/// The file, and whether it was made now. A link that leads nowhere makes the file that it names.
+async fn open(local: &LocalRef, path: &Path) -> Result<(File, bool)> {
+    let how = |create| OpenOptions { writable: true, direct: false, create };
+    match File::open(&**local, path, how(Create::New)).await {
+        Err(error) if error.kind() == Kind::AlreadyExists => {
+            Ok((File::open(&**local, path, how(Create::IfMissing)).await?, false))
+        }
+        opened => Ok((opened?, true)),
+    }
+}
+
+struct NewFile<'l> {
+    local: &'l LocalRef,
+    lock: ImageLock,
+    file: File,
+}
+
+impl NewFile<'_> {
+    async fn fill(&self, contents: Contents) -> Result<()> {
+        let Contents { len_bytes, preallocation, mut pieces } = contents;
+        self.lock.prepare(&**self.local, MAKER).await?.commit();
+        if self.file.is_block_device() {
+            self.clear_device(len_bytes, pieces.is_empty()).await?;
+        } else {
+            self.run(DiskOp::Truncate { len: 0, preallocation: Preallocation::Off }).await?;
+            self.run(DiskOp::Truncate { len: len_bytes, preallocation }).await?;
+        }
+        let last = pieces.pop();
+        for (at, bytes) in pieces {
+            self.run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
+        }
+        self.run(DiskOp::Flush).await?;
+        if let Some((at, bytes)) = last {
+            self.run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
+            self.run(DiskOp::Flush).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear_device(&self, len_bytes: u64, keeps_contents: bool) -> Result<()> {
+        let len_device = self.file.len_bytes(&**self.local).await?;
+        if len_bytes > len_device {
+            let text = format!("the device has {len_device} bytes, and the image needs {len_bytes}");
+            return Err(Error::new(Kind::NoSpace, text));
+        }
+        let len = if keeps_contents { DEVICE_START_BYTES.min(len_device) } else { len_bytes };
+        if len == 0 {
+            return Ok(());
+        }
+        let range = GuestRange::new(GuestOffset::ZERO, len);
+        self.run(DiskOp::WriteZeroes { range, may_unmap: true, fast_only: false }).await
+    }
+
+    async fn run(&self, op: DiskOp) -> Result<()> {
+        self.file.submit(self.local, op).await.result
+    }
+}
