@@ -39,12 +39,20 @@ fn option_reply(mut stream: &UnixStream) -> (u32, Vec<u8>) {
 
 /// A client behind the handshake.
 fn connected() -> UnixStream {
+    connected_as(Style::Simple)
+}
+
+fn connected_as(style: Style) -> UnixStream {
     let stream = client();
     let greeting: [u8; 18] = read_array(&stream).unwrap();
     assert_eq!(&greeting, b"NBDMAGICIHAVEOPT\0\x03");
     (&stream).write_all(&[0, 0, 0, 3]).unwrap();
-    option(&stream, 8, b"");
-    assert_eq!(option_reply(&stream).0, 0x8000_0001, "structured replies are not offered");
+    option(&stream, 10, b"");
+    assert_eq!(option_reply(&stream).0, 0x8000_0001, "metadata contexts are not offered");
+    if style == Style::Structured {
+        option(&stream, 8, b"");
+        assert_eq!(option_reply(&stream).0, 1);
+    }
     option(&stream, 7, b"\0\0\0\0\0\0");
     let (kind, info) = option_reply(&stream);
     assert_eq!((kind, &info[2..10]), (3, &(LEN as u64).to_be_bytes()[..]));
@@ -76,6 +84,19 @@ fn many_requests_in_one_write_are_answered_in_order() {
     let data: [u8; 2048] = read_array(&stream).unwrap();
     assert!(data[..1024].iter().all(|byte| *byte == 0xee) && data[1024..].iter().all(|byte| *byte == 6));
     assert_eq!(reply_of(&stream), (0, 3));
+}
+
+#[test]
+fn structured_replies_have_the_layout_of_the_protocol() {
+    let mut stream = connected_as(Style::Structured);
+    let mut batch = request(0, 7, 5 << 10, 3);
+    batch.extend(request(3, 8, 0, 0));
+    batch.extend(request(0, 9, LEN as u64, 1));
+    stream.write_all(&batch).unwrap();
+    let expected = b"\x66\x8e\x33\xef\0\x01\0\x01\0\0\0\0\0\0\0\x07\0\0\0\x0b\0\0\0\0\0\0\x14\0\x05\x05\x05\
+        \x66\x8e\x33\xef\0\x01\0\0\0\0\0\0\0\0\0\x08\0\0\0\0\
+        \x66\x8e\x33\xef\0\x01\x80\x01\0\0\0\0\0\0\0\x09\0\0\0\x06\0\0\0\x16\0\0";
+    assert_eq!(&read_array::<{ 31 + 20 + 26 }>(&stream).unwrap(), expected);
 }
 
 #[test]

@@ -36,8 +36,8 @@ use super::peer::{Sink, unless};
 use super::spare::Spare;
 use super::{slot, writer};
 
-/// Bytes of replies that are sent although requests are still running: more would leave the processor's cache.
-const OUTBOX_BYTES: usize = 256 << 10;
+/// Bytes of replies that are sent although there are more requests to look at: more would leave the processor's cache.
+const OUTBOX_BYTES: usize = 128 << 10;
 
 /// How far a connection got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

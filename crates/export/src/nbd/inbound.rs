@@ -6,8 +6,9 @@
 //!                             \______/
 //!                              split off: becomes the buffer of a write, never copied
 //! ```
-//! A payload that is longer than what is left of the chunk gets a buffer of its own: the part that is here already is
-//! copied, the rest is received into it directly. So no byte of a payload is copied more than once, and most are not.
+//! When a payload does not fit into what is left of the chunk, the part that is here already is copied to the start of
+//! another chunk; a long payload gets a buffer of its own instead, into which the rest is received directly. So no byte of
+//! a payload is copied more than once, and most are not.
 //!
 //! Memory: one chunk, and whatever payloads the caller holds. A payload that was split off keeps its whole chunk alive.
 //!
@@ -21,6 +22,8 @@ pub(super) const CHUNK_BYTES: usize = 256 << 10;
 const ROOM_BYTES_MIN: usize = CHUNK_BYTES / 2;
 /// Room that there always is for more: the longest header fits into it several times.
 const SPACE_BYTES_MIN: usize = 256;
+/// A longer payload gets a buffer of its own.
+const PAYLOAD_BYTES_MAX: usize = CHUNK_BYTES / 2;
 
 /// The receive buffer of one connection.
 pub(super) struct Inbound {
@@ -83,11 +86,16 @@ impl Inbound {
             }
             (self.start, self.end) = (0, 0);
         } else if self.chunk.len() - self.end < SPACE_BYTES_MIN {
-            let mut next = self.pool.take(CHUNK_BYTES);
-            let len = copy(self.unread(), next.as_mut_slice());
-            self.chunk = next;
-            (self.start, self.end) = (0, len);
+            self.move_on();
         }
+    }
+
+    /// Goes on in another chunk. There is little unread.
+    fn move_on(&mut self) {
+        let mut next = self.pool.take(CHUNK_BYTES);
+        let len = copy(self.unread(), next.as_mut_slice());
+        self.chunk = next;
+        (self.start, self.end) = (0, len);
     }
 
     /// The next `len_bytes`, once all of them were received; `None` if more is to be received first.
@@ -102,7 +110,10 @@ impl Inbound {
             return Some(self.split(len_bytes));
         }
         // Also what would fit but leave no room at all: `make_room` moves only little.
-        if self.start + len_bytes + SPACE_BYTES_MIN > self.chunk.len() {
+        let fits = self.start + len_bytes + SPACE_BYTES_MIN <= self.chunk.len();
+        if !fits && len_bytes <= PAYLOAD_BYTES_MAX {
+            self.move_on();
+        } else if !fits {
             let mut buf = self.pool.take(len_bytes);
             let filled = copy(self.unread(), buf.as_mut_slice());
             self.start = self.end;
