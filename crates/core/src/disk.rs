@@ -87,6 +87,12 @@ pub struct DiskDone {
 pub trait Disk: Send + Sync + 'static {
     /// Starts `op` on the calling thread. Never blocks.
     fn submit(&self, local: &LocalRef, op: DiskOp) -> Completion;
+
+    /// Whether a write past the end makes the device longer, as a file's does. A device of a fixed length refuses it
+    /// and has stored nothing of it.
+    fn can_grow(&self) -> bool {
+        true
+    }
 }
 
 /// The answer to a submitted operation, now or later.

@@ -101,6 +101,10 @@ impl Disk for NullDisk {
         }));
         completion
     }
+
+    fn can_grow(&self) -> bool {
+        false
+    }
 }
 
 impl NullDisk {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use drystone_base::GuestRange;
 use smallvec::SmallVec;
 
+use crate::disk::Disk;
 use crate::graph::node::Node;
 
 /// Somebody who must know which ranges of a node were written (a dirty bitmap, a write threshold).
@@ -92,9 +93,9 @@ impl<'t> Crossed<'t> {
             node.observers.tell(range);
         }
         for (node, end) in self.grown {
-            // Of a failed request, a device may have stored something: reads must go there from now on, not only once
-            // another write has made it longer. What it does not have reads as zeroes.
-            if ok || node.driver().disk().is_some() {
+            // Of a failed request, a device that grows may have stored something: reads must go there from now on, not
+            // only once another write has made it longer. What it does not have reads as zeroes.
+            if ok || node.driver().disk().is_some_and(Disk::can_grow) {
                 node.grow_len(end);
             }
         }

@@ -90,10 +90,7 @@ fn a_write_past_the_end_grows_the_disk_of_a_user_that_may_resize() {
     });
 }
 
-/// It may have left bytes there, and nobody may take them for zeroes later.
-#[test]
-fn a_write_past_the_end_that_fails_counts_as_having_grown_the_device() {
-/// The device may have stored some of it; what the layers above show stays as it was.
+/// The device may have stored some of it, which nobody may take for zeroes later; what the layers above show stays as it was.
 #[test]
 fn a_write_past_the_end_that_fails_grows_the_device_only() {
     let world = World::new(1);

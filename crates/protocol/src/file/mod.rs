@@ -194,6 +194,10 @@ impl Disk for Image {
         };
         self.file.submit(local, op)
     }
+
+    fn can_grow(&self) -> bool {
+        self.file.can_grow()
+    }
 }
 
 impl Image {

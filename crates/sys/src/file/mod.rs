@@ -222,6 +222,10 @@ impl Disk for File {
             None => sys.start_file(FileJob { file: Arc::clone(&self.inner), steps }),
         }
     }
+
+    fn can_grow(&self) -> bool {
+        !self.is_block_device()
+    }
 }
 
 fn buf_of(op: DiskOp) -> Option<Buf> {

@@ -66,6 +66,10 @@ impl Disk for SimDisk {
             }
         }
     }
+
+    fn can_grow(&self) -> bool {
+        self.shared().lock().options.can_grow
+    }
 }
 
 impl SimDisk {
