@@ -4,7 +4,7 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -46,13 +46,15 @@ pub struct Opening {
 #[derive(Default)]
 pub(crate) struct Detached {
     nodes: BTreeMap<NodeId, NodeShape>,
+    /// The names of an opening's nodes.
+    names: BTreeSet<String>,
     /// There as soon as there are nodes.
     inner: Option<Rc<Inner>>,
 }
 
 impl Detached {
     fn new(inner: &Rc<Inner>) -> Self {
-        Self { nodes: BTreeMap::new(), inner: Some(Rc::clone(inner)) }
+        Self { nodes: BTreeMap::new(), names: BTreeSet::new(), inner: Some(Rc::clone(inner)) }
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&NodeShape> {
@@ -128,12 +130,13 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
+        self.nodes.names.insert(node.name().to_owned());
         self.nodes.nodes.insert(
             id,
             NodeShape {
                 node,
                 edges,
-                parents: std::collections::BTreeSet::new(),
+                parents: BTreeSet::new(),
                 read_only: new.facts.read_only,
                 active: true,
                 force_share: new.force_share,
@@ -159,8 +162,7 @@ impl Opening {
             )
             .in_option("node-name"));
         }
-        let taken = self.inner.shape.borrow().names.contains_key(&name)
-            || self.nodes.nodes.values().any(|shape| shape.node.name() == name);
+        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.nodes.names.contains(&name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }
