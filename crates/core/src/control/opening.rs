@@ -40,21 +40,21 @@ pub struct NewNode {
 pub struct Opening {
     inner: Rc<Inner>,
     nodes: Detached,
+    /// Of the nodes.
+    names: BTreeSet<String>,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
 #[derive(Default)]
 pub(crate) struct Detached {
     nodes: BTreeMap<NodeId, NodeShape>,
-    /// The names of an opening's nodes.
-    names: BTreeSet<String>,
     /// There as soon as there are nodes.
     inner: Option<Rc<Inner>>,
 }
 
 impl Detached {
     fn new(inner: &Rc<Inner>) -> Self {
-        Self { nodes: BTreeMap::new(), names: BTreeSet::new(), inner: Some(Rc::clone(inner)) }
+        Self { nodes: BTreeMap::new(), inner: Some(Rc::clone(inner)) }
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&NodeShape> {
@@ -101,7 +101,7 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner) }
+        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -130,7 +130,7 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
-        self.nodes.names.insert(node.name().to_owned());
+        self.names.insert(node.name().to_owned());
         self.nodes.nodes.insert(
             id,
             NodeShape {
@@ -162,7 +162,7 @@ impl Opening {
             )
             .in_option("node-name"));
         }
-        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.nodes.names.contains(&name);
+        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.names.contains(&name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }
