@@ -386,7 +386,8 @@ impl TurmoilDisk {
         self.pause(task).await;
         while let Err(error) = task.apply(toggle(false, head, &self.main)).await {
             expect_asked_for(&error);
-            self.pause(task).await;
+            let until_ns = task.local().now_ns() + 10_000;
+            task.sleep_until(until_ns).await;
         }
         self.shared.give_back();
     }

@@ -23,7 +23,7 @@ use drystone_base::rng::Rng;
 use drystone_base::{Error, GuestOffset, GuestRange, Kind};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{Control, Opening, Plan, Task};
-use drystone_core::runtime::{LocalFuture, LocalRef, yield_now};
+use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_testkit::client::{BackendClient, Load, SharedModel, Watched};
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk};
 use drystone_testkit::model::ByteModel;
@@ -132,9 +132,7 @@ impl Client {
             let _working = working;
             let until_ns = task.local().now_ns() + pause_ns;
             task.sleep_until(until_ns).await;
-            while detach(task, &leaving).await.is_err() {
-                yield_now().await;
-            }
+            leave(task, &leaving).await;
         });
         let mut client = Watched::new(BackendClient::new(&backend, &local), &self.model);
         let is_out = std::cell::Cell::new(false);
@@ -149,6 +147,14 @@ impl Client {
     }
 }
 
+/// Takes a user out, however often drivers fail at that.
+async fn leave(task: &mut Task<'_>, user: &Backend<ReadWrite>) {
+    while detach(task, user).await.is_err() {
+        let until_ns = task.local().now_ns() + 10_000;
+        task.sleep_until(until_ns).await;
+    }
+}
+
 /// Readers come to whatever the users of a disk stand on, and go.
 async fn readers(task: &mut Task<'_>, shared: &Shared, rng: &mut Rng) {
     for _ in 0..4 {
@@ -157,9 +163,7 @@ async fn readers(task: &mut Task<'_>, shared: &Shared, rng: &mut Rng) {
         if let Ok(reader) = attach::<ReadWrite>(task, head, "reader", SHARING_READER).await {
             let until_ns = task.local().now_ns() + rng.below(1_000_000);
             task.sleep_until(until_ns).await;
-            while detach(task, &reader).await.is_err() {
-                yield_now().await;
-            }
+            leave(task, &reader).await;
         }
     }
 }
@@ -172,7 +176,8 @@ fn image(seed: u64) -> Image {
 
 /// One run.
 fn play(seed: u64) {
-    let world = World::with(SimOptions { io_threads: THREADS, ..SimOptions::seeded(seed) });
+    let world =
+        World::with(SimOptions { io_threads: THREADS, steps_max: 100_000, ..SimOptions::seeded(seed) });
     let mut rng = world.sim.rng();
     let audit = Audit::default();
     let golden = SimDisk::new(image(seed), DiskOptions::seeded(seed));
