@@ -39,7 +39,7 @@ const LANES: u16 = 2;
 /// Few blocks, so that requests meet.
 const LEN: u64 = 6 * BLOCK;
 const REQUESTS_MIN: u64 = 4;
-const REQUESTS_MAX: u64 = 40;
+const REQUESTS_MAX: u64 = 20;
 const CHANGES: u64 = 7;
 const NAMES: [&str; 2] = ["a", "b"];
 
