@@ -14,6 +14,7 @@ use drystone_base::{Error, Kind, Result};
 use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::waits::{Rank, Waiting, Waits};
 
 /// What a control task may send back: data that owns everything it says and may cross threads. Implemented for all such
 /// types.
@@ -33,9 +34,9 @@ type Job = Box<dyn FnOnce(Rc<Gs>) -> LocalFuture<'static, ()> + Send>;
 /// A handle for sending work to the control thread. Any thread; clones reach the same graph.
 pub struct Control(Arc<Mailbox>);
 
-#[derive(Default)]
 struct Mailbox {
     state: Mutex<MailboxState>,
+    waits: Arc<Waits>,
 }
 
 #[derive(Default)]
@@ -64,9 +65,10 @@ impl ControlThread {
     /// An empty graph for I/O threads `0 .. shards`, owned by the calling thread, which is the thread of `local`.
     #[must_use]
     pub fn new(local: LocalRef, shards: u16) -> (Self, Control) {
-        let gs = Rc::new(Gs::new(Rc::new(Inner::new(local.clone(), shards))));
-        let mailbox = Arc::new(Mailbox::default());
-        mailbox.state().handles = 1;
+        let inner = Rc::new(Inner::new(local.clone(), shards));
+        let state = Mutex::new(MailboxState { handles: 1, ..MailboxState::default() });
+        let mailbox = Arc::new(Mailbox { state, waits: Arc::clone(&inner.waits) });
+        let gs = Rc::new(Gs::new(inner));
         (Self { gs, local, mailbox: Arc::clone(&mailbox) }, Control(mailbox))
     }
 
@@ -152,6 +154,9 @@ impl Control {
     }
 
     /// Runs `work` as a control task and returns what it returns. Fails if the control thread has ended.
+    ///
+    /// Not while holding a ticket: a drain over there would wait for it. Callers that can have one are kept from it by what
+    /// they borrow ([`crate::job::JobCtx::on_control`]); others are seen in [`Waits`], beside the drain that waits for them.
     pub async fn call<T, F>(&self, work: F) -> Result<T>
     where
         T: PlainData,
@@ -163,7 +168,10 @@ impl Control {
             let value = work(task).await;
             sender.send(value);
         });
-        answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the control thread has ended"))
+        answer
+            .wait(&self.0.waits)
+            .await
+            .ok_or_else(|| Error::new(Kind::Cancelled, "the control thread has ended"))
     }
 }
 
@@ -187,14 +195,21 @@ impl<T> Answer<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait(&self) -> impl Future<Output = Option<T>> + '_ {
-        poll_fn(|cx| {
+    fn wait<'a>(&'a self, waits: &'a Arc<Waits>) -> impl Future<Output = Option<T>> + 'a {
+        let mut waiting: Option<Waiting> = None;
+        poll_fn(move |cx| {
             let mut state = self.state();
             match state.value.take() {
                 Some(value) => Poll::Ready(Some(value)),
                 None if state.gone => Poll::Ready(None),
                 None => {
                     state.waker = Some(cx.waker().clone());
+                    drop(state);
+                    waiting.get_or_insert_with(|| {
+                        let what = "the answer of a control task".to_owned();
+                        let ranks = (Rank::Job, Rank::Task);
+                        waits.begin(ranks, "a caller", what, "the control thread".to_owned())
+                    });
                     Poll::Pending
                 }
             }
