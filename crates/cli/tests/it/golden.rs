@@ -186,11 +186,16 @@ fn golden_command_lines_are_understood_and_refused_alike() {
 }
 
 #[test]
+fn golden_hostile_images_are_judged_as_by_the_c_tool() {
+    check("hostile");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "usage"].into_iter().map(cases).sum();
-    assert!(total >= 150, "{total} cases");
+    let total: usize = ["info", "create", "check", "usage", "hostile"].into_iter().map(cases).sum();
+    assert!(total >= 600, "{total} cases");
 }
