@@ -66,8 +66,8 @@ impl SimOverlay {
     /// What the block at `block` shows, with `buf` at `at` of it.
     async fn merged(io: Io<'_>, block: GuestOffset, at: GuestOffset, buf: &Buf) -> Result<Buf> {
         let mut whole = Buf::zeroed(index(BLOCK_BYTES));
-        if let Some(backing) = io.child(ChildKey::Backing) {
-            let len = BLOCK_BYTES.min(backing.len().saturating_sub(block.get()));
+        if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| backing.len() > block.get()) {
+            let len = BLOCK_BYTES.min(backing.len() - block.get());
             let rest = whole.split_off(index(len));
             let (result, filled) = backing.read(block, whole).await;
             result?;
