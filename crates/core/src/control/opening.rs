@@ -121,7 +121,7 @@ impl Opening {
                     Error::new(Kind::InvalidInput, format!("two children '{key}'")).on_node(node.name())
                 );
             }
-            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
+            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() });
         }
         let live = edges.iter().map(|edge| {
             let child = self.node(edge.child)?;
