@@ -48,4 +48,4 @@ pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
 pub use pool::BlockingQueue;
 pub use terminal::Keys;
-pub use threads::{ThreadHandle, Threads};
+pub use threads::{ThreadHandle, ThreadStarter, Threads};
