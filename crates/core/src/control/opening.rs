@@ -4,7 +4,7 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct NewNode {
 pub struct Opening {
     inner: Rc<Inner>,
     nodes: Detached,
+    /// Of the nodes.
+    names: BTreeSet<String>,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
@@ -99,7 +101,7 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner) }
+        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -128,12 +130,13 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
+        self.names.insert(node.name().to_owned());
         self.nodes.nodes.insert(
             id,
             NodeShape {
                 node,
                 edges,
-                parents: std::collections::BTreeSet::new(),
+                parents: BTreeSet::new(),
                 read_only: new.facts.read_only,
                 active: true,
                 force_share: new.force_share,
@@ -159,8 +162,7 @@ impl Opening {
             )
             .in_option("node-name"));
         }
-        let taken = self.inner.shape.borrow().names.contains_key(&name)
-            || self.nodes.nodes.values().any(|shape| shape.node.name() == name);
+        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.names.contains(&name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }

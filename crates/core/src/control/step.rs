@@ -124,8 +124,7 @@ pub(crate) fn apply(
 fn insert(view: &mut View<'_>, plan: &Plan, id: NodeId) -> Result<()> {
     let shape = plan.opened.get(id).ok_or_else(no_node)?;
     let name = shape.node.name();
-    let brought = |known: &Option<NodeShape>| known.as_ref().is_some_and(|known| known.node.name() == name);
-    if view.base().names.contains_key(name) || view.nodes.values().any(brought) {
+    if !view.take_name(name) {
         return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
     }
     let edges = shape.edges.clone();

@@ -211,6 +211,8 @@ pub(crate) struct View<'g> {
     base: &'g Shape,
     pub(crate) nodes: BTreeMap<NodeId, Option<NodeShape>>,
     pub(crate) roots: BTreeMap<RootId, Option<RootShape>>,
+    /// Names of the nodes that were brought in.
+    brought: BTreeSet<String>,
 }
 
 impl Topology for View<'_> {
@@ -231,11 +233,16 @@ impl Topology for View<'_> {
 
 impl<'g> View<'g> {
     pub(crate) fn new(base: &'g Shape) -> Self {
-        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new() }
+        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new(), brought: BTreeSet::new() }
     }
 
     pub(crate) fn base(&self) -> &'g Shape {
         self.base
+    }
+
+    /// Takes a name for a node that is brought in; whether it was free.
+    pub(crate) fn take_name(&mut self, name: &str) -> bool {
+        !self.base.names.contains_key(name) && self.brought.insert(name.to_owned())
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> Option<&mut NodeShape> {
