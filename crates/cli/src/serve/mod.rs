@@ -146,7 +146,7 @@ impl Serving {
         let monitor = Listener::bind(&Address::Unix(control_path.clone()))?;
         let options = ServerOptions { connections_max: 0, ..ServerOptions::default() };
         let server = NbdServer::bind(&self.handles, Listen::At(address), options)?;
-        let (mut server, exported) = self.export(server).await;
+        let (server, exported) = self.export(server).await;
         let exported = match exported.and_then(|()| server.open()) {
             Ok(()) => {
                 let run = Rc::clone(&self.session);

@@ -158,7 +158,7 @@ impl GraphView<'_> {
             role: edge.role,
             child: edge.child,
             grant: edge.grant,
-            frozen: edge.frozen > 0,
+            frozen: !edge.frozen.is_empty(),
         });
         Some(NodeInfo {
             id,

@@ -5,7 +5,7 @@
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -42,6 +42,8 @@ pub struct NewNode {
 pub struct Opening {
     inner: Rc<Inner>,
     nodes: Detached,
+    /// Of the nodes.
+    names: BTreeSet<String>,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
@@ -101,7 +103,7 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner) }
+        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -121,7 +123,7 @@ impl Opening {
                     Error::new(Kind::InvalidInput, format!("two children '{key}'")).on_node(node.name())
                 );
             }
-            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
+            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() });
         }
         let live = edges.iter().map(|edge| {
             let child = self.node(edge.child)?;
@@ -130,12 +132,13 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
+        self.names.insert(node.name().to_owned());
         self.nodes.nodes.insert(
             id,
             NodeShape {
                 node,
                 edges,
-                parents: std::collections::BTreeSet::new(),
+                parents: BTreeSet::new(),
                 read_only: new.facts.read_only,
                 active: true,
                 force_share: new.force_share,
@@ -162,8 +165,7 @@ impl Opening {
             )
             .in_option("node-name"));
         }
-        let taken = self.inner.shape.borrow().names.contains_key(&name)
-            || self.nodes.nodes.values().any(|shape| shape.node.name() == name);
+        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.names.contains(&name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }
@@ -241,7 +243,8 @@ impl Opening {
     /// What a plan brings in, to open more upon it.
     pub(crate) fn resume(inner: &Rc<Inner>, mut nodes: Detached) -> Self {
         nodes.inner = Some(Rc::clone(inner));
-        Self { inner: Rc::clone(inner), nodes }
+        let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
+        Self { inner: Rc::clone(inner), nodes, names }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

@@ -212,14 +212,15 @@ impl Plan {
         self.steps.push(Step::Touch(node));
     }
 
-    /// Keeps an edge from being moved or removed, until it is thawed as often as it was frozen.
-    pub fn freeze(&mut self, parent: NodeId, key: ChildKey) {
-        self.steps.push(Step::Freeze { parent, key, by: 1 });
+    /// Keeps an edge from being moved or removed, until it is thawed as often as it was frozen. `by` is who error texts
+    /// name.
+    pub fn freeze(&mut self, parent: NodeId, key: ChildKey, by: &str) {
+        self.steps.push(Step::Freeze { parent, key, by: by.into(), frozen: true });
     }
 
-    /// Takes back one [`Self::freeze`].
-    pub fn thaw(&mut self, parent: NodeId, key: ChildKey) {
-        self.steps.push(Step::Freeze { parent, key, by: -1 });
+    /// Takes back one [`Self::freeze`] of the same edge by the same.
+    pub fn thaw(&mut self, parent: NodeId, key: ChildKey, by: &str) {
+        self.steps.push(Step::Freeze { parent, key, by: by.into(), frozen: false });
     }
 
     /// Refuses the plan with [`drystone_base::Kind::InUse`] unless `node` is free in this way. For commands that permissions alone would

@@ -58,8 +58,8 @@ pub(crate) struct EdgeShape {
     pub(crate) role: Role,
     pub(crate) child: NodeId,
     pub(crate) grant: Grant,
-    /// By how many users the edge is frozen: it cannot be moved or removed while there is one.
-    pub(crate) frozen: u32,
+    /// By whom the edge is frozen: it cannot be moved or removed while there is somebody.
+    pub(crate) frozen: Vec<Arc<str>>,
 }
 
 /// The other end of an edge to a node.
@@ -218,6 +218,8 @@ pub(crate) struct View<'g> {
     base: &'g Shape,
     pub(crate) nodes: BTreeMap<NodeId, Option<NodeShape>>,
     pub(crate) roots: BTreeMap<RootId, Option<RootShape>>,
+    /// Names of the nodes that were brought in.
+    brought: BTreeSet<String>,
 }
 
 impl Topology for View<'_> {
@@ -238,11 +240,16 @@ impl Topology for View<'_> {
 
 impl<'g> View<'g> {
     pub(crate) fn new(base: &'g Shape) -> Self {
-        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new() }
+        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new(), brought: BTreeSet::new() }
     }
 
     pub(crate) fn base(&self) -> &'g Shape {
         self.base
+    }
+
+    /// Takes a name for a node that is brought in; whether it was free.
+    pub(crate) fn take_name(&mut self, name: &str) -> bool {
+        !self.base.names.contains_key(name) && self.brought.insert(name.to_owned())
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> Option<&mut NodeShape> {
@@ -278,15 +285,17 @@ impl<'g> View<'g> {
     /// Sets, moves or removes (`to: None`) an edge between nodes. A moved edge keeps its role.
     pub(crate) fn aim_edge(&mut self, from: NodeId, key: ChildKey, to: Option<(NodeId, Role)>) {
         let Some(node) = self.node_mut(from) else { return };
-        let before = node.edges.iter().find(|edge| edge.key == key).map(|edge| (edge.child, edge.frozen));
+        let before = node.edges.iter().find(|edge| edge.key == key).map(|edge| edge.child);
         node.edges.retain(|edge| edge.key != key || to.is_some());
         if let Some((child, role)) = to {
             match node.edges.iter_mut().find(|edge| edge.key == key) {
                 Some(edge) => edge.child = child,
-                None => node.edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 }),
+                None => {
+                    node.edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() })
+                }
             }
         }
-        self.unlink(before.map(|(child, _)| child), Parent::Node(from, key));
+        self.unlink(before, Parent::Node(from, key));
         self.link(to.map(|(child, _)| child), Parent::Node(from, key));
     }
 }
