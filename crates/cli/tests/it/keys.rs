@@ -63,7 +63,8 @@ fn in_the_background_it_serves_on_and_leaves_the_keys_to_others() {
     let (mut keyboard, terminal) = terminal();
     // A shell with jobs: it goes on when its first one is stopped, reads a line, and brings the job back.
     let mut command = Command::new("setsid");
-    let script = r#""$0" "$@"; bg; echo sent away; while [ ! -e go ]; do :; done; read line; echo "line $line"; fg"#;
+    let script =
+        r#""$0" "$@"; bg; echo sent away; while [ ! -e go ]; do :; done; read line; echo "line $line"; fg"#;
     command.args(["--wait", "--ctty", "sh", "-mc", script]).arg(drystone());
     let stdin = Stdio::from(terminal.try_clone().unwrap());
     let server = Serve::start_at(stdin, command, dir, &["disk.qcow2"]).unwrap();
