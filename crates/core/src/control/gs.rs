@@ -1,5 +1,6 @@
 //! [`Gs`]: the global state, lent to control tasks.
 
+use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -176,6 +177,12 @@ impl GraphView<'_> {
     #[must_use]
     pub fn node_handle(&self, id: NodeId) -> Option<Arc<Node>> {
         Some(Arc::clone(&self.shape.node(id)?.node))
+    }
+
+    /// What is remembered of a node: see [`crate::control::Plan::remember`].
+    #[must_use]
+    pub fn memo(&self, id: NodeId) -> Option<Rc<dyn Any>> {
+        self.shape.node(id)?.memo.clone()
     }
 
     /// The node called `name`.

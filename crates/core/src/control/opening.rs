@@ -5,6 +5,8 @@
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use crate::control::visit::Visit;
 use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
 use crate::graph::node::{ChildKey, Edge, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
+use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
 use crate::graph::shape::{EdgeShape, NodeShape};
 use crate::graph::slot::Excluded;
@@ -143,6 +146,7 @@ impl Opening {
                 owned: new.owned,
                 users: Grant::PASSIVE,
                 version: 0,
+                memo: None,
             },
         );
         Ok(id)
@@ -175,6 +179,20 @@ impl Opening {
         let found = detached
             .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
         found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
+    }
+
+    /// Remembers something of a detached node: see [`crate::control::Plan::remember`].
+    pub fn remember(&mut self, id: NodeId, memo: Rc<dyn Any>) {
+        if let Some(shape) = self.nodes.nodes.get_mut(&id) {
+            shape.memo = Some(memo);
+        }
+    }
+
+    /// Sets what a detached node makes of zeroes and discards.
+    pub fn set_policy(&mut self, id: NodeId, policy: NodePolicy) {
+        if let Some(shape) = self.nodes.nodes.get(&id) {
+            shape.node.set_policy(policy);
+        }
     }
 
     /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
@@ -211,6 +229,12 @@ impl Opening {
             }
         }
         found
+    }
+
+    /// What a plan brings in, to open more upon it.
+    pub(crate) fn resume(inner: &Rc<Inner>, mut nodes: Detached) -> Self {
+        nodes.inner = Some(Rc::clone(inner));
+        Self { inner: Rc::clone(inner), nodes }
     }
 
     pub(crate) fn into_detached(self) -> Detached {
