@@ -4,9 +4,8 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -234,7 +233,8 @@ impl Opening {
     /// What a plan brings in, to open more upon it.
     pub(crate) fn resume(inner: &Rc<Inner>, mut nodes: Detached) -> Self {
         nodes.inner = Some(Rc::clone(inner));
-        Self { inner: Rc::clone(inner), nodes }
+        let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
+        Self { inner: Rc::clone(inner), nodes, names }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

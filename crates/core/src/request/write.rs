@@ -30,7 +30,7 @@ pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFla
         let range = GuestRange::checked(at.get(), buf.len() as u64);
         if let Some(range) = range.filter(|range| !range.is_empty()) {
             let may_unmap = io.node().policy().detect_zeroes == DetectZeroes::Unmap;
-            let zero = ZeroFlags { may_unmap, fast_only: false, fua: flags.fua };
+            let zero = ZeroFlags { may_unmap, fast_only: false, fua: flags.fua, unchanged: false };
             return (zero::write_zeroes(io, range, zero).await, buf);
         }
     }

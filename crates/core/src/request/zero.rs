@@ -86,8 +86,7 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange, unchanged: bool) -> Res
             _ => Buf::zeroed(len),
         };
         let flags = WriteFlags { unchanged, fua: false };
-        let (result, zeroes) = write::write(io, step.start(), zeroes, flags).await;
-        let (result, zeroes) = write::write_as_it_is(io, step.start(), zeroes, WriteFlags::default()).await;
+        let (result, zeroes) = write::write_as_it_is(io, step.start(), zeroes, flags).await;
         result?;
         buf = Some(zeroes);
         rest = rest.skip(step.len());
