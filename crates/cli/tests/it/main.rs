@@ -11,6 +11,7 @@ mod common;
 mod demo;
 mod golden;
 mod graph;
+mod hostile;
 mod keys;
 mod kill;
 mod load;

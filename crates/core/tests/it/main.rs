@@ -23,6 +23,7 @@ mod observer;
 mod opening;
 mod permission;
 mod range_lock;
+mod scale;
 mod scripted;
 mod snapshot;
 mod step_back;

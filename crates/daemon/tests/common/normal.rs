@@ -45,7 +45,9 @@ impl Normal {
                 "error" if value.get("class").is_some() => json!({ "class": value["class"] }),
                 // Of a job: words.
                 "error" => json!("(text)"),
-                _ if VOLATILE.contains(&key.as_str()) || key.ends_with(VOLATILE_SUFFIX) => json!("(volatile)"),
+                _ if VOLATILE.contains(&key.as_str()) || key.ends_with(VOLATILE_SUFFIX) => {
+                    json!("(volatile)")
+                }
                 _ => self.value(value),
             };
             normal.insert(key, value);

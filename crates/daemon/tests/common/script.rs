@@ -104,11 +104,9 @@ fn image(words: &[&str]) -> Image {
 fn nbd_verb(words: &[&str]) -> NbdVerb {
     match words {
         ["open", name] => NbdVerb::Open((*name).to_owned()),
-        ["write", at, len, byte] => NbdVerb::Write {
-            at: at.parse().unwrap(),
-            len: len.parse().unwrap(),
-            byte: byte.parse().unwrap(),
-        },
+        ["write", at, len, byte] => {
+            NbdVerb::Write { at: at.parse().unwrap(), len: len.parse().unwrap(), byte: byte.parse().unwrap() }
+        }
         ["close"] => NbdVerb::Close,
         other => panic!("no such verb: {other:?}"),
     }

@@ -6,6 +6,7 @@
 //! | `change` | every change of metadata, cut off and disturbed at each of its operations |
 //! | `load` | random requests from several threads |
 
+mod backing;
 mod chain;
 mod change;
 mod kind;
