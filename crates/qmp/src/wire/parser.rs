@@ -117,10 +117,12 @@ fn number(kind: TokenKind, text: &[u8]) -> Result<Value, QmpError> {
 
 /// What a string token says, without its quotes.
 fn unquoted(token: &[u8]) -> Result<String, QmpError> {
-    let mut rest = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
+    // The closing quote stays, so that an error can show all of a broken escape at the end.
+    let mut rest = token.get(1..).unwrap_or_default();
     let mut out = String::with_capacity(rest.len());
-    while !rest.is_empty() {
-        let plain_bytes = rest.iter().position(|&byte| byte == b'\\' || byte >= 0x80).unwrap_or(rest.len());
+    while rest.len() > 1 {
+        let is_special = |&byte: &u8| byte == b'\\' || byte >= 0x80;
+        let plain_bytes = rest.iter().position(is_special).unwrap_or(rest.len() - 1);
         let (plain, special) = rest.split_at(plain_bytes);
         out.extend(plain.iter().map(|&byte| char::from(byte)));
         rest = match special.first() {
