@@ -4,12 +4,15 @@
 //! |---|---|
 //! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
 //! | `change` | every change of metadata, cut off and disturbed at each of its operations |
+//! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `load` | random requests from several threads |
 
 mod chain;
 mod change;
+mod damage;
 mod kind;
 mod load;
+mod ordeal;
 mod script;
 mod snapshot;
 mod state;
