@@ -5,6 +5,7 @@
 //! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
 //! | `change` | every change of metadata, cut off and disturbed at each of its operations |
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
+//! | `matrix` | every size of clusters, width of counts, version and depth |
 //! | `load` | random requests from several threads |
 
 mod chain;
@@ -12,6 +13,7 @@ mod change;
 mod damage;
 mod kind;
 mod load;
+mod matrix;
 mod ordeal;
 mod script;
 mod snapshot;
