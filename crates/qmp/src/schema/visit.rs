@@ -184,6 +184,27 @@ impl<'a> Input<'a> {
         })
     }
 
+    /// The integer that the value is.
+    fn integer(&self) -> Option<i128> {
+        match (&self.value, self.notation) {
+            (Value::Number(number), _) => {
+                number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+            }
+            (Value::String(text), Notation::Keyval) => keyval::integer_of(text),
+            _ => None,
+        }
+    }
+
+    /// What is said about something that is not `expected`, worded as the C daemon does.
+    fn no_integer(&self, expected: &str, is_integer: bool) -> QmpError {
+        let is_range_shown = expected == "uint64" || (is_integer && expected != "integer");
+        if is_range_shown || self.notation == Notation::Keyval {
+            self.expects(expected)
+        } else {
+            self.mistyped(Form::Integer.name())
+        }
+    }
+
     /// The string that the value is.
     pub(super) fn text(self) -> Result<String, QmpError> {
         match self.value {
@@ -336,15 +357,9 @@ macro_rules! integer_qapi {
             const FORM: Form = Form::Integer;
 
             fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-                let integer = match (&input.value, input.notation) {
-                    (Value::Number(number), _) if !number.is_f64() => {
-                        number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
-                    }
-                    (Value::String(text), Notation::Keyval) => keyval::integer_of(text),
-                    _ => return Err(input.mistyped(Form::Integer.name())),
-                };
+                let integer = input.integer();
                 let fitting = integer.and_then(|integer| Self::try_from(integer).ok());
-                fitting.ok_or_else(|| input.expects($expected))
+                fitting.ok_or_else(|| input.no_integer($expected, integer.is_some()))
             }
 
             fn write(&self, out: &mut Writer) {

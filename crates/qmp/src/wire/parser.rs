@@ -127,8 +127,8 @@ fn unquoted(token: &[u8]) -> Result<String, QmpError> {
         out.extend(plain.iter().map(|&byte| char::from(byte)));
         rest = match special.first() {
             Some(b'\\') => escape(special, &mut out)?,
-            Some(_) => multibyte(special, &mut out)?,
-            None => special,
+            Some(0x80..) => multibyte(special, &mut out)?,
+            _ => special,
         };
     }
     Ok(out)

@@ -6,4 +6,7 @@
 )]
 
 mod golden;
+mod keyval;
+mod schema;
 mod script;
+mod stream;
