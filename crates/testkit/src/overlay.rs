@@ -13,11 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::control::NewNode;
+use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags,
 };
-use drystone_core::disk::Preallocation;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
@@ -68,7 +67,6 @@ impl SimOverlay {
     /// What the block at `block` shows, with `buf` at `at` of it.
     async fn merged(io: Io<'_>, block: GuestOffset, at: GuestOffset, buf: &Buf) -> Result<Buf> {
         let mut whole = Buf::zeroed(index(BLOCK_BYTES));
-        if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| backing.len() > block.get()) {
         if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| block.get() < backing.len()) {
             let len = BLOCK_BYTES.min(backing.len() - block.get());
             let rest = whole.split_off(index(len));

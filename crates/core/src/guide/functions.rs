@@ -40,6 +40,16 @@
 //! | `Task::apply` | `&mut Task`, `Plan` | control | all phases |
 //! | `Quiet::covers` | `&Quiet` | control |  |
 //!
+//! # Between threads
+//!
+//! In [`answer`](mod@crate::answer).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `answer` | nothing | any | both ends of one value |
+//! | `Answer::wait` | the end where it arrives | any | waits |
+//! | `AnswerSender::send` | the other end | any |  |
+//!
 //! # Changes of the graph
 //!
 //! In [`control`](crate::control).
