@@ -172,6 +172,16 @@ impl Opening {
         Ok(name)
     }
 
+    /// The node called `name`, of the opening or of the graph.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn find(&self, name: &str) -> Result<NodeId> {
+        let brought = self.nodes.nodes.iter().find(|(_, shape)| shape.node.name() == name);
+        let found = brought.map(|(id, _)| *id).or_else(|| self.inner.shape.borrow().names.get(name).copied());
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node").on_node(name))
+    }
+
     /// The node `id` of the opening or of the graph.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
         let detached = self.nodes.get(id).map(|shape| Arc::clone(&shape.node));

@@ -20,7 +20,7 @@ use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
 use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
-use crate::graph::shape::{Memo, Topology};
+use crate::graph::shape::{Memo, NodeShape, Topology};
 use crate::request::observe::WriteObserver;
 
 /// A change of the graph, collected step by step. Nothing happens before it is checked, staged, admitted and committed.
@@ -88,6 +88,14 @@ impl Plan {
     pub fn node(&self, gs: &Gs, id: NodeId) -> Option<Arc<Node>> {
         let brought = self.opened.get(id).map(|shape| Arc::clone(&shape.node));
         brought.or_else(|| gs.inner.shape.borrow().node(id).map(|shape| Arc::clone(&shape.node)))
+    }
+
+    /// The children of a node, of those that the plan brings in or of the graph. Steps that move them are not looked at.
+    #[must_use]
+    pub fn children(&self, gs: &Gs, id: NodeId) -> Vec<(ChildKey, NodeId)> {
+        let list = |shape: &NodeShape| shape.edges.iter().map(|edge| (edge.key, edge.child)).collect();
+        let brought = self.opened.get(id).map(list);
+        brought.or_else(|| gs.inner.shape.borrow().node(id).map(list)).unwrap_or_default()
     }
 
     /// What is remembered of the node `id`, once the plan is done, as far as it is planned now.
@@ -221,8 +229,8 @@ impl Plan {
         self.steps.push(Step::Demand { node, demand });
     }
 
-    /// Closes what the plan would have brought in.
-    pub(crate) async fn close(self) {
+    /// Gives the plan up: closes what it would have brought in, and waits for it.
+    pub async fn close(self) {
         self.opened.close().await;
     }
 

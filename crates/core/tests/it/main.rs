@@ -27,4 +27,5 @@ mod scale;
 mod scripted;
 mod snapshot;
 mod step_back;
+mod turmoil;
 mod world;
