@@ -16,6 +16,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::Grant;
 use drystone_core::graph::role::Role;
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::path::{canonical, exists};
 
 use super::Draft;
@@ -172,6 +173,7 @@ impl Draft {
             len_bytes,
             backing: Some(backing),
             options: Options::default(),
+            existing: Existing::Replace,
             locking: Locking::Auto,
         };
         create_image(task.local_ref(), &self.opener.formats, request).await
