@@ -14,7 +14,9 @@ use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::control::NewNode;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags};
+use drystone_core::driver::{
+    Access, BackingFile, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags,
+};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
@@ -29,6 +31,7 @@ pub const BLOCK_BYTES: u64 = 4096;
 #[derive(Default)]
 pub struct SimOverlay {
     own: Mutex<BTreeSet<u64>>,
+    backing: Mutex<Option<BackingFile>>,
 }
 
 impl SimOverlay {
@@ -46,6 +49,11 @@ impl SimOverlay {
             owned: true,
             force_share: false,
         }
+    }
+
+    /// The backing file that it was told to name last.
+    pub fn backing_file(&self) -> Option<BackingFile> {
+        self.backing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_own(&self, at: GuestOffset) -> bool {
@@ -121,6 +129,18 @@ impl Driver for SimOverlay {
                 self.take(block);
             }
             (result, buf)
+        })
+    }
+
+    fn change_backing_file<'a>(
+        &'a self,
+        io: Io<'a>,
+        backing: Option<&'a BackingFile>,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            io.file()?.flush().await?;
+            *self.backing.lock().unwrap_or_else(PoisonError::into_inner) = backing.cloned();
+            Ok(())
         })
     }
 

@@ -4,6 +4,7 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::control::visit::Visit;
 use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
 use crate::graph::node::{ChildKey, Edge, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
+use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
 use crate::graph::shape::{EdgeShape, NodeShape};
 use crate::graph::slot::Excluded;
@@ -129,7 +131,7 @@ impl Opening {
                     Error::new(Kind::InvalidInput, format!("two children '{key}'")).on_node(node.name())
                 );
             }
-            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
+            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() });
         }
         let live = edges.iter().map(|edge| {
             let child = self.node(edge.child)?;
@@ -151,6 +153,7 @@ impl Opening {
                 owned: new.owned,
                 users: Grant::PASSIVE,
                 version: 0,
+                memo: None,
             },
         );
         Ok(id)
@@ -177,12 +180,36 @@ impl Opening {
         Ok(name)
     }
 
+    /// The node called `name`, of the opening or of the graph.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn find(&self, name: &str) -> Result<NodeId> {
+        let brought = self.nodes.nodes.iter().find(|(_, shape)| shape.node.name() == name);
+        let found = brought.map(|(id, _)| *id).or_else(|| self.inner.shape.borrow().names.get(name).copied());
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node").on_node(name))
+    }
+
     /// The node `id` of the opening or of the graph.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
         let detached = self.nodes.get(id).map(|shape| Arc::clone(&shape.node));
         let found = detached
             .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
         found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
+    }
+
+    /// Remembers something of a detached node: see [`crate::control::Plan::remember`].
+    pub fn remember(&mut self, id: NodeId, memo: Rc<dyn Any>) {
+        if let Some(shape) = self.nodes.nodes.get_mut(&id) {
+            shape.memo = Some(memo);
+        }
+    }
+
+    /// Sets what a detached node makes of zeroes and discards.
+    pub fn set_policy(&mut self, id: NodeId, policy: NodePolicy) {
+        if let Some(shape) = self.nodes.nodes.get(&id) {
+            shape.node.set_policy(policy);
+        }
     }
 
     /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
@@ -220,6 +247,13 @@ impl Opening {
             }
         }
         found
+    }
+
+    /// What a plan brings in, to open more upon it.
+    pub(crate) fn resume(task: &Task<'_>, mut nodes: Detached) -> Self {
+        nodes.inner = Some(Rc::clone(&task.gs().inner));
+        let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
+        Self { nodes, names, ..Self::new(task) }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
-//! | `map`, `cache` | the mapping in memory |
+//! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
@@ -27,8 +27,10 @@
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
 mod cache;
+mod frame;
 mod free;
 mod growth;
+mod l1;
 mod map;
 mod mark;
 pub mod open;
@@ -38,6 +40,7 @@ mod read;
 mod refs;
 mod reserve;
 mod resize;
+mod segments;
 mod source;
 mod stage;
 mod store;
@@ -51,7 +54,9 @@ use std::sync::{Mutex, PoisonError};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags};
+use drystone_core::driver::{
+    Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
+};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
@@ -201,6 +206,17 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.grow(io, len, preallocation).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn change_backing_file<'a>(
+        &'a self,
+        io: Io<'a>,
+        backing: Option<&'a BackingFile>,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.rename_backing(io, backing).await;
             self.watch(io, result).await
         })
     }

@@ -1,13 +1,15 @@
 //! A header back to bytes, and the changes that a running image makes to it.
 //!
 //! Invariant: what is encoded parses to the same header. Fields and extensions that this build does not know come out
-//! as they went in, in their order. The backing file's name moves to right behind the extensions.
+//! as they went in, in their order. The backing file's name moves to right behind the extensions. A change of a running
+//! image replaces fields where they are, so it needs no room that the image does not have.
 
-use drystone_base::BeMut;
+use drystone_base::{Be, BeMut};
 
+use super::fields::{Fields, parse_compression};
 use super::{Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, Version};
 use crate::qcow2::compress::Compression;
-use crate::qcow2::feature::{Autoclear, Compatible, Incompatible};
+use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
 
 /// Fields of a header to replace; `None` keeps what is there.
 #[derive(Debug, Clone, Default)]
@@ -66,20 +68,25 @@ impl Header {
         if header.version == Version::V2 && features != 0 {
             return Err(HeaderError::Version(2));
         }
-        Self::parse(&header.encode()?)
-    }
-
-    /// How many bytes from the start of the file hold the fields that every header of this version has: 72 or 104, all
-    /// in one sector.
-    #[must_use]
-    pub const fn fixed_len_bytes(&self) -> usize {
-        match self.version {
-            Version::V2 => LEN_V2 as usize,
-            Version::V3 => LEN_V3 as usize,
+        if !header.autoclear.has(AutoclearBit::Bitmaps) {
+            header.extensions.invalidate_bitmaps();
         }
+        header.demand_fields()?;
+        Ok(header)
     }
 
-    /// Replaces, in the first [`Self::fixed_len_bytes`] bytes of the image, those that a [`HeaderChange`] changes.
+    /// Checks the fields that a change can replace. What is stored behind them stays where it is and was checked.
+    fn demand_fields(&self) -> Result<(), HeaderError> {
+        let mut fixed = Vec::with_capacity(self.header_len());
+        self.encode_fixed(&mut fixed, 0, b"");
+        let fields = Fields::parse(&mut Be(&fixed))?;
+        fields.check_len_guest()?;
+        fields.parse_l1()?;
+        fields.parse_refcounts()?;
+        parse_compression(&self.additional, self.incompatible).map(drop)
+    }
+
+    /// Replaces, in the first bytes of the image (72 or 104 are enough), those that a [`HeaderChange`] changes.
     /// Everything else stays as it is stored.
     pub fn patch(&self, fixed: &mut [u8]) {
         let mut put = |at: usize, bytes: &[u8]| {
@@ -99,14 +106,14 @@ impl Header {
         }
     }
 
-    fn header_len(&self) -> usize {
+    pub(super) fn header_len(&self) -> usize {
         match self.version {
             Version::V2 => LEN_V2 as usize,
             Version::V3 => LEN_V3 as usize + self.additional.len(),
         }
     }
 
-    fn encode_fixed(&self, out: &mut Vec<u8>, name_at: u64, name: &[u8]) {
+    pub(super) fn encode_fixed(&self, out: &mut Vec<u8>, name_at: u64, name: &[u8]) {
         let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX); // fits into a cluster
         BeMut(out)
             .bytes(&MAGIC)
