@@ -2,13 +2,13 @@
 //!
 //! Trap: fio takes `--runtime=0.4` for 0 and runs for ever or not at all; the time is always given in whole ms.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::process;
-use crate::server::{Server, pinned};
+use crate::server::pinned;
 
 /// Beyond its run time, how long fio may take to connect and to report.
 const SLACK: Duration = Duration::from_secs(30);
@@ -24,12 +24,34 @@ pub(crate) struct Load {
     pub(crate) depth: usize,
     /// Connections.
     pub(crate) connections: usize,
+    /// Requests a second and connection; as many as there can be if `None`.
+    pub(crate) rate: Option<u32>,
+}
+
+/// What it is done to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// The server's socket.
+    pub(crate) socket: PathBuf,
+    /// The export that each connection asks for; all the default one if there are none.
+    pub(crate) exports: Vec<String>,
+}
+
+impl Target {
+    /// The default export of a server.
+    pub(crate) fn default_export(socket: &Path) -> Self {
+        Self { socket: socket.to_path_buf(), exports: Vec::new() }
+    }
+
+    fn uri(&self, export: &str) -> String {
+        format!("--uri=nbd+unix:///{export}?socket={}", self.socket.display())
+    }
 }
 
 impl Load {
     /// As a row is called.
     pub(crate) fn label(&self) -> String {
-        let Self { pattern, block_kib, depth, connections } = self;
+        let Self { pattern, block_kib, depth, connections, .. } = self;
         let many = if *connections > 1 { format!(", {connections} connections") } else { String::new() };
         format!("{pattern} {block_kib}k, depth {depth}{many}")
     }
@@ -39,12 +61,10 @@ impl Load {
         !self.pattern.starts_with("rand")
     }
 
-    fn args(&self, socket: &Path, time: Duration) -> Vec<String> {
+    fn args(&self, target: &Target, time: Duration) -> Vec<String> {
         let mut args = vec![
             "--output-format=json".to_string(),
-            "--name=load".into(),
             "--ioengine=nbd".into(),
-            format!("--uri=nbd+unix:///?socket={}", socket.display()),
             format!("--rw={}", self.pattern),
             format!("--bs={}k", self.block_kib),
             format!("--iodepth={}", self.depth),
@@ -57,6 +77,12 @@ impl Load {
         args.extend(["--randrepeat=1", "--random_generator=tausworthe64"].map(String::from));
         if self.connections > 1 && self.is_sequential() {
             args.push(format!("--offset_increment={}%", 100 / self.connections));
+        }
+        args.extend(self.rate.map(|rate| format!("--rate_iops={rate}")));
+        // What stands before the first name is for every job.
+        let exports = if target.exports.is_empty() { &[String::new()][..] } else { &target.exports };
+        for export in exports {
+            args.extend([format!("--name=load{export}"), target.uri(export)]);
         }
         args
     }
@@ -71,18 +97,22 @@ pub(crate) struct Figures {
     pub(crate) mib_s: f64,
     /// Requests in all.
     pub(crate) requests: f64,
+    /// What 99 of 100 requests took no longer than, in microseconds.
+    pub(crate) p99_us: f64,
+    /// What the slowest request took, in microseconds.
+    pub(crate) worst_us: f64,
 }
 
 /// Drives a server for `time`, on one processor if one is given.
 pub(crate) fn run(
     load: &Load,
-    server: &Server,
+    target: &Target,
     cpu: Option<usize>,
     time: Duration,
 ) -> Result<Figures, String> {
     let mut command = pinned(cpu, Path::new("fio"));
-    command.args(load.args(&server.socket, time));
-    let text = process::output(&mut command, time + SLACK, &server.socket.with_extension("fio"))?;
+    command.args(load.args(target, time));
+    let text = process::output(&mut command, time + SLACK, &target.socket.with_extension(load.pattern))?;
     parse(&text).map_err(|error| format!("fio, {}: {error}", load.label()))
 }
 
@@ -105,6 +135,8 @@ fn parse(text: &str) -> Result<Figures, String> {
         iops: number(direction, "iops")?,
         mib_s: number(direction, "bw_bytes")? / f64::from(1 << 20),
         requests: number(direction, "total_ios")?,
+        p99_us: number(direction, "clat_ns/percentile/99.000000")? / 1e3,
+        worst_us: number(direction, "clat_ns/max")? / 1e3,
     };
     if figures.requests > 0.0 { Ok(figures) } else { Err("it did nothing".into()) }
 }
@@ -114,7 +146,13 @@ mod tests {
     use super::*;
 
     fn report(errno: i32, reads: u32, writes: u32) -> String {
-        let side = |ios| format!(r#"{{"total_ios": {ios}, "iops": {}.5, "bw_bytes": 2097152}}"#, ios * 10);
+        let side = |ios| {
+            let clat = r#"{"max": 9000, "percentile": {"99.000000": 7000}}"#;
+            format!(
+                r#"{{"total_ios": {ios}, "iops": {}.5, "bw_bytes": 2097152, "clat_ns": {clat}}}"#,
+                ios * 10
+            )
+        };
         format!(
             "fio: a warning\n{{\"jobs\": [{{\"error\": {errno}, \"read\": {}, \"write\": {}}}]}}",
             side(reads),
@@ -124,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_direction_that_was_used_is_reported() {
-        let expected = Figures { iops: 70.5, mib_s: 2.0, requests: 7.0 };
+        let expected = Figures { iops: 70.5, mib_s: 2.0, requests: 7.0, p99_us: 7.0, worst_us: 9.0 };
         assert_eq!(parse(&report(0, 7, 0)), Ok(expected));
         assert_eq!(parse(&report(0, 0, 7)), Ok(expected));
     }
@@ -138,9 +176,24 @@ mod tests {
 
     #[test]
     fn the_time_is_whole_milliseconds() {
-        let load = Load { pattern: "read", block_kib: 64, depth: 8, connections: 2 };
-        let args = load.args(Path::new("/s"), Duration::from_secs_f64(0.4));
+        let load = Load { pattern: "read", block_kib: 64, depth: 8, connections: 2, rate: None };
+        let args = load.args(&Target::default_export(Path::new("/s")), Duration::from_secs_f64(0.4));
         assert!(args.contains(&"--runtime=400ms".to_string()), "{args:?}");
         assert!(args.contains(&"--offset_increment=50%".to_string()), "{args:?}");
+    }
+
+    #[test]
+    fn each_export_has_a_job_of_its_own() {
+        let load = Load { pattern: "randread", block_kib: 4, depth: 1, connections: 1, rate: Some(200) };
+        let target = Target { socket: "/s".into(), exports: vec!["a".into(), "b".into()] };
+        let args = load.args(&target, Duration::from_secs(1));
+        assert!(args.contains(&"--rate_iops=200".to_string()), "{args:?}");
+        let jobs = [
+            "--name=loada",
+            "--uri=nbd+unix:///a?socket=/s",
+            "--name=loadb",
+            "--uri=nbd+unix:///b?socket=/s",
+        ];
+        assert!(args.ends_with(&jobs.map(String::from)), "{args:?}");
     }
 }

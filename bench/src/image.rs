@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -76,6 +77,71 @@ impl Scratch {
         let mut command = Command::new("qemu-img");
         command.args(["convert", "-f", "raw", "-O", format.name()]).arg(raw).arg(&path);
         process::output(&mut command, TOOL_LIMIT, &self.path("convert.log"))?;
+        Ok(path)
+    }
+
+    /// A new, empty folder; what was in an old one of that name is removed.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A chain of `layers` qcow2 images with data everywhere, and the path of its top: all of it in the lowest, or, if it
+    /// is to be scattered, one cluster in each layer in turn.
+    pub(crate) fn chain(
+        &self,
+        name: &str,
+        layers: usize,
+        is_scattered: bool,
+        len_mib: usize,
+    ) -> Result<PathBuf, String> {
+        let dir = self.folder(name)?;
+        let layer = |index: usize| dir.join(format!("l{index}.qcow2"));
+        let raw = self.full_raw(&format!("{name}.raw"), len_mib)?;
+        for index in 0..layers {
+            let path = layer(index);
+            if is_scattered {
+                let part = self.clusters_of(&raw, index, layers)?;
+                self.convert(&part, Format::Qcow2, &format!("{name}/l{index}.qcow2"))?;
+                std::fs::remove_file(&part).map_err(|error| format!("{}: {error}", part.display()))?;
+            } else if index == 0 {
+                self.convert(&raw, Format::Qcow2, &format!("{name}/l0.qcow2"))?;
+            }
+            let Some(below) = index.checked_sub(1).map(&layer) else { continue };
+            let mut command = Command::new("qemu-img");
+            if is_scattered {
+                command.args(["rebase", "-f", "qcow2", "-u", "-F", "qcow2", "-b"]).arg(&below).arg(&path);
+            } else {
+                command
+                    .args(["create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b"])
+                    .arg(&below)
+                    .arg(&path);
+                command.arg(format!("{len_mib}M"));
+            }
+            process::output(&mut command, TOOL_LIMIT, &self.path("chain.log"))?;
+        }
+        std::fs::remove_file(&raw).map_err(|error| format!("{}: {error}", raw.display()))?;
+        Ok(layer(layers - 1))
+    }
+
+    /// A file of the same length with each cluster whose number is `index` modulo `count`, and holes elsewhere.
+    fn clusters_of(&self, raw: &Path, index: usize, count: usize) -> Result<PathBuf, String> {
+        const CLUSTER: usize = 64 << 10;
+        let path = self.path("part.raw");
+        let copy = || {
+            let (from, to) = (File::open(raw)?, File::create(&path)?);
+            let len = from.metadata()?.len();
+            to.set_len(len)?;
+            let mut cluster = vec![0; CLUSTER];
+            for at in (0..len).step_by(CLUSTER).skip(index).step_by(count) {
+                from.read_exact_at(&mut cluster, at)?;
+                to.write_all_at(&cluster, at)?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        copy().map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
     }
 

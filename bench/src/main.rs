@@ -14,6 +14,7 @@
 //! | `cases`   | what is measured |
 //! | `rounds`  | the order above, medians and ratios |
 //! | `server`  | starts and stops NBD servers, reads their processor time and memory |
+//! | `daemon`, `qmp` | the same for storage daemons, and their client |
 //! | `floor`   | the server without a block layer |
 //! | `fio`     | the client |
 //! | `image`   | disk images in memory |
@@ -23,11 +24,13 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+mod daemon;
 mod fio;
 mod floor;
 mod image;
 mod options;
 mod process;
+mod qmp;
 mod report;
 mod rounds;
 mod server;

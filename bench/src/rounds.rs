@@ -87,6 +87,31 @@ impl Row {
         Ok(Self { name, unit, samples })
     }
 
+    /// As [`Self::measure`], of several things that one run of a side shows.
+    pub(crate) fn measure_all(
+        names: &[(&str, Unit)],
+        sides: &[Side],
+        rounds: usize,
+        mut sample: impl FnMut(Side) -> Result<Vec<f64>, String>,
+    ) -> Result<Vec<Self>, String> {
+        let row = |(name, unit): &(&str, Unit)| Self {
+            name: (*name).into(),
+            unit: *unit,
+            samples: BTreeMap::new(),
+        };
+        let mut rows: Vec<Self> = names.iter().map(row).collect();
+        for round in 0..rounds {
+            for side in order(sides, round) {
+                let first = names.first().map_or("", |(name, _)| name);
+                let values = sample(side).map_err(|error| format!("{first}, {side:?}: {error}"))?;
+                for (row, value) in rows.iter_mut().zip(values) {
+                    row.samples.entry(side).or_default().push(Sample { value, ..Sample::default() });
+                }
+            }
+        }
+        Ok(rows)
+    }
+
     /// The median of one number of a side; `None` if the side was not measured or has no such number.
     pub(crate) fn median(&self, side: Side, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         median(self.samples.get(&side)?.iter().filter_map(of).collect())

@@ -7,6 +7,7 @@
 //!   Format::contents        options -> what a new image consists of
 //! ```
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -46,6 +47,11 @@ pub trait Format: Send + Sync + 'static {
     /// [`Kind::InvalidInput`] for values that make no sense.
     fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>>;
 
+    /// Whether its images can have a backing image.
+    fn has_backing(&self) -> bool {
+        false
+    }
+
     /// What a new image of a disk of `len_bytes` bytes consists of. Takes its own options, `preallocation` among them.
     ///
     /// # Errors
@@ -68,6 +74,11 @@ pub trait Configured {
     /// What the node wants of its file when it is used as `parent` says; the same as its driver's `grant`.
     fn file_grant(&self, parent: ParentState) -> Grant {
         default_grant(self.file_role(), parent)
+    }
+
+    /// What a reopen of the node gives to its driver; nothing if the driver cannot be reopened with other options.
+    fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
+        None
     }
 
     /// Opens the image in `file`. `read_only`: nobody will write it.

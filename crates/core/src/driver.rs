@@ -117,6 +117,17 @@ pub struct ZeroFlags {
     pub fast_only: bool,
     /// On stable storage before the request is done.
     pub fua: bool,
+    /// The range shows zeroes already, from a layer below (copy on read): needs `WRITE_UNCHANGED` only.
+    pub unchanged: bool,
+}
+
+/// The backing file that an image names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingFile {
+    /// Its name, as it is stored.
+    pub name: Vec<u8>,
+    /// Its format, if the image says it.
+    pub format: Option<Vec<u8>>,
 }
 
 /// How the first `len` bytes of a range are allocated.
@@ -279,6 +290,18 @@ pub trait Driver: Any + Send + Sync {
     ) -> LocalFuture<'a, Result<()>> {
         let _ = (len, preallocation);
         Box::pin(async move { Err(unsupported(io, "resize")) })
+    }
+
+    /// Makes the image name another backing file, or none, durably; what was written before is durable then, too. Whoever
+    /// opens the image finds the old name or the new one, also after a power cut. Edges are not its business. With nobody
+    /// else inside.
+    fn change_backing_file<'a>(
+        &'a self,
+        io: Io<'a>,
+        backing: Option<&'a BackingFile>,
+    ) -> LocalFuture<'a, Result<()>> {
+        let _ = backing;
+        Box::pin(async move { Err(unsupported(io, "name a backing file")) })
     }
 
     /// The node's own device, for protocol drivers.

@@ -12,16 +12,18 @@
 //! A filter that works for a job is made of a [`JobLink`], and a link is made of a job with its lanes and its whole state:
 //! no request meets a job that is half built. The context is lent to the job's code, so nothing of it survives the job.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 
+use crate::backend::{Backend, Mode};
 use crate::control::{Control, PlainData, Task};
-use crate::lane::Lane;
-use crate::runtime::LocalRef;
+use crate::lane::{Lane, Ticket};
+use crate::runtime::{Local, LocalRef};
 
 /// A job's capabilities, on the I/O thread that runs it. Not `Clone`, not `Send`.
 pub struct JobCtx {
@@ -31,9 +33,14 @@ pub struct JobCtx {
     local: LocalRef,
 }
 
-/// The other end: pauses and cancels the job. Any thread.
-#[derive(Clone)]
+/// The other end: pauses and cancels the job. Any thread; there before the job is, so that none of its requests is missed.
+#[derive(Clone, Default)]
 pub struct JobHandle(Arc<Signals>);
+
+/// Whether the job is asked to pause or to end, for its workers: they borrow the lanes, and the context is theirs again
+/// when they have stopped.
+#[derive(Clone)]
+pub struct Interrupt(Arc<Signals>);
 
 /// What a filter sees of the job that it works for. Any thread.
 pub struct JobLink<S> {
@@ -51,16 +58,36 @@ struct Signals {
 struct SignalState {
     pauses: u32,
     cancelled: bool,
-    waker: Option<Waker>,
+    /// Sleeps end.
+    nudged: bool,
+    wakers: Vec<Waker>,
+}
+
+impl SignalState {
+    fn interrupts(&self) -> bool {
+        self.cancelled || self.pauses > 0
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.wakers.push(cx.waker().clone());
+        }
+    }
 }
 
 impl JobCtx {
     /// A job with `lanes` lanes on the thread of `local`, and its handle.
     #[must_use]
     pub fn new(local: LocalRef, lanes: usize, control: Control) -> (Self, JobHandle) {
-        let signals = Arc::new(Signals::default());
+        let handle = JobHandle::default();
+        (Self::with_handle(&handle, local, lanes, control), handle)
+    }
+
+    /// As [`Self::new`], for a handle that is there already and belongs to no other job.
+    #[must_use]
+    pub fn with_handle(handle: &JobHandle, local: LocalRef, lanes: usize, control: Control) -> Self {
         let lanes = (0..lanes).map(|_| Lane::new(local.clone())).collect();
-        (Self { lanes, control, signals: Arc::clone(&signals), local }, JobHandle(signals))
+        Self { lanes, control, signals: Arc::clone(&handle.0), local }
     }
 
     /// Shows `state` to the job's filter until the job ends. Whatever the filter needs is in it from the first moment.
@@ -82,6 +109,23 @@ impl JobCtx {
         &mut self.lanes
     }
 
+    /// The job's lanes for several workers, and what tells them to stop.
+    pub fn workers(&mut self) -> (&mut [Lane], Interrupt) {
+        (&mut self.lanes, Interrupt(Arc::clone(&self.signals)))
+    }
+
+    /// The thread that the job runs on.
+    #[must_use]
+    pub fn local(&self) -> &dyn Local {
+        &*self.local
+    }
+
+    /// What tells the job that it is asked to pause or to end.
+    #[must_use]
+    pub fn interrupt(&self) -> Interrupt {
+        Interrupt(Arc::clone(&self.signals))
+    }
+
     /// Waits while the job is paused. Fails with [`Kind::Cancelled`] once it is cancelled.
     pub async fn pause_point(&mut self) -> Result<()> {
         poll_fn(|cx| {
@@ -92,16 +136,38 @@ impl JobCtx {
             if state.pauses == 0 {
                 return Poll::Ready(Ok(()));
             }
-            state.waker = Some(cx.waker().clone());
+            state.wait(cx);
             Poll::Pending
         })
         .await
     }
 
-    /// Waits until `at_ns` of [`crate::runtime::Local::now_ns`], then for the end of a pause.
+    /// Waits until `at_ns` of [`Local::now_ns`]. A pause is noticed at once and does not shorten the sleep; an end of the
+    /// job does.
     pub async fn sleep_until(&mut self, at_ns: u64) -> Result<()> {
-        self.local.sleep_until(at_ns).await;
+        while self.rest_until(at_ns).await {
+            self.pause_point().await?;
+            if self.local.now_ns() >= at_ns {
+                return Ok(());
+            }
+        }
         self.pause_point().await
+    }
+
+    /// Waits until `at_ns` of [`Local::now_ns`], or until the job is asked to pause or to end or is nudged
+    /// ([`JobHandle::nudge`]): whether that came first.
+    pub async fn rest_until(&mut self, at_ns: u64) -> bool {
+        let mut sleep = self.local.sleep_until(at_ns);
+        poll_fn(|cx| {
+            let mut state = self.signals.state();
+            if std::mem::take(&mut state.nudged) || state.interrupts() {
+                return Poll::Ready(true);
+            }
+            state.wait(cx);
+            drop(state);
+            sleep.as_mut().poll(cx).map(|()| false)
+        })
+        .await
     }
 
     /// Runs `work` as a control task and returns the plain data that it returns.
@@ -140,14 +206,12 @@ impl Signals {
     }
 
     fn change(&self, change: impl FnOnce(&mut SignalState)) {
-        let waker = {
+        let wakers = {
             let mut state = self.state();
             change(&mut state);
-            state.waker.take()
+            std::mem::take(&mut state.wakers)
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -165,5 +229,50 @@ impl JobHandle {
     /// Ends the job at its next pause point, paused or not.
     pub fn cancel(&self) {
         self.0.change(|state| state.cancelled = true);
+    }
+
+    /// Ends the rest that the job takes, or the next one: something that it depends on is different now.
+    pub fn nudge(&self) {
+        self.0.change(|state| state.nudged = true);
+    }
+
+    /// Whether [`Self::cancel`] was called.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.state().cancelled
+    }
+}
+
+impl Interrupt {
+    /// Whether the job is asked to pause or to end.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.state().interrupts()
+    }
+
+    /// Ready once the job is asked to pause or to end; wakes the caller then.
+    pub fn poll_set(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.state();
+        if state.interrupts() {
+            return Poll::Ready(());
+        }
+        state.wait(cx);
+        Poll::Pending
+    }
+
+    /// Enters the graph, unless the job is asked to pause or to end first: a job that waits at a closed gate can do both.
+    pub async fn enter<'l, M: Mode>(
+        &self,
+        lane: &'l mut Lane,
+        backend: &Backend<M>,
+    ) -> Option<Ticket<'l, M>> {
+        let mut entering = pin!(lane.enter(backend));
+        poll_fn(|cx| {
+            if self.poll_set(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            entering.as_mut().poll(cx).map(Some)
+        })
+        .await
     }
 }

@@ -56,6 +56,7 @@
 //! runs to its end, whoever waits for it. Does not know: formats, JSON, sockets, clocks, executors.
 #![deny(unsafe_code)]
 
+pub mod answer;
 pub mod backend;
 pub mod control;
 pub mod disk;

@@ -15,6 +15,7 @@
 //! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
 //! | `terminal` | [`Keys`]: key presses |
+//! | `process` | going into the background, [`PidFile`] |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //! | [`path`] | what is done by name |
 //!
@@ -32,6 +33,7 @@ mod lock;
 mod net;
 pub mod path;
 mod pool;
+mod process;
 mod slots;
 mod task;
 mod terminal;
@@ -45,7 +47,8 @@ pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
-pub use net::{Address, Closer, Listener, Receiver, Sender, Stream};
+pub use net::{Address, Closer, Listener, Receiver, Sender, Stdio, Stream};
 pub use pool::BlockingQueue;
+pub use process::{Background, Forked, PidFile, go_into_background, time_of_day};
 pub use terminal::Keys;
-pub use threads::{ThreadHandle, Threads};
+pub use threads::{ThreadHandle, ThreadStarter, Threads};

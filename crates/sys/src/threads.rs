@@ -1,19 +1,22 @@
 //! [`Threads`]: the I/O threads of one process or one graph, from start to end.
 //!
 //! Thread 0 is the thread that called [`Threads::start`]: it runs only while it is in [`Threads::run_here`]. The others
-//! are spawned and run all the time.
+//! are spawned and run all the time: some at the start, and more by a [`ThreadStarter`] while it goes on, up to a number
+//! that is fixed at the start because the graph counts per thread.
 //!
 //! Invariant: `Threads` is gone only after every thread has ended, and a thread ends only when its tasks and operations
 //! have. Whoever wants a thread to end lets its tasks end first.
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::answer::answer;
 use drystone_core::runtime::{LocalRef, Shard};
 
 use crate::engine::{Engine, EngineKind};
@@ -33,7 +36,26 @@ type ThreadEnd = Option<Box<dyn Any + Send>>;
 pub struct Threads {
     here: Rc<SysLocal>,
     handles: Vec<ThreadHandle>,
-    others: Vec<JoinHandle<ThreadEnd>>,
+    starter: ThreadStarter,
+}
+
+/// Starts further threads beside those of [`Threads`], from any of them. Clones start the same ones.
+#[derive(Clone)]
+pub struct ThreadStarter(Arc<Starting>);
+
+/// What starting a thread takes, and what has been started.
+struct Starting {
+    kind: EngineKind,
+    pool: Pool,
+    count_max: u16,
+    started: Mutex<Started>,
+}
+
+#[derive(Default)]
+struct Started {
+    /// Nothing is started any more.
+    is_over: bool,
+    others: Vec<(ThreadHandle, JoinHandle<ThreadEnd>)>,
 }
 
 /// Places work on a thread, from anywhere. Clones stand for the same thread, and do not keep it from ending.
@@ -49,29 +71,45 @@ impl Threads {
     /// [`Kind::InvalidInput`] if `count` is 0 or above [`Shard::COUNT_MAX`]; [`Kind::Unsupported`] if `kind` is `Uring`
     /// and the kernel does not have or allow it; those of the operating system.
     pub fn start(count: u16, kind: EngineKind) -> Result<Self> {
-        if count == 0 || count > Shard::COUNT_MAX {
-            let text = format!("{count} I/O threads: there can be 1 to {}", Shard::COUNT_MAX);
+        Self::start_with_room(count, count, kind)
+    }
+
+    /// As [`Self::start`], with room for [`Self::starter`] to start more, until there are `count_max` in all. A graph for
+    /// them is made for `count_max` threads.
+    ///
+    /// # Errors
+    /// As for [`Self::start`]; [`Kind::InvalidInput`] also if `count_max` is less than `count` or above
+    /// [`Shard::COUNT_MAX`].
+    pub fn start_with_room(count: u16, count_max: u16, kind: EngineKind) -> Result<Self> {
+        if count == 0 || count_max < count || count_max > Shard::COUNT_MAX {
+            let text = format!("{count} to {count_max} I/O threads: there can be 1 to {}", Shard::COUNT_MAX);
             return Err(Error::new(Kind::InvalidInput, text));
         }
-        match Self::start_with(count, Engine::choose(kind)?) {
+        match Self::start_as((count, count_max), Engine::choose(kind)?) {
             // One ring could be made, but not as many as there are threads.
-            Err(_) if kind == EngineKind::Auto => Self::start_with(count, EngineKind::Pool),
+            Err(_) if kind == EngineKind::Auto => Self::start_as((count, count_max), EngineKind::Pool),
             started => started,
         }
     }
 
-    fn start_with(count: u16, kind: EngineKind) -> Result<Self> {
+    fn start_as((count, count_max): (u16, u16), kind: EngineKind) -> Result<Self> {
         let pool = Pool::new();
-        let inboxes: Vec<_> =
-            (0..count).map(|index| Inbox::new(Shard::new(index)).map(Arc::new)).collect::<Result<_>>()?;
-        let handles: Vec<_> = inboxes.iter().map(|inbox| ThreadHandle { inbox: Arc::clone(inbox) }).collect();
-        let Some((first, rest)) = inboxes.split_first() else { unreachable!("at least one") };
+        let first = Arc::new(Inbox::new(Shard::new(0))?);
+        let here = SysLocal::new(&first, kind, &pool)?;
+        let starting = Starting { kind, pool, count_max, started: Mutex::default() };
+        let starter = ThreadStarter(Arc::new(starting));
         // From here on, dropping the value ends what was started.
-        let mut threads = Self { here: SysLocal::new(first, kind, &pool)?, handles, others: Vec::new() };
-        for inbox in rest {
-            threads.others.push(spawn_thread(inbox, kind, &pool)?);
+        let mut threads = Self { here, handles: vec![ThreadHandle { inbox: first }], starter };
+        for _ in 1..count {
+            threads.handles.push(threads.starter.start()?);
         }
         Ok(threads)
+    }
+
+    /// What starts more threads.
+    #[must_use]
+    pub fn starter(&self) -> ThreadStarter {
+        self.starter.clone()
     }
 
     /// The engine in use: `Uring` or `Pool`.
@@ -80,7 +118,7 @@ impl Threads {
         self.here.engine()
     }
 
-    /// All threads, number 0 first.
+    /// The threads that were there from the start, number 0 first.
     #[must_use]
     pub fn handles(&self) -> &[ThreadHandle] {
         &self.handles
@@ -96,12 +134,13 @@ impl Threads {
 
     fn end(&mut self) -> ThreadEnd {
         let give_up = thread::panicking();
-        for handle in &self.handles {
+        let others = self.starter.end();
+        for handle in others.iter().map(|(handle, _)| handle).chain(self.handles.first()) {
             handle.inbox.stop(give_up);
             handle.wake();
         }
         let mut first_panic = end_thread(&self.here);
-        for other in self.others.drain(..) {
+        for (_, other) in others {
             let end = other.join().unwrap_or_else(Some);
             first_panic = first_panic.or(end);
         }
@@ -116,6 +155,54 @@ impl Drop for Threads {
         {
             resume_unwind(panic);
         }
+    }
+}
+
+impl ThreadStarter {
+    /// Starts one more thread, which runs until [`Threads`] ends. Waits until it is there.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are as many as there can be; [`Kind::Cancelled`] if they are ending; those of the
+    /// operating system.
+    pub fn start(&self) -> Result<ThreadHandle> {
+        let Starting { kind, pool, count_max, .. } = &*self.0;
+        let mut started = self.started();
+        if started.is_over {
+            return Err(Error::new(Kind::Cancelled, "the I/O threads are ending"));
+        }
+        let index = u16::try_from(started.others.len() + 1).unwrap_or(u16::MAX);
+        if index >= *count_max {
+            return Err(Error::new(Kind::TooLarge, format!("there are {count_max} I/O threads already")));
+        }
+        let inbox = Arc::new(Inbox::new(Shard::new(index))?);
+        let thread = spawn_thread(&inbox, *kind, pool)?;
+        let handle = ThreadHandle { inbox };
+        started.others.push((handle.clone(), thread));
+        Ok(handle)
+    }
+
+    fn started(&self) -> MutexGuard<'_, Started> {
+        self.0.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) -> Vec<(ThreadHandle, JoinHandle<ThreadEnd>)> {
+        let mut started = self.started();
+        started.is_over = true;
+        std::mem::take(&mut started.others)
+    }
+}
+
+impl PartialEq for ThreadHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inbox, &other.inbox)
+    }
+}
+
+impl Eq for ThreadHandle {}
+
+impl fmt::Debug for ThreadHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "I/O thread {}", self.shard().index())
     }
 }
 
@@ -138,6 +225,27 @@ impl ThreadHandle {
     {
         let task = Task::starting(&self.inbox, Box::new(|local| Box::pin(make(local))));
         if task.wake_ref() { Ok(()) } else { Err(Error::new(Kind::Cancelled, "the I/O thread has ended")) }
+    }
+
+    /// Runs the future that `make` makes, on the thread, and returns what came of it. It goes on if nobody waits for it.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] if the thread has ended.
+    pub fn call<F, T, R>(&self, make: F) -> impl Future<Output = Result<R>> + use<F, T, R>
+    where
+        F: FnOnce(LocalRef) -> T + Send + 'static,
+        T: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        let (sender, answer) = answer();
+        let spawned = self.spawn(move |local| {
+            let work = make(local);
+            async move { sender.send(work.await) }
+        });
+        async move {
+            spawned?;
+            answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the I/O thread has ended"))
+        }
     }
 
     /// Makes the thread look at what it was told.

@@ -8,6 +8,7 @@
 //! | [`client`] | requests by hand or at random, every answer checked against the model |
 //! | [`graph`] | nodes and users of the block graph on simulated devices |
 //! | [`overlay`] | copy on write without a format |
+//! | [`allocations`] | how often a thread allocates |
 //! | [`crash`] | one workload, cut off or disturbed at each of its operations in turn |
 //! | [`pattern`], [`notation`], [`ranges`] | data that says where it belongs; `0..64K` as people write it; maps over ranges |
 //!
@@ -24,8 +25,9 @@
 //! ```
 //! Invariant: equal seeds give equal runs. Nothing here reads a clock, a file or the environment.
 //! Does not know: formats, sockets, the operating system.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod allocations;
 pub mod client;
 pub mod crash;
 pub mod disk;

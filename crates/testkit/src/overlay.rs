@@ -10,10 +10,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use drystone_base::{GuestOffset, GuestRange, HostOffset, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::control::NewNode;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags};
+use drystone_core::disk::Preallocation;
+use drystone_core::driver::{
+    Access, BackingFile, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags,
+};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
@@ -28,6 +31,7 @@ pub const BLOCK_BYTES: u64 = 4096;
 #[derive(Default)]
 pub struct SimOverlay {
     own: Mutex<BTreeSet<u64>>,
+    backing: Mutex<Option<BackingFile>>,
 }
 
 impl SimOverlay {
@@ -47,6 +51,11 @@ impl SimOverlay {
         }
     }
 
+    /// The backing file that it was told to name last.
+    pub fn backing_file(&self) -> Option<BackingFile> {
+        self.backing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn is_own(&self, at: GuestOffset) -> bool {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&(at.get() / BLOCK_BYTES))
     }
@@ -58,8 +67,8 @@ impl SimOverlay {
     /// What the block at `block` shows, with `buf` at `at` of it.
     async fn merged(io: Io<'_>, block: GuestOffset, at: GuestOffset, buf: &Buf) -> Result<Buf> {
         let mut whole = Buf::zeroed(index(BLOCK_BYTES));
-        if let Some(backing) = io.child(ChildKey::Backing) {
-            let len = BLOCK_BYTES.min(backing.len().saturating_sub(block.get()));
+        if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| block.get() < backing.len()) {
+            let len = BLOCK_BYTES.min(backing.len() - block.get());
             let rest = whole.split_off(index(len));
             let (result, filled) = backing.read(block, whole).await;
             result?;
@@ -123,7 +132,34 @@ impl Driver for SimOverlay {
         })
     }
 
+    fn change_backing_file<'a>(
+        &'a self,
+        io: Io<'a>,
+        backing: Option<&'a BackingFile>,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            io.file()?.flush().await?;
+            *self.backing.lock().unwrap_or_else(PoisonError::into_inner) = backing.cloned();
+            Ok(())
+        })
+    }
+
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { io.file()?.flush().await })
+    }
+
+    /// To more bytes only, which read as zeroes as long as the backing child is not longer than the overlay.
+    fn resize<'a>(
+        &'a self,
+        io: Io<'a>,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if len < io.len() {
+                return Err(Error::new(Kind::Unsupported, "an overlay without a format does not shrink"));
+            }
+            io.file()?.resize(len, preallocation).await
+        })
     }
 }

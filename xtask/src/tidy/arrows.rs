@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &["base", "buf", "core"]),
     ("format", &["base", "buf", "core"]),
     ("filter", &["base", "buf", "core"]),
-    ("job", &["base", "buf", "core"]),
+    ("job", &["base", "buf", "core", "filter"]),
     ("protocol", &["base", "buf", "core", "sys", "nbd"]),
     ("export", &["base", "buf", "core", "sys", "nbd"]),
     ("blockdev", &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter"]),
@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testkit", &["base", "buf", "core", "nbd"]),
     ("xtask", &[]),
     ("bench", &[]),
+    ("examples", &["base", "buf", "core", "sys", "protocol", "format", "blockdev"]),
 ];
 
 pub(super) fn check(tree: &Tree, workspace: &Workspace) -> Vec<Finding> {

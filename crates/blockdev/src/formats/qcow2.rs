@@ -1,5 +1,6 @@
 //! The entry of `qcow2`.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -36,6 +37,10 @@ impl Format for Qcow2Format {
             Some(2..) => 100,
             _ => 0,
         }
+    }
+
+    fn has_backing(&self) -> bool {
+        true
     }
 
     fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>> {
@@ -96,6 +101,10 @@ fn take_create_options(len_bytes: u64, options: &mut Options) -> Result<CreateOp
 }
 
 impl Configured for ConfiguredQcow2 {
+    fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(self.0))
+    }
+
     fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
         Box::pin(async move {
             let opened = Qcow2::open(file, Qcow2Options { read_only, ..self.0 }).await?;

@@ -9,8 +9,10 @@ mod host;
 
 mod chain;
 mod create;
+mod draft;
 mod hostile;
 mod locks;
 mod probe;
+mod reopen;
 mod spec;
 mod tiny;

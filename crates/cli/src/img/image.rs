@@ -38,6 +38,8 @@ use super::spec::{Format, Spec, Window, bytes_of};
 const SECTOR_BYTES: u64 = 512;
 /// How much of the table of snapshots is read at first; the length of the table is not stored anywhere.
 const SNAPSHOTS_READ_BYTES: u64 = 64 << 10;
+/// How much of it is read at most: one byte more than it may have.
+const SNAPSHOTS_READ_BYTES_MAX: u64 = snapshot::TABLE_BYTES_MAX + 1;
 
 /// One layer, and what it lies on.
 pub(crate) struct Image {
@@ -310,10 +312,12 @@ impl Bytes {
         let mut len_bytes = SNAPSHOTS_READ_BYTES;
         loop {
             let bytes = self.read_up_to(table.at, len_bytes).await?;
-            let is_all = len_bytes > snapshot::TABLE_BYTES_MAX || (bytes.len() as u64) < len_bytes;
+            let is_all = len_bytes >= SNAPSHOTS_READ_BYTES_MAX || (bytes.len() as u64) < len_bytes;
             match Snapshots::parse(&bytes, table.count) {
                 Ok(snapshots) => return Ok(snapshots.list),
-                Err(SnapshotError::Truncated(_)) if !is_all => len_bytes *= 4,
+                Err(SnapshotError::Truncated(_)) if !is_all => {
+                    len_bytes = SNAPSHOTS_READ_BYTES_MAX.min(len_bytes * 4);
+                }
                 Err(error) => {
                     return Err(Error::new(Kind::InvalidImage, "cannot read the snapshots").because(error));
                 }
@@ -340,10 +344,15 @@ impl Bytes {
         self.read(at.get(), len).await
     }
 
-    /// `len_bytes` bytes at `at`, all of them inside.
+    /// `len_bytes` bytes at `at`, all of them inside; none are inside everywhere.
     async fn read(&self, at: u64, len_bytes: usize) -> Result<Vec<u8>> {
-        let is_inside = at.checked_add(len_bytes as u64).is_some_and(|end| end <= self.len);
-        assert!(is_inside, "a read of {len_bytes} bytes at {at} leaves the {} bytes there are", self.len);
+        if len_bytes == 0 {
+            return Ok(Vec::new());
+        }
+        if at.checked_add(len_bytes as u64).is_none_or(|end| end > self.len) {
+            let text = format!("{len_bytes} bytes at {at} are not in the {} bytes there are", self.len);
+            return Err(Error::new(Kind::InvalidImage, text));
+        }
         let op = DiskOp::Read { at: self.start + at, buf: Buf::zeroed(len_bytes) };
         let done = self.file.submit(&self.local, op).await;
         done.result?;

@@ -10,10 +10,12 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use drystone_base::rng::Rng;
 
 use crate::common::nbd::Client;
+use crate::common::serve::PATIENCE;
 
 /// Not a multiple of anything.
 pub(crate) const BLOCK_BYTES: usize = 3000;
@@ -87,10 +89,17 @@ impl Load {
 
     /// Waits until so many more blocks were written.
     pub(crate) fn progress(&self, writes: u64) {
-        let goal = self.written.load(Ordering::SeqCst) + writes;
-        while self.written.load(Ordering::SeqCst) < goal {
+        let goal = self.written() + writes;
+        let begin = Instant::now();
+        while self.written() < goal {
+            assert!(begin.elapsed() < PATIENCE, "nobody writes any more");
             thread::yield_now();
         }
+    }
+
+    /// How many blocks were written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::SeqCst)
     }
 
     fn write(&self, socket: &Path, writer: usize, seed: u64) {
@@ -150,7 +159,7 @@ impl Load {
     }
 
     /// What the disk can hold after a crash.
-    pub(crate) fn after_crash(&self) -> Vec<Span> {
+    fn after_crash(&self) -> Vec<Span> {
         let span = |block: &Block| {
             let [first, acknowledged, last] = [&block.flushed, &block.acknowledged, &block.issued]
                 .map(|version| version.load(Ordering::SeqCst));
@@ -159,24 +168,21 @@ impl Load {
         self.blocks.iter().map(span).collect()
     }
 
-    /// Goes on from the disk as it was found.
-    pub(crate) fn adopt(&self, versions: &[u64]) {
-        for (block, version) in self.blocks.iter().zip(versions) {
-            // A torn block is written anew before it is looked at again.
+    /// Goes on after a crash from the disk as it was found: writes every block that may be torn, so that all bytes are
+    /// known again.
+    pub(crate) fn recover(&self, client: &mut Client, about: &str) {
+        let spans = self.after_crash();
+        let versions = check(&client.read_all().unwrap(), &spans, about);
+        for (number, (span, version)) in spans.iter().zip(versions).enumerate() {
+            if span.first != span.last {
+                client.write((number * BLOCK_BYTES) as u64, &filling(number, version)).unwrap();
+            }
+            let block = &self.blocks[number];
             for known in [&block.acknowledged, &block.flushed, &block.issued] {
-                known.store(*version, Ordering::SeqCst);
+                known.store(version, Ordering::SeqCst);
             }
         }
-    }
-}
-
-impl Load {
-    /// Writes every block as it is known to be.
-    pub(crate) fn rewrite(&self, client: &mut Client) {
-        for (number, block) in self.blocks.iter().enumerate() {
-            let version = block.acknowledged.load(Ordering::SeqCst);
-            client.write((number * BLOCK_BYTES) as u64, &filling(number, version)).unwrap();
-        }
+        client.flush().unwrap();
     }
 }
 

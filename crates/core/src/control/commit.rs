@@ -45,6 +45,16 @@ pub(crate) fn commit(inner: &Rc<Inner>, mut checked: Checked, mut staged: Staged
             if add { shape.node.observers.add(observer) } else { shape.node.observers.remove(&observer) }
         }
     }
+    for (node, memo) in std::mem::take(&mut checked.plan.memos) {
+        if let Some(shape) = shape.nodes.get_mut(&node) {
+            shape.memo = Some(memo);
+        }
+    }
+    for (node, policy) in std::mem::take(&mut checked.plan.policies) {
+        if let Some(shape) = shape.nodes.get(&node) {
+            shape.node.set_policy(policy);
+        }
+    }
     publish(&shape, before, delta);
     drop(shape);
     After { inner: Rc::clone(inner), removed }

@@ -1,5 +1,6 @@
 //! [`Gs`]: the global state, lent to control tasks.
 
+use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -61,7 +62,7 @@ impl Gs {
 
     /// Looks at the graph. The closure cannot wait and returns nothing that borrows from it.
     pub fn with<T>(&self, look: impl FnOnce(&GraphView<'_>) -> T) -> T {
-        look(&GraphView { shape: self.inner.shape.borrow() })
+        look(&GraphView::of(&self.inner))
     }
 
     /// Who waits for what in this graph: see [`Waits`].
@@ -103,6 +104,8 @@ pub struct NodeInfo {
     pub users: Grant,
     /// Its layers below cannot change now, and walks through it are remembered.
     pub settled: bool,
+    /// It stays when its last user goes.
+    pub owned: bool,
     /// Its edges.
     pub edges: Vec<EdgeInfo>,
 }
@@ -133,8 +136,16 @@ pub struct RootInfo {
     pub node: Option<NodeId>,
     /// What it wants and shares.
     pub grant: Grant,
+    /// It stays where it is when its node is replaced: the user is a job.
+    pub stays: bool,
     /// A drain keeps new requests out.
     pub closed: bool,
+}
+
+impl<'g> GraphView<'g> {
+    pub(crate) fn of(inner: &'g Inner) -> Self {
+        Self { shape: inner.shape.borrow() }
+    }
 }
 
 impl GraphView<'_> {
@@ -153,7 +164,7 @@ impl GraphView<'_> {
             role: edge.role,
             child: edge.child,
             grant: edge.grant,
-            frozen: edge.frozen > 0,
+            frozen: !edge.frozen.is_empty(),
         });
         Some(NodeInfo {
             id,
@@ -168,6 +179,7 @@ impl GraphView<'_> {
                 .sum(),
             users: shape.users,
             settled: shape.node.chain.is_settled(),
+            owned: shape.owned,
             edges: edges.collect(),
         })
     }
@@ -176,6 +188,18 @@ impl GraphView<'_> {
     #[must_use]
     pub fn node_handle(&self, id: NodeId) -> Option<Arc<Node>> {
         Some(Arc::clone(&self.shape.node(id)?.node))
+    }
+
+    /// The child of a node.
+    #[must_use]
+    pub fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
+        Some(self.shape.node(id)?.edge(key)?.child)
+    }
+
+    /// What is remembered of a node: see [`crate::control::Plan::remember`].
+    #[must_use]
+    pub fn memo(&self, id: NodeId) -> Option<Rc<dyn Any>> {
+        self.shape.node(id)?.memo.clone()
     }
 
     /// The node called `name`.
@@ -192,6 +216,7 @@ impl GraphView<'_> {
             name: shape.root.name().to_owned(),
             node: shape.node,
             grant: shape.grant,
+            stays: shape.stays,
             closed: shape.root.gate().is_closed(),
         };
         self.shape.roots.iter().map(info).collect()

@@ -4,13 +4,14 @@
 //! end whoever waits for it: a dropped [`Control::call`] abandons the answer, not the change.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 
+use crate::answer::answer;
 use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
 use crate::runtime::{LocalFuture, LocalRef};
@@ -157,66 +158,11 @@ impl Control {
         T: PlainData,
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> T + Send + 'static,
     {
-        let answer = Arc::new(Answer::new());
-        let sender = AnswerSender(Arc::clone(&answer));
+        let (sender, answer) = answer();
         self.spawn(async move |task: &mut Task<'_>| {
             let value = work(task).await;
             sender.send(value);
         });
         answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the control thread has ended"))
-    }
-}
-
-/// A value on its way from the control thread to whoever called.
-struct Answer<T>(Mutex<AnswerState<T>>);
-
-struct AnswerState<T> {
-    value: Option<T>,
-    waker: Option<Waker>,
-    gone: bool,
-}
-
-struct AnswerSender<T>(Arc<Answer<T>>);
-
-impl<T> Answer<T> {
-    fn new() -> Self {
-        Self(Mutex::new(AnswerState { value: None, waker: None, gone: false }))
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, AnswerState<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait(&self) -> impl Future<Output = Option<T>> + '_ {
-        poll_fn(|cx| {
-            let mut state = self.state();
-            match state.value.take() {
-                Some(value) => Poll::Ready(Some(value)),
-                None if state.gone => Poll::Ready(None),
-                None => {
-                    state.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-    }
-}
-
-impl<T> AnswerSender<T> {
-    fn send(self, value: T) {
-        self.0.state().value = Some(value);
-    }
-}
-
-impl<T> Drop for AnswerSender<T> {
-    fn drop(&mut self) {
-        let waker = {
-            let mut state = self.0.state();
-            state.gone = true;
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 }

@@ -4,7 +4,8 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::control::visit::Visit;
 use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
 use crate::graph::node::{ChildKey, Edge, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
+use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
 use crate::graph::shape::{EdgeShape, NodeShape};
 use crate::graph::slot::Excluded;
@@ -40,6 +42,8 @@ pub struct NewNode {
 pub struct Opening {
     inner: Rc<Inner>,
     nodes: Detached,
+    /// Of the nodes.
+    names: BTreeSet<String>,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
@@ -99,7 +103,7 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner) }
+        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -119,7 +123,7 @@ impl Opening {
                     Error::new(Kind::InvalidInput, format!("two children '{key}'")).on_node(node.name())
                 );
             }
-            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 });
+            edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() });
         }
         let live = edges.iter().map(|edge| {
             let child = self.node(edge.child)?;
@@ -128,18 +132,20 @@ impl Opening {
         let live = live.collect::<Result<_>>()?;
         // Nobody reaches a detached node: there are no gates to look at.
         node.replace_edges(&Excluded::assert([]), live);
+        self.names.insert(node.name().to_owned());
         self.nodes.nodes.insert(
             id,
             NodeShape {
                 node,
                 edges,
-                parents: std::collections::BTreeSet::new(),
+                parents: BTreeSet::new(),
                 read_only: new.facts.read_only,
                 active: true,
                 force_share: new.force_share,
                 owned: new.owned,
                 users: Grant::PASSIVE,
                 version: 0,
+                memo: None,
             },
         );
         Ok(id)
@@ -159,12 +165,21 @@ impl Opening {
             )
             .in_option("node-name"));
         }
-        let taken = self.inner.shape.borrow().names.contains_key(&name)
-            || self.nodes.nodes.values().any(|shape| shape.node.name() == name);
+        let taken = self.inner.shape.borrow().names.contains_key(&name) || self.names.contains(&name);
         if taken {
             return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
         }
         Ok(name)
+    }
+
+    /// The node called `name`, of the opening or of the graph.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn find(&self, name: &str) -> Result<NodeId> {
+        let brought = self.nodes.nodes.iter().find(|(_, shape)| shape.node.name() == name);
+        let found = brought.map(|(id, _)| *id).or_else(|| self.inner.shape.borrow().names.get(name).copied());
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node").on_node(name))
     }
 
     /// The node `id` of the opening or of the graph.
@@ -173,6 +188,20 @@ impl Opening {
         let found = detached
             .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
         found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
+    }
+
+    /// Remembers something of a detached node: see [`crate::control::Plan::remember`].
+    pub fn remember(&mut self, id: NodeId, memo: Rc<dyn Any>) {
+        if let Some(shape) = self.nodes.nodes.get_mut(&id) {
+            shape.memo = Some(memo);
+        }
+    }
+
+    /// Sets what a detached node makes of zeroes and discards.
+    pub fn set_policy(&mut self, id: NodeId, policy: NodePolicy) {
+        if let Some(shape) = self.nodes.nodes.get(&id) {
+            shape.node.set_policy(policy);
+        }
     }
 
     /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
@@ -209,6 +238,13 @@ impl Opening {
             }
         }
         found
+    }
+
+    /// What a plan brings in, to open more upon it.
+    pub(crate) fn resume(inner: &Rc<Inner>, mut nodes: Detached) -> Self {
+        nodes.inner = Some(Rc::clone(inner));
+        let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
+        Self { inner: Rc::clone(inner), nodes, names }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

@@ -104,8 +104,8 @@ impl<'g> Outlook<'g> {
     /// Nodes of the graph that get a user of a kind that demands exclude.
     fn taken(&self) -> BTreeSet<NodeId> {
         let base = self.view.base();
-        // Whoever is a parent node, or is an overlay among them, or works for a job.
-        let blocks = |graph: &dyn Fn(Demand) -> bool| graph(Demand::NoJob) || graph(Demand::NoParent);
+        // Any user is one of a kind that the widest demand excludes.
+        let blocks = |graph: &dyn Fn(Demand) -> bool| graph(Demand::NoUser);
         let taken = self.view.nodes.iter().filter(|(id, after)| {
             let Some(before) = base.node(**id) else { return false };
             let mut users = after.iter().flat_map(|after| &after.parents);

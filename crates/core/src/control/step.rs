@@ -26,7 +26,7 @@ pub(crate) enum Step {
     Replace { from: NodeId, to: NodeId },
     SetReadOnly { node: NodeId, read_only: bool },
     SetActive { node: NodeId, active: bool },
-    Freeze { parent: NodeId, key: ChildKey, by: i32 },
+    Freeze { parent: NodeId, key: ChildKey, by: Arc<str>, frozen: bool },
     Demand { node: NodeId, demand: Demand },
     Touch(NodeId),
 }
@@ -41,6 +41,10 @@ pub enum Demand {
     NoOverlay,
     /// No node stands on it, in whatever role: only users.
     NoParent,
+    /// Nobody uses it, and no node stands on it.
+    NoUser,
+    /// It has no backing image itself.
+    NoBacking,
 }
 
 impl Demand {
@@ -53,8 +57,11 @@ impl Demand {
             (Self::NoOverlay, Parent::Node(id, key)) => {
                 view.node(id).and_then(|shape| shape.edge(key)).is_some_and(|edge| edge.role.has(Role::COW))
             }
-            (Self::NoParent, Parent::Node(..)) => true,
-            (Self::NoJob, Parent::Node(..)) | (Self::NoOverlay | Self::NoParent, Parent::Root(_)) => false,
+            (Self::NoParent | Self::NoUser, Parent::Node(..)) => true,
+            (Self::NoUser, Parent::Root(_)) => view.is_user(parent),
+            (Self::NoJob, Parent::Node(..))
+            | (Self::NoOverlay | Self::NoParent, Parent::Root(_))
+            | (Self::NoBacking, _) => false,
         }
     }
 }
@@ -115,19 +122,7 @@ pub(crate) fn apply(
             view.node_mut(*node).ok_or_else(no_node)?.active = *active;
             Ok(())
         }
-        Step::Freeze { parent, key, by } => {
-            let shape = view.node_mut(*parent).ok_or_else(no_node)?;
-            let edge = shape.edges.iter_mut().find(|edge| edge.key == *key);
-            let edge =
-                edge.ok_or_else(|| Error::new(Kind::NotFound, format!("the node has no child '{key}'")))?;
-            edge.frozen = edge.frozen.checked_add_signed(*by).ok_or_else(|| {
-                Error::new(
-                    Kind::InvalidInput,
-                    format!("child '{key}' is thawed more often than it was frozen"),
-                )
-            })?;
-            Ok(())
-        }
+        Step::Freeze { parent, key, by, frozen } => freeze(view, (*parent, *key), by, *frozen),
         Step::Demand { node, demand } => ask(view, *node, *demand),
         Step::Touch(node) => view.node_mut(*node).map(drop).ok_or_else(no_node),
     }
@@ -136,8 +131,7 @@ pub(crate) fn apply(
 fn insert(view: &mut View<'_>, plan: &Plan, id: NodeId) -> Result<()> {
     let shape = plan.opened.get(id).ok_or_else(no_node)?;
     let name = shape.node.name();
-    let brought = |known: &Option<NodeShape>| known.as_ref().is_some_and(|known| known.node.name() == name);
-    if view.base().names.contains_key(name) || view.nodes.values().any(brought) {
+    if !view.take_name(name) {
         return Err(Error::new(Kind::AlreadyExists, "there is a node of that name already").on_node(name));
     }
     let edges = shape.edges.clone();
@@ -166,6 +160,10 @@ fn release(view: &mut View<'_>, id: NodeId) -> Result<()> {
 
 fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
     let shape = view.node(id).ok_or_else(no_node)?;
+    if demand == Demand::NoBacking && shape.edge(ChildKey::Backing).is_some() {
+        let text = "it has a backing image already";
+        return Err(Error::new(Kind::InvalidInput, text).on_node(shape.node.name()));
+    }
     let Some(parent) = shape.parents.iter().find(|parent| demand.excludes(view, **parent)) else {
         return Ok(());
     };
@@ -174,6 +172,7 @@ fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
         Demand::NoJob => format!("{other} works on it"),
         Demand::NoOverlay => format!("it is the backing image of {other}"),
         Demand::NoParent => format!("{other} stands on it"),
+        Demand::NoUser | Demand::NoBacking => format!("{other} uses it"),
     };
     Err(Error::new(Kind::InUse, text).on_node(shape.node.name()))
 }
@@ -194,13 +193,27 @@ fn aim_root(view: &mut View<'_>, root: RootId, to: Option<NodeId>) -> Result<()>
 
 fn demand_thawed(view: &View<'_>, parent: NodeId, key: ChildKey) -> Result<()> {
     let shape = view.node(parent).ok_or_else(no_node)?;
-    match shape.edge(key) {
-        Some(edge) if edge.frozen > 0 => {
-            Err(Error::new(Kind::InUse, format!("child '{key}' is frozen by a job"))
-                .on_node(shape.node.name()))
-        }
-        _ => Ok(()),
+    match shape.edge(key).and_then(|edge| edge.frozen.first()) {
+        Some(holder) => Err(Error::new(Kind::InUse, format!("child '{key}' is frozen by {holder}"))
+            .on_node(shape.node.name())),
+        None => Ok(()),
     }
+}
+
+fn freeze(view: &mut View<'_>, (parent, key): (NodeId, ChildKey), by: &Arc<str>, frozen: bool) -> Result<()> {
+    let shape = view.node_mut(parent).ok_or_else(no_node)?;
+    let edge = shape.edges.iter_mut().find(|edge| edge.key == key);
+    let edge = edge.ok_or_else(|| Error::new(Kind::NotFound, format!("the node has no child '{key}'")))?;
+    if frozen {
+        edge.frozen.push(Arc::clone(by));
+        return Ok(());
+    }
+    let place = edge.frozen.iter().position(|holder| holder == by).ok_or_else(|| {
+        let text = format!("child '{key}' is thawed more often than it was frozen");
+        Error::new(Kind::InvalidInput, text)
+    })?;
+    edge.frozen.remove(place);
+    Ok(())
 }
 
 fn aim_edge(view: &mut View<'_>, parent: NodeId, key: ChildKey, to: Option<(NodeId, Role)>) -> Result<()> {

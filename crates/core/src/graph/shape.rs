@@ -6,7 +6,9 @@
 //! ```
 //! Requests never look here; what they need is in `Node` and `Root`, rewritten by commits (`graph::publish`).
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::{Root, RootId};
@@ -14,6 +16,9 @@ use crate::driver::NodeMode;
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
+
+/// Something that is remembered of a node and means nothing to the core.
+pub(crate) type Memo = Rc<dyn Any>;
 
 /// A node as the control thread sees it.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub(crate) struct NodeShape {
     pub(crate) users: Grant,
     /// Moves with every commit that changes the node.
     pub(crate) version: u64,
+    /// What whoever opened or reopened it wants to remember of it.
+    pub(crate) memo: Option<Memo>,
 }
 
 impl NodeShape {
@@ -51,8 +58,8 @@ pub(crate) struct EdgeShape {
     pub(crate) role: Role,
     pub(crate) child: NodeId,
     pub(crate) grant: Grant,
-    /// By how many users the edge is frozen: it cannot be moved or removed while there is one.
-    pub(crate) frozen: u32,
+    /// By whom the edge is frozen: it cannot be moved or removed while there is somebody.
+    pub(crate) frozen: Vec<Arc<str>>,
 }
 
 /// The other end of an edge to a node.
@@ -211,6 +218,8 @@ pub(crate) struct View<'g> {
     base: &'g Shape,
     pub(crate) nodes: BTreeMap<NodeId, Option<NodeShape>>,
     pub(crate) roots: BTreeMap<RootId, Option<RootShape>>,
+    /// Names of the nodes that were brought in.
+    brought: BTreeSet<String>,
 }
 
 impl Topology for View<'_> {
@@ -231,11 +240,16 @@ impl Topology for View<'_> {
 
 impl<'g> View<'g> {
     pub(crate) fn new(base: &'g Shape) -> Self {
-        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new() }
+        Self { base, nodes: BTreeMap::new(), roots: BTreeMap::new(), brought: BTreeSet::new() }
     }
 
     pub(crate) fn base(&self) -> &'g Shape {
         self.base
+    }
+
+    /// Takes a name for a node that is brought in; whether it was free.
+    pub(crate) fn take_name(&mut self, name: &str) -> bool {
+        !self.base.names.contains_key(name) && self.brought.insert(name.to_owned())
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> Option<&mut NodeShape> {
@@ -271,15 +285,17 @@ impl<'g> View<'g> {
     /// Sets, moves or removes (`to: None`) an edge between nodes. A moved edge keeps its role.
     pub(crate) fn aim_edge(&mut self, from: NodeId, key: ChildKey, to: Option<(NodeId, Role)>) {
         let Some(node) = self.node_mut(from) else { return };
-        let before = node.edges.iter().find(|edge| edge.key == key).map(|edge| (edge.child, edge.frozen));
+        let before = node.edges.iter().find(|edge| edge.key == key).map(|edge| edge.child);
         node.edges.retain(|edge| edge.key != key || to.is_some());
         if let Some((child, role)) = to {
             match node.edges.iter_mut().find(|edge| edge.key == key) {
                 Some(edge) => edge.child = child,
-                None => node.edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: 0 }),
+                None => {
+                    node.edges.push(EdgeShape { key, role, child, grant: Grant::PASSIVE, frozen: Vec::new() })
+                }
             }
         }
-        self.unlink(before.map(|(child, _)| child), Parent::Node(from, key));
+        self.unlink(before, Parent::Node(from, key));
         self.link(to.map(|(child, _)| child), Parent::Node(from, key));
     }
 }

@@ -40,6 +40,16 @@
 //! | `Task::apply` | `&mut Task`, `Plan` | control | all phases |
 //! | `Quiet::covers` | `&Quiet` | control |  |
 //!
+//! # Between threads
+//!
+//! In [`answer`](mod@crate::answer).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `answer` | nothing | any | both ends of one value |
+//! | `Answer::wait` | the end where it arrives | any | waits |
+//! | `AnswerSender::send` | the other end | any |  |
+//!
 //! # Changes of the graph
 //!
 //! In [`control`](crate::control).
@@ -75,6 +85,7 @@
 //! | `Plan::check` | `Plan`, `&Gs` | control | computes; nothing happens |
 //! | `Checked::quiet_nodes` | `&Checked` | control |  |
 //! | `StagedPlan::undo` | `StagedPlan` | control | drivers take back |
+//! | `Change::sees` | `&Change` | control | lends a view to a closure that cannot wait |
 //! | `Change::private` | `&Change` | control | lends I/O with nobody else inside |
 //! | `Change::settle` | `Change` | control | the last stores and flushes |
 //! | `Change::abort` | `Change` | control | opens the gates, then drivers take back |
@@ -98,6 +109,7 @@
 //! | `Ticket::read` | `&mut Ticket` | I/O | waits for devices and for other requests |
 //! | `Ticket::flush` | `&mut Ticket` | I/O | waits for devices |
 //! | `Ticket::status` | `&mut Ticket` | I/O | waits for devices |
+//! | `Ticket::local` | a `Ticket` | I/O |  |
 //! | `Ticket::len` | `&Ticket` | I/O |  |
 //! | `Ticket::is_empty` | `&Ticket` | I/O |  |
 //! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
@@ -123,6 +135,7 @@
 //! | `Io::discard` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::flush` | `Io` | I/O | waits for devices |
 //! | `Io::resize` | `Io` with `RESIZE` | I/O | waits for devices and for other requests |
+//! | `Io::status_within` | `Io` | I/O | waits for devices |
 //! | `Io::status` | `Io` | I/O | waits for devices |
 //! | `Io::lock_range` | `Io` | I/O | waits for other requests; the guard ends before the request |
 //! | `Io::grace_stamp` | `Io` | I/O |  |
@@ -138,16 +151,26 @@
 //! | function | needs | thread | |
 //! |---|---|---|---|
 //! | `JobCtx::new` | a thread, a `Control` | I/O |  |
+//! | `JobCtx::with_handle` | a handle, a thread, a `Control` | I/O | for a handle that is there already |
 //! | `JobCtx::show` | `&JobCtx`, the whole state | I/O |  |
 //! | `JobCtx::run` | `JobCtx` | I/O | lends `&mut JobCtx`; the job ends with it |
 //! | `JobCtx::lanes` | `&mut JobCtx` | I/O | a ticket borrows them, and so the context |
+//! | `JobCtx::workers` | `&mut JobCtx` | I/O | the lanes, and what tells workers to stop |
+//! | `JobCtx::local` | `&JobCtx` | I/O |  |
+//! | `JobCtx::interrupt` | `&JobCtx` | I/O |  |
 //! | `JobCtx::pause_point` | `&mut JobCtx` | I/O | waits for the end of a pause |
-//! | `JobCtx::sleep_until` | `&mut JobCtx` | I/O | waits for a timer, then for the end of a pause |
+//! | `JobCtx::sleep_until` | `&mut JobCtx` | I/O | waits for a timer; a pause is noticed at once |
+//! | `JobCtx::rest_until` | `&mut JobCtx` | I/O | waits for a timer, a pause, a nudge or the end |
 //! | `JobCtx::on_control` | `&mut JobCtx` | I/O | waits for a control task |
 //! | `JobLink::state` | `&JobLink` | any |  |
 //! | `JobHandle::pause` | `&JobHandle` | any |  |
 //! | `JobHandle::resume` | `&JobHandle` | any |  |
 //! | `JobHandle::cancel` | `&JobHandle` | any |  |
+//! | `JobHandle::nudge` | `&JobHandle` | any | ends a rest |
+//! | `JobHandle::is_cancelled` | `&JobHandle` | any |  |
+//! | `Interrupt::is_set` | `&Interrupt` | any |  |
+//! | `Interrupt::poll_set` | `&Interrupt` | any |  |
+//! | `Interrupt::enter` | `&mut Lane` | I/O | waits for a gate, unless the job is to pause or to end |
 //!
 //! # Drivers, devices and threads
 //!

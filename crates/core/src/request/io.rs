@@ -172,6 +172,12 @@ impl<'t> Io<'t> {
         status::status(self, range, u32::MAX).await
     }
 
+    /// As [`Self::status`], looking through at most `layers` backing images. What lies further down is not allocated and
+    /// not zero; what no layer has is not allocated and zero.
+    pub async fn status_within(self, range: GuestRange, layers: u32) -> Result<Status> {
+        status::status(self, range, layers).await
+    }
+
     /// Waits until no other request holds a range of the node that overlaps `range`, and holds it. First come, first
     /// served. A request holds at most one range of one node at a time, and takes ranges of parents before children's.
     pub async fn lock_range(self, range: GuestRange) -> RangeGuard<'t> {

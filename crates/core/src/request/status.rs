@@ -35,7 +35,8 @@ pub(crate) fn status<'a>(io: Io<'a>, range: GuestRange, layers: u32) -> LocalFut
             Place::Load => unreachable!("locate loads"),
             Place::Backing => below(io, range, layers).await?,
             Place::Child { child, at, tail, transparent } => {
-                let inner = child_status(io, range, child, (at.in_child().get(), tail)).await?;
+                let layers = if transparent { layers } else { u32::MAX };
+                let inner = child_status(io, range, child, (at.in_child().get(), tail, layers)).await?;
                 if transparent { inner } else { stored(inner, at.get()) }
             }
         };
@@ -85,13 +86,13 @@ async fn child_status(
     io: Io<'_>,
     range: GuestRange,
     key: ChildKey,
-    (at, tail): (u64, Tail),
+    (at, tail, layers): (u64, Tail, u32),
 ) -> Result<Status> {
     let child = io.child(key).ok_or_else(|| {
         Error::new(Kind::NotFound, format!("the node has no child '{key}'")).on_node(io.node().name())
     })?;
     match (clamp(child, at, range), tail) {
-        (Some(inner), _) => status(child, inner, u32::MAX).await,
+        (Some(inner), _) => status(child, inner, layers).await,
         (None, Tail::Zeroes) => Ok(Status { len: range.len(), ..ZERO }),
         (None, Tail::Error) => {
             Err(Error::new(Kind::InvalidImage, format!("data lies past the end of child '{key}'"))

@@ -19,11 +19,12 @@ use crate::request::write;
 const ZERO_BUF_BYTES: u64 = 1 << 20;
 
 pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()> {
-    io.demand_write(false)?;
+    io.demand_write(flags.unchanged)?;
     io.demand_inside(range, true)?;
     if range.is_empty() {
         return Ok(());
     }
+    let flags = ZeroFlags { may_unmap: flags.may_unmap && !io.node().policy().ignores_discards, ..flags };
     let mut crossed = Crossed::default();
     crossed.note(io.node(), range);
     let mut result = zero_here(io, range, flags).await;
@@ -41,7 +42,7 @@ async fn zero_here(io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()
     };
     match fast {
         Err(error) if error.kind() == Kind::Unsupported && !flags.fast_only => {
-            write_zero_bytes(io, range).await
+            write_zero_bytes(io, range, flags.unchanged).await
         }
         result => result,
     }
@@ -59,7 +60,7 @@ async fn zero_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange, flags: Zero
         result?;
     }
     for edge in [head, tail] {
-        write_zero_bytes(io, edge).await?;
+        write_zero_bytes(io, edge, flags.unchanged).await?;
     }
     Ok(())
 }
@@ -74,7 +75,7 @@ fn split_aligned(range: GuestRange, align: u32) -> (GuestRange, GuestRange, Gues
     (head, middle, range.skip(head.len() + middle.len()))
 }
 
-async fn write_zero_bytes(io: Io<'_>, range: GuestRange) -> Result<()> {
+async fn write_zero_bytes(io: Io<'_>, range: GuestRange, unchanged: bool) -> Result<()> {
     let mut rest = range;
     let mut buf: Option<Buf> = None;
     while !rest.is_empty() {
@@ -84,7 +85,8 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange) -> Result<()> {
             Some(zeroes) if zeroes.len() == len => zeroes,
             _ => Buf::zeroed(len),
         };
-        let (result, zeroes) = write::write(io, step.start(), zeroes, WriteFlags::default()).await;
+        let flags = WriteFlags { unchanged, fua: false };
+        let (result, zeroes) = write::write_as_it_is(io, step.start(), zeroes, flags).await;
         result?;
         buf = Some(zeroes);
         rest = rest.skip(step.len());
@@ -95,7 +97,7 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange) -> Result<()> {
 pub(crate) async fn discard(io: Io<'_>, range: GuestRange) -> Result<()> {
     io.demand_write(false)?;
     io.demand_inside(range, false)?;
-    if range.is_empty() {
+    if range.is_empty() || io.node().policy().ignores_discards {
         return Ok(());
     }
     let mut crossed = Crossed::default();

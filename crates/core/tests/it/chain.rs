@@ -243,7 +243,7 @@ fn private_writes_of_a_change_are_seen_by_those_who_had_read_before() {
         world
             .on_control(async move |task: &mut Task<'_>| -> Result<()> {
                 let mut plan = Plan::new();
-                plan.freeze(middle, ChildKey::Backing);
+                plan.freeze(middle, ChildKey::Backing, "a job");
                 plan.reopen(task.gs().find("base-file")?, Box::new(NewOptions::default()));
                 let mut plan = Plan::new();
                 plan.set_child(middle, ChildKey::Backing, base, Role::COW);

@@ -369,8 +369,8 @@ fn a_frozen_edge_stays_until_it_is_thawed_as_often_as_it_was_frozen() {
         let freeze = async |task: &mut Task<'_>, by: i32| {
             let mut plan = Plan::new();
             match by {
-                1 => plan.freeze(top, ChildKey::File),
-                _ => plan.thaw(top, ChildKey::File),
+                1 => plan.freeze(top, ChildKey::File, "job 'j'"),
+                _ => plan.thaw(top, ChildKey::File, "job 'j'"),
             }
             task.apply(plan).await
         };
@@ -386,6 +386,7 @@ fn a_frozen_edge_stays_until_it_is_thawed_as_often_as_it_was_frozen() {
         for plan in [move_it, cut_it, replace_it] {
             let error = task.apply(plan).await.unwrap_err();
             assert_eq!((error.kind(), error.node()), (Kind::InUse, Some("top")));
+            assert!(error.report().contains("job 'j'"), "{}", error.report());
         }
         assert_eq!(remove(task, top).await.unwrap_err().kind(), Kind::InUse, "its edge would go, too");
         freeze(task, -1).await.unwrap();

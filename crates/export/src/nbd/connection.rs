@@ -15,6 +15,7 @@ use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_nbd::Session;
 use drystone_nbd::server::Negotiated;
+use drystone_sys::ThreadHandle;
 
 use super::conn::{Conn, Stage};
 use super::crowd::{Of, Place};
@@ -23,39 +24,61 @@ use super::handshake::{self, Agreed};
 use super::inbound::Inbound;
 use super::peer::{Sink, Source, unless};
 use super::reader::{End, Reader};
-use super::server::Shared;
+use super::server::{Shared, shards};
 
 /// How long a client that has said goodbye, or whose export goes, may take to take its last replies.
 const LINGER_NS: u64 = 1_000_000_000;
 
-/// Serves a client on the thread of `local`, the server's thread number `thread`.
+/// Serves a client: the handshake on the thread of `local`, the rest on one that its export wants.
 pub(super) async fn serve(
     local: LocalRef,
-    (source, sink): (impl Source, impl Sink),
-    (shared, thread): (Arc<Shared>, usize),
+    (mut source, sink): (impl Source + Send, impl Sink + Send),
+    shared: Arc<Shared>,
     place: Place,
 ) {
-    let mut connection = Connection { lane: Lane::new(local.clone()), local, shared, thread, place };
-    connection.run(source, sink).await;
+    let mut inbound = Inbound::new(shared.pool(local.shard()));
+    let mut connection = Connection::on(local, shared, place);
+    let Some(entered) = connection.handshake((&mut source, &sink), &mut inbound).await else {
+        return sink.close();
+    };
+    let Some(thread) = connection.moves_to(&entered.1) else {
+        return connection.run((source, sink), inbound, entered).await;
+    };
+    let Connection { shared, place, .. } = connection;
+    // A thread that has ended drops the connection.
+    let _ = thread.spawn(async move |local| {
+        Connection::on(local, shared, place).run((source, sink), inbound, entered).await;
+    });
 }
 
 struct Connection {
     lane: Lane,
     local: LocalRef,
     shared: Arc<Shared>,
-    thread: usize,
     place: Place,
 }
 
 impl Connection {
-    async fn run(&mut self, mut source: impl Source, sink: impl Sink) {
-        let pool = self.shared.pool(self.thread);
-        let mut inbound = Inbound::new(pool.clone());
-        let Some((session, export)) = self.handshake((&mut source, &sink), &mut inbound).await else {
-            return sink.close();
-        };
+    fn on(local: LocalRef, shared: Arc<Shared>, place: Place) -> Self {
+        Self { lane: Lane::new(local.clone()), local, shared, place }
+    }
+
+    /// The thread that the rest of the connection belongs on, if it is not this one.
+    fn moves_to(&self, export: &Export) -> Option<ThreadHandle> {
+        let threads = &export.options().threads;
+        let thread = self.place.move_to(&shards(threads))?;
+        threads.iter().find(|handle| handle.shard() == thread).cloned()
+    }
+
+    async fn run(
+        mut self,
+        (source, sink): (impl Source, impl Sink),
+        inbound: Inbound,
+        entered: (Session, Arc<Export>),
+    ) {
         let limits = self.shared.options().limits;
-        let conn = Conn::new(sink, (session, export), (pool, limits), self.local.clone());
+        let pool = self.shared.pool(self.local.shard());
+        let conn = Conn::new(sink, entered, (pool, limits), self.local.clone());
         self.transmission(&conn, Reader { conn: Rc::clone(&conn), source, inbound }).await;
     }
 

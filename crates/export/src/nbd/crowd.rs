@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use drystone_core::runtime::Shard;
+
 /// The connections of one server.
 #[derive(Default)]
 pub(super) struct Crowd(Mutex<Members>);
@@ -25,8 +27,8 @@ struct Members {
 }
 
 struct Member {
-    /// The I/O thread that it lives on, as the server counts them.
-    thread: usize,
+    /// The I/O thread that it lives on.
+    thread: Shard,
     export: Option<u64>,
     order: Arc<Order>,
 }
@@ -68,17 +70,10 @@ impl Crowd {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection, on that of `threads` threads which has the fewest; which one that is.
-    pub(super) fn join(self: &Arc<Self>, threads: usize) -> (Place, usize) {
+    /// A new connection, on that of `threads` which has the fewest; which one that is.
+    pub(super) fn join(self: &Arc<Self>, threads: &[Shard]) -> (Place, Shard) {
         let mut members = self.members();
-        let mut counts = vec![0_usize; threads];
-        for member in members.members.values() {
-            if let Some(count) = counts.get_mut(member.thread) {
-                *count += 1;
-            }
-        }
-        let fewest = counts.iter().enumerate().min_by_key(|(_, count)| **count);
-        let thread = fewest.map_or(0, |(thread, _)| thread);
+        let thread = members.idlest(threads).unwrap_or_else(|| Shard::new(0));
         let id = members.joined;
         members.joined += 1;
         let order = Arc::new(Order::default());
@@ -119,6 +114,12 @@ impl Crowd {
 }
 
 impl Members {
+    /// The one of `threads` that has the fewest connections.
+    fn idlest(&self, threads: &[Shard]) -> Option<Shard> {
+        let count = |thread| self.members.values().filter(|member| member.thread == thread).count();
+        threads.iter().copied().min_by_key(|thread| count(*thread))
+    }
+
     fn count(&self, of: Of) -> usize {
         self.members.values().filter(|member| of.holds(member)).count()
     }
@@ -151,6 +152,18 @@ impl Place {
             member.export = Some(export);
         }
         !is_full
+    }
+
+    /// The connection goes to that of `threads` which has the fewest; which one that is. It stays if it is on one of them.
+    pub(super) fn move_to(&self, threads: &[Shard]) -> Option<Shard> {
+        let mut members = self.crowd.members();
+        let now = members.members.get(&self.id)?.thread;
+        if threads.contains(&now) {
+            return None;
+        }
+        let thread = members.idlest(threads)?;
+        members.members.get_mut(&self.id)?.thread = thread;
+        Some(thread)
     }
 
     /// Waits until the connection is told to go.
@@ -195,17 +208,29 @@ mod tests {
     #[test]
     fn a_new_connection_goes_to_the_thread_that_has_the_fewest() {
         let crowd = Arc::new(Crowd::default());
-        let (first, second, third) = (crowd.join(2), crowd.join(2), crowd.join(2));
-        assert_eq!((first.1, second.1, third.1), (0, 1, 0));
+        let two = [Shard::new(4), Shard::new(5)];
+        let (first, second, third) = (crowd.join(&two), crowd.join(&two), crowd.join(&two));
+        assert_eq!([first.1, second.1, third.1], [two[0], two[1], two[0]]);
         drop((first, third));
-        assert_eq!(crowd.join(2).1, 0);
+        assert_eq!(crowd.join(&two).1, two[0]);
         assert_eq!((crowd.count(Of::Server), crowd.joined()), (1, 4));
+    }
+
+    #[test]
+    fn a_connection_moves_to_a_thread_of_its_export_once() {
+        let crowd = Arc::new(Crowd::default());
+        let [server, one, two] = [0, 1, 2].map(Shard::new);
+        let places: Vec<_> = (0..3).map(|_| crowd.join(&[server]).0).collect();
+        assert_eq!(places[0].move_to(&[one, two]), Some(one));
+        assert_eq!(places[1].move_to(&[one, two]), Some(two));
+        assert_eq!(places[1].move_to(&[one, two]), None);
+        assert_eq!(places[2].move_to(&[]), None);
     }
 
     #[test]
     fn an_export_takes_no_more_connections_than_it_says() {
         let crowd = Arc::new(Crowd::default());
-        let places: Vec<_> = (0..3).map(|_| crowd.join(1).0).collect();
+        let places: Vec<_> = (0..3).map(|_| crowd.join(&[Shard::new(0)]).0).collect();
         assert_eq!(places.iter().map(|place| place.enter(7, 2)).collect::<Vec<_>>(), [true, true, false]);
         assert_eq!((crowd.count(Of::Export(7)), crowd.count(Of::Export(8))), (2, 0));
     }

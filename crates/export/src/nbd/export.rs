@@ -19,6 +19,7 @@ use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
 use drystone_core::lane::Lane;
 use drystone_nbd::wire::context::BASE_ALLOCATION;
 use drystone_nbd::{ExportInfo, TransmissionFlags};
+use drystone_sys::ThreadHandle;
 
 /// The context that tells how deep in a chain of backing images bytes are (as release 10.0 names it).
 pub(super) const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
@@ -44,6 +45,8 @@ pub struct ExportOptions {
     pub allocation_depth: bool,
     /// Most connections to this export at a time; 0: as many as the server takes.
     pub connections_max: u32,
+    /// The I/O threads that serve its connections; those of the server if there are none.
+    pub threads: Vec<ThreadHandle>,
 }
 
 /// One node on offer.
@@ -110,6 +113,8 @@ pub(super) struct Registry(Mutex<Offered>);
 
 #[derive(Default)]
 struct Offered {
+    /// The server stops: nothing is offered any more.
+    is_over: bool,
     by_name: BTreeMap<String, Arc<Export>>,
     default: Option<Arc<Export>>,
 }
@@ -131,6 +136,9 @@ impl Registry {
     pub(super) fn add(&self, export: Arc<Export>) -> Result<()> {
         self.demand_free(&export.options.name)?;
         let mut offered = self.offered();
+        if offered.is_over {
+            return Err(Error::new(Kind::Cancelled, "the NBD server stops"));
+        }
         if export.options.is_default {
             offered.default = Some(Arc::clone(&export));
         }
@@ -146,6 +154,14 @@ impl Registry {
         };
         offered.default.take_if(|default| default.id == export.id);
         Ok(export)
+    }
+
+    /// Takes everything off the offer, for good.
+    pub(super) fn close(&self) -> Vec<Arc<Export>> {
+        let mut offered = self.offered();
+        offered.is_over = true;
+        offered.default = None;
+        std::mem::take(&mut offered.by_name).into_values().collect()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Arc<Export>> {

@@ -6,6 +6,7 @@
 //! ```
 //! Adding an export is a plan that attaches a root; removing one ends its connections first and takes the root out then.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use drystone_core::control::{Plan, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::lane::Lane;
+use drystone_core::runtime::Shard;
 use drystone_nbd::uri;
 use drystone_sys::{Address, Closer, Listener, ThreadHandle};
 
@@ -82,8 +84,8 @@ pub(super) struct Shared {
     options: ServerOptions,
     pub(super) registry: Registry,
     pub(super) crowd: Arc<Crowd>,
-    /// One for each thread.
-    pools: Vec<Pool>,
+    /// One for each thread that has served.
+    pools: Mutex<BTreeMap<Shard, Pool>>,
     threads: Vec<ThreadHandle>,
     accepting: Mutex<Accepting>,
     exports: AtomicU64,
@@ -101,8 +103,9 @@ impl Shared {
         &self.options
     }
 
-    pub(super) fn pool(&self, thread: usize) -> Pool {
-        self.pools.get(thread).cloned().unwrap_or_else(|| Pool::new(POOL_BYTES))
+    pub(super) fn pool(&self, thread: Shard) -> Pool {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.entry(thread).or_insert_with(|| Pool::new(POOL_BYTES)).clone()
     }
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
@@ -116,7 +119,7 @@ pub struct NbdServer {
     shared: Arc<Shared>,
     closer: Closer,
     /// Until connections are taken.
-    listener: Option<Listener>,
+    listener: Mutex<Option<Listener>>,
 }
 
 impl NbdServer {
@@ -125,7 +128,7 @@ impl NbdServer {
     /// # Errors
     /// Those of [`Listener::bind`]; [`Kind::InvalidInput`] without a thread; [`Kind::Cancelled`] if the thread has ended.
     pub fn start(threads: &[ThreadHandle], listen: Listen, options: ServerOptions) -> Result<Self> {
-        let mut server = Self::bind(threads, listen, options)?;
+        let server = Self::bind(threads, listen, options)?;
         server.open()?;
         Ok(server)
     }
@@ -147,24 +150,28 @@ impl NbdServer {
             options,
             registry: Registry::default(),
             crowd: Arc::default(),
-            pools: threads.iter().map(|_| Pool::new(POOL_BYTES)).collect(),
+            pools: Mutex::default(),
             threads: threads.to_vec(),
             accepting: Mutex::default(),
             exports: AtomicU64::new(0),
         });
-        Ok(Self { shared, closer: listener.closer(), listener: Some(listener) })
+        Ok(Self { shared, closer: listener.closer(), listener: Mutex::new(Some(listener)) })
     }
 
     /// Takes connections from now on. Nothing if it does already.
     ///
     /// # Errors
     /// [`Kind::Cancelled`] if the first thread has ended.
-    pub fn open(&mut self) -> Result<()> {
-        let Some((listener, first)) = self.listener.take().zip(self.shared.threads.first()) else {
+    pub fn open(&self) -> Result<()> {
+        let Some((listener, first)) = self.take_listener().zip(self.shared.threads.first()) else {
             return Ok(());
         };
         let shared = Arc::clone(&self.shared);
         first.spawn(move |local| accept(shared, listener, Lane::new(local)))
+    }
+
+    fn take_listener(&self) -> Option<Listener> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Where the server listens, with the port that the kernel chose.
@@ -248,13 +255,14 @@ impl NbdServer {
     }
 
     /// Takes no more connections, waits until those that are there have ended, flushes, and takes all exports out of the
-    /// graph. Not while the caller keeps their nodes quiet.
+    /// graph. Not while the caller keeps their nodes quiet. To be called once.
     ///
     /// # Errors
     /// The first of those of the last flushes; everything is gone all the same.
-    pub async fn stop(mut self, task: &mut Task<'_>) -> Result<()> {
-        let is_open = self.listener.take().is_none();
+    pub async fn stop(&self, task: &mut Task<'_>) -> Result<()> {
+        let is_open = self.take_listener().is_none();
         let Shared { registry, crowd, .. } = &*self.shared;
+        let exports = registry.close();
         self.closer.close();
         crowd.close(Of::Server);
         if is_open {
@@ -264,8 +272,7 @@ impl NbdServer {
         crowd.close(Of::Server);
         crowd.fewer_than(Of::Server, 1).await;
         let mut result = Ok(());
-        for export in registry.all() {
-            drop(registry.remove(&export.options().name));
+        for export in exports {
             result = result.and(retire(task, &export).await);
         }
         result
@@ -323,6 +330,11 @@ async fn detach(task: &mut Task<'_>, export: &Export) -> Result<()> {
     task.apply(plan).await
 }
 
+/// Which threads they are.
+pub(super) fn shards(threads: &[ThreadHandle]) -> Vec<Shard> {
+    threads.iter().map(ThreadHandle::shard).collect()
+}
+
 /// Takes connections until the listener is closed.
 async fn accept(shared: Arc<Shared>, listener: Listener, mut lane: Lane) {
     let max = usize::try_from(shared.options.connections_max).unwrap_or(usize::MAX);
@@ -331,13 +343,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener, mut lane: Lane) {
             shared.crowd.fewer_than(Of::Server, max).await;
         }
         let Ok(stream) = listener.accept(&mut lane).await else { break };
-        let (place, thread) = shared.crowd.join(shared.threads.len());
-        let Some(handle) = shared.threads.get(thread) else { continue };
+        let (place, thread) = shared.crowd.join(&shards(&shared.threads));
+        let Some(handle) = shared.threads.iter().find(|handle| handle.shard() == thread) else { continue };
         let (closer, shared) = (stream.closer(), Arc::clone(&shared));
         // A thread that has ended drops the connection.
         let _ = handle.spawn(move |local| {
             let (receiver, sender) = stream.split();
-            connection::serve(local, (receiver, SocketSink { sender, closer }), (shared, thread), place)
+            connection::serve(local, (receiver, SocketSink { sender, closer }), shared, place)
         });
     }
     // The path goes before anybody is told that the end has come.

@@ -154,6 +154,7 @@ impl<S: Sink> Slot<'_, S> {
                 fast_only: request.flags.has(CommandFlags::FAST_ZERO),
                 // A flush covers what was written before.
                 fua: rest.is_empty() && self.is_durable(request),
+                unchanged: false,
             };
             let mut ticket = self.enter(writer(conn)?).await?;
             ticket.write_zeroes(step, flags).await.map_err(|error| failed(&error, request))?;

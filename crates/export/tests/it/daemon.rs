@@ -92,6 +92,7 @@ pub(crate) struct Daemon {
     control: Option<Control>,
     server: Option<Arc<NbdServer>>,
     thread: Option<JoinHandle<()>>,
+    handles: Vec<ThreadHandle>,
     pub(crate) folder: Folder,
 }
 
@@ -105,7 +106,12 @@ impl Daemon {
             Address::Unix(folder.path("nbd.sock"))
         };
         let server = NbdServer::start(&handles, Listen::At(address), setup.options).unwrap();
-        Self { control: Some(control), server: Some(Arc::new(server)), thread: Some(thread), folder }
+        Self { control: Some(control), server: Some(Arc::new(server)), thread: Some(thread), handles, folder }
+    }
+
+    /// The I/O threads, the control thread first.
+    pub(crate) fn threads(&self) -> &[ThreadHandle] {
+        &self.handles
     }
 
     /// A server with a disk of `len` bytes, exported writable as `disk` and as the default.
@@ -185,15 +191,7 @@ impl Daemon {
 
     /// Stops the server and waits for it.
     pub(crate) fn stop(&mut self) -> Result<()> {
-        let mut shared = self.server.take().unwrap();
-        // A control task that has answered may be about to end.
-        let server = loop {
-            match Arc::try_unwrap(shared) {
-                Ok(server) => break server,
-                Err(still_shared) => shared = still_shared,
-            }
-            thread::yield_now();
-        };
+        let server = self.server.take().unwrap();
         self.call(async move |task: &mut Task<'_>| server.stop(task).await)
     }
 }

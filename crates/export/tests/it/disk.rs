@@ -10,7 +10,7 @@ use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::driver::{Access, Driver, Extent, Place, Status};
 use drystone_core::request::io::Io;
-use drystone_core::runtime::{LocalFuture, LocalRef};
+use drystone_core::runtime::{LocalFuture, LocalRef, Shard};
 
 /// Allocation is kept in pieces of this many bytes.
 pub(crate) const GRAIN: u64 = 4096;
@@ -25,6 +25,7 @@ struct Inner {
     flushes: AtomicU64,
     hold: Mutex<Hold>,
     error: Mutex<Option<Kind>>,
+    threads: Mutex<BTreeSet<Shard>>,
 }
 
 #[derive(Default)]
@@ -57,6 +58,11 @@ impl Ram {
 
     pub(crate) fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
         self.0.media.lock().unwrap().bytes[at..at + len].to_vec()
+    }
+
+    /// The threads that have used it so far.
+    pub(crate) fn threads(&self) -> Vec<Shard> {
+        self.0.threads.lock().unwrap().iter().copied().collect()
     }
 
     /// From now on operations stand still.
@@ -167,6 +173,7 @@ fn buf_of(op: DiskOp) -> Option<drystone_buf::Buf> {
 
 impl Disk for Ram {
     fn submit(&self, local: &LocalRef, mut op: DiskOp) -> Completion {
+        self.0.threads.lock().unwrap().insert(local.shard());
         if !self.0.hold.lock().unwrap().is_held {
             let result = self.run(&mut op);
             return Completion::ready(result, buf_of(op));

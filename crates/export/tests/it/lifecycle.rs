@@ -7,6 +7,7 @@ use drystone_nbd::{Command, CommandFlags, NbdError};
 
 use crate::client::{Client, SIMPLE, connect, is_cut};
 use crate::daemon::{Daemon, Setup, on_both_engines, writable};
+use crate::disk::Ram;
 
 const LEN: u64 = 1 << 20;
 
@@ -276,4 +277,37 @@ fn connections_are_spread_over_the_threads() {
     for client in &mut clients {
         client.write(0, b"x").unwrap();
     }
+}
+
+#[test]
+fn an_export_is_served_on_the_threads_that_it_names() {
+    on_both_engines(|setup| {
+        let daemon = Daemon::start(Setup { threads: 4, ..setup });
+        let (one, two) = (daemon.add_disk("one", LEN), daemon.add_disk("two", LEN));
+        let on = |disk, threads: &[usize]| {
+            let threads = threads.iter().map(|index| daemon.threads()[*index].clone()).collect();
+            daemon.export(ExportOptions { threads, ..writable(disk) }).unwrap();
+        };
+        on("one", &[3]);
+        on("two", &[1, 2]);
+        let mut clients = Vec::new();
+        for disk in ["one", "two", "one", "two", "one", "two"] {
+            let mut client = Client::enter(&daemon.address(), disk);
+            client.write(0, disk.as_bytes()).unwrap();
+            assert_eq!(client.read(0, 3).unwrap(), disk.as_bytes());
+            clients.push(client);
+        }
+        let indexes = |ram: &Ram| ram.threads().iter().map(|shard| shard.index()).collect::<Vec<_>>();
+        assert_eq!((indexes(&one), indexes(&two)), (vec![3], vec![1, 2]));
+    });
+}
+
+#[test]
+fn a_server_that_has_stopped_offers_nothing_more() {
+    let mut daemon = Daemon::start(Setup::default());
+    daemon.add_disk("disk", LEN);
+    let server = std::sync::Arc::clone(daemon.server());
+    daemon.stop().unwrap();
+    let error = daemon.call(async move |task: &mut Task<'_>| server.add_export(task, writable("disk")).await);
+    assert_eq!(error.unwrap_err().kind(), Kind::Cancelled);
 }

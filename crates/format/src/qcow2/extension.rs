@@ -169,6 +169,19 @@ impl Extensions {
         extensions
     }
 
+    /// Replaces the format of the backing file; first in the list if it is new.
+    pub(super) fn set_backing_format(&mut self, format: Option<&[u8]>) {
+        self.list.retain(|extension| extension.kind != BACKING_FORMAT);
+        if let Some(format) = format {
+            self.list.insert(0, Extension { kind: BACKING_FORMAT, data: format.to_vec() });
+        }
+    }
+
+    /// Leaves out what features are called, which programs know anyway.
+    pub(super) fn drop_feature_names(&mut self) {
+        self.list.retain(|extension| extension.kind != FEATURE_NAMES);
+    }
+
     /// Appends the area, with its end mark.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         for Extension { kind, data } in &self.list {

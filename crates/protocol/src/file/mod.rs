@@ -101,6 +101,14 @@ impl HostFile {
         self.image.lock.is_fragile()
     }
 
+    /// How many bytes the file takes up on its file system, now; 0 for a device.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn allocated_bytes_now(&self) -> Result<u64> {
+        self.image.file.allocated_bytes_now()
+    }
+
     /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {

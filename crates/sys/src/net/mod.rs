@@ -9,6 +9,7 @@
 //! | `address` | [`Address`]: where a socket is |
 //! | `listener` | [`Listener`] |
 //! | `stream` | [`Stream`], [`Receiver`], [`Sender`] |
+//! | `stdio` | [`Stdio`]: standard input and output as a [`Stream`] |
 //!
 //! Every method that can wait for the peer takes `&mut Lane`, so a ticket cannot be held across it.
 //!
@@ -21,6 +22,7 @@
 
 mod address;
 mod listener;
+mod stdio;
 mod stream;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +36,7 @@ use rustix::net::Shutdown;
 
 pub use self::address::Address;
 pub use self::listener::Listener;
+pub use self::stdio::Stdio;
 pub use self::stream::{Receiver, Sender, Stream};
 use crate::engine::Interest;
 use crate::local::SysLocal;

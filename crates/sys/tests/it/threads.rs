@@ -377,3 +377,24 @@ fn an_abandoned_blocking_call_is_made_before_its_thread_ends() {
         assert_eq!(made.load(Ordering::SeqCst), 1);
     });
 }
+
+#[test]
+fn threads_are_started_later_up_to_the_room_that_there_is() {
+    let mut threads = Threads::start_with_room(2, 4, EngineKind::Auto).unwrap();
+    let starter = threads.starter();
+    let more = [starter.start().unwrap(), starter.start().unwrap()];
+    assert_eq!(more.each_ref().map(|handle| handle.shard().index()), [2, 3]);
+    assert_eq!(starter.start().unwrap_err().kind(), Kind::TooLarge);
+    let shards = Arc::new(Mutex::new(Vec::new()));
+    for handle in &more {
+        let shards = Arc::clone(&shards);
+        handle.spawn(move |local| async move { shards.lock().unwrap().push(local.shard().index()) }).unwrap();
+    }
+    threads.run_here(|_| async {});
+    drop(threads);
+    let mut seen = shards.lock().unwrap().clone();
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3], "what was given to a thread is done before it ends");
+    assert_eq!(starter.start().unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(Threads::start_with_room(2, 1, EngineKind::Auto).err().unwrap().kind(), Kind::InvalidInput);
+}

@@ -39,7 +39,7 @@ impl Target for BackendClient {
     }
 
     async fn write_zeroes(&mut self, range: GuestRange, may_unmap: bool) -> Result<()> {
-        let flags = ZeroFlags { may_unmap, fast_only: false, fua: false };
+        let flags = ZeroFlags { may_unmap, ..ZeroFlags::default() };
         let mut ticket = self.lane.enter(&self.backend).await;
         ticket.write_zeroes(range, flags).await
     }

@@ -165,8 +165,8 @@ pub(super) fn make(task: &mut Task<'_>, known: &mut Known, ops: &[Op]) -> Result
             Op::Remove(pick) if nodes > 0 => plan.remove(node(*pick)),
             Op::SetReadOnly(pick, on) if nodes > 0 => plan.set_read_only(node(*pick), *on),
             Op::SetActive(pick, on) if nodes > 0 => plan.set_active(node(*pick), *on),
-            Op::Freeze(pick, key) if nodes > 0 => plan.freeze(node(*pick), *key),
-            Op::Thaw(pick, key) if nodes > 0 => plan.thaw(node(*pick), *key),
+            Op::Freeze(pick, key) if nodes > 0 => plan.freeze(node(*pick), *key, "a job"),
+            Op::Thaw(pick, key) if nodes > 0 => plan.thaw(node(*pick), *key, "a job"),
             _ => {}
         }
     }

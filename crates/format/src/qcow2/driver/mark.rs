@@ -4,19 +4,21 @@
 //! old one is written again before anything else is, so what the new one points to must not be used until then (it goes
 //! the way of unlinked clusters).
 //!
-//! Invariant: no other byte of the header's cluster changes; extensions and names stay where they are.
+//! Invariant: only the first sector changes, and the free part of the first cluster when the backing file gets another
+//! name; unless it does, extensions and names stay where they are.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::driver::BackingFile;
 use drystone_core::request::io::Io;
 
 use super::refs::Run;
 use super::{Qcow2, load_table, write_bytes};
 use crate::qcow2::feature::IncompatibleBit;
 use crate::qcow2::geometry::{ENTRY_BYTES, HostCluster};
-use crate::qcow2::header::{Header, HeaderChange, Version};
+use crate::qcow2::header::{Header, HeaderChange, SECTOR_BYTES, Version};
 use crate::qcow2::snapshot::{SnapshotError, Snapshots, TABLE_BYTES_MAX};
 
 /// First attempt at reading the table of snapshots, whose length is known only when it was read.
@@ -31,8 +33,8 @@ pub(super) struct HeaderNow {
 impl HeaderNow {
     /// For an image that starts with `bytes`.
     pub(super) fn new(header: Header, bytes: &[u8]) -> Self {
-        let fixed = bytes.iter().copied().take(header.fixed_len_bytes()).collect();
-        Self { header: Mutex::new((header, fixed)), is_uncertain: AtomicBool::new(false) }
+        let sector = bytes.iter().copied().take(SECTOR_BYTES).collect();
+        Self { header: Mutex::new((header, sector)), is_uncertain: AtomicBool::new(false) }
     }
 
     fn get(&self) -> MutexGuard<'_, (Header, Vec<u8>)> {
@@ -186,10 +188,32 @@ impl Qcow2 {
         self.write_header(io, header).await
     }
 
+    /// Makes the header name another backing file, or none, and stores everything before that. Nobody else is inside.
+    pub(super) async fn rename_backing(&self, io: Io<'_>, backing: Option<&BackingFile>) -> Result<()> {
+        self.mark_for_writing(io).await?;
+        let _structure = self.lock_structure(io).await;
+        self.store_locked(io).await?;
+        let name = backing.map(|backing| backing.name.as_slice());
+        let format = backing.and_then(|backing| backing.format.as_deref());
+        let renamed = {
+            let now = self.header.get();
+            now.0.renamed(&now.1, name, format).map_err(cannot_change)?
+        };
+        if let Some((at, name)) = &renamed.name {
+            write_bytes(io.file()?, HostOffset::new(*at), name).await?;
+        }
+        self.write_sector(io, renamed.header, renamed.sector).await
+    }
+
     async fn write_header(&self, io: Io<'_>, header: Header) -> Result<()> {
-        let file = io.file()?;
         let mut bytes = self.header.get().1.clone();
         header.patch(&mut bytes);
+        self.write_sector(io, header, bytes).await
+    }
+
+    /// Replaces the first sector, durably.
+    async fn write_sector(&self, io: Io<'_>, header: Header, bytes: Vec<u8>) -> Result<()> {
+        let file = io.file()?;
         file.flush().await?;
         self.header.is_uncertain.store(true, Ordering::Release);
         write_bytes(file, HostOffset::ZERO, &bytes).await?;

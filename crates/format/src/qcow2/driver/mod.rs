@@ -54,7 +54,9 @@ use std::sync::{Mutex, PoisonError};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags};
+use drystone_core::driver::{
+    Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
+};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
@@ -204,6 +206,17 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.grow(io, len, preallocation).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn change_backing_file<'a>(
+        &'a self,
+        io: Io<'a>,
+        backing: Option<&'a BackingFile>,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.rename_backing(io, backing).await;
             self.watch(io, result).await
         })
     }

@@ -86,17 +86,7 @@ impl Header {
         parse_compression(&self.additional, self.incompatible).map(drop)
     }
 
-    /// How many bytes from the start of the file hold the fields that every header of this version has: 72 or 104, all
-    /// in one sector.
-    #[must_use]
-    pub const fn fixed_len_bytes(&self) -> usize {
-        match self.version {
-            Version::V2 => LEN_V2 as usize,
-            Version::V3 => LEN_V3 as usize,
-        }
-    }
-
-    /// Replaces, in the first [`Self::fixed_len_bytes`] bytes of the image, those that a [`HeaderChange`] changes.
+    /// Replaces, in the first bytes of the image (72 or 104 are enough), those that a [`HeaderChange`] changes.
     /// Everything else stays as it is stored.
     pub fn patch(&self, fixed: &mut [u8]) {
         let mut put = |at: usize, bytes: &[u8]| {
@@ -116,14 +106,14 @@ impl Header {
         }
     }
 
-    fn header_len(&self) -> usize {
+    pub(super) fn header_len(&self) -> usize {
         match self.version {
             Version::V2 => LEN_V2 as usize,
             Version::V3 => LEN_V3 as usize + self.additional.len(),
         }
     }
 
-    fn encode_fixed(&self, out: &mut Vec<u8>, name_at: u64, name: &[u8]) {
+    pub(super) fn encode_fixed(&self, out: &mut Vec<u8>, name_at: u64, name: &[u8]) {
         let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX); // fits into a cluster
         BeMut(out)
             .bytes(&MAGIC)

@@ -14,11 +14,13 @@
 //! Not here: what the image may be opened for ([`Access`] says), the tables' contents.
 
 mod access;
+mod backing;
 mod encode;
 mod error;
 mod fields;
 
 pub use access::{Access, ReadOnlyReason, RefusedReason};
+pub use backing::{Renamed, SECTOR_BYTES};
 pub use encode::HeaderChange;
 pub use error::HeaderError;
 

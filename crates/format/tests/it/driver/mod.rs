@@ -9,6 +9,7 @@
 //! | `parallel`, `reopen` | what does not wait and does not grow; changes of mode and options |
 //! | `load` | random requests from several threads |
 
+mod backing;
 mod chain;
 mod change;
 mod damage;

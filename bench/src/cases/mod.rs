@@ -1,10 +1,12 @@
 //! What is measured.
 
+mod daemon;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::fio::{self, Load};
+use crate::fio::{self, Load, Target};
 use crate::image::{Format, Scratch};
 use crate::options::Options;
 use crate::process;
@@ -44,10 +46,18 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "startup", about: "from the start of the server to its greeting", run: startup },
     Case { name: "info", about: "what `info` of an image takes", run: info },
     Case { name: "check", about: "what `check` of an image takes", run: check },
+    Case { name: "nodes", about: "a storage daemon with 5,000 nodes", run: daemon::nodes },
+    Case { name: "chain", about: "chains of 200 layers in a storage daemon", run: daemon::chain },
+    Case { name: "locality", about: "what changes of one disk do to others", run: daemon::locality },
+    Case {
+        name: "snapshot",
+        about: "what snapshots do to the writes of their own disk",
+        run: daemon::snapshots,
+    },
 ];
 
 const fn load(pattern: &'static str, block_kib: usize, depth: usize) -> Load {
-    Load { pattern, block_kib, depth, connections: 1 }
+    Load { pattern, block_kib, depth, connections: 1, rate: None }
 }
 
 const LOADS: &[Load] = &[
@@ -154,7 +164,7 @@ impl Bench<'_> {
         servers: &[(Side, Server)],
     ) -> Result<Row, String> {
         for (_, server) in servers {
-            fio::run(load, server, place.cpu, WARM_UP)?;
+            fio::run(load, &Target::default_export(&server.socket), place.cpu, WARM_UP)?;
         }
         let unit = if load.is_sequential() { MIB_S } else { IOPS };
         let name = format!("{} {}", format.name(), load.label());
@@ -169,7 +179,8 @@ impl Bench<'_> {
 
     fn drive(&self, load: &Load, server: &Server, cpu: Option<usize>) -> Result<Sample, String> {
         let before = server.process.cpu()?;
-        let figures = fio::run(load, server, cpu, self.options.time)?;
+        let target = Target::default_export(&server.socket);
+        let figures = fio::run(load, &target, cpu, self.options.time)?;
         let spent = server.process.cpu()?.saturating_sub(before);
         Ok(Sample {
             value: if load.is_sequential() { figures.mib_s } else { figures.iops },

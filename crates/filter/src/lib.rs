@@ -1,0 +1,10 @@
+//! Filters: nodes that show the same disk as their child `file` and do something on the way.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`copy_on_read`] | what is read from lower layers is kept in the topmost one |
+//!
+//! Invariant: a filter never shows other bytes than its child. Does not know: formats, jobs, files.
+#![forbid(unsafe_code)]
+
+pub mod copy_on_read;
