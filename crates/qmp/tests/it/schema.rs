@@ -209,6 +209,12 @@ fn the_schema_differs_from_the_c_daemons_only_where_it_is_said() {
 }
 
 #[test]
+fn the_recording_holds_what_is_compared_and_no_more() {
+    let recording = include_str!("golden/schema.json");
+    assert_eq!(reduced(&serde_json::from_str(recording).unwrap()), recording);
+}
+
+#[test]
 fn every_type_is_described_once_and_every_name_is_described() {
     let schema = ours();
     let entries = by_name(&schema);
