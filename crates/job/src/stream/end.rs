@@ -104,24 +104,35 @@ impl StreamEnding {
     async fn complete(&mut self, task: &mut Task<'_>) -> Result<()> {
         loop {
             let base = self.base(task);
-            let mut plan = self.leaving(true);
-            if self.chain.has_backing {
-                match base {
-                    Some(base) => plan.set_child(self.chain.image, ChildKey::Backing, base, Role::COW),
-                    None => plan.remove_child(self.chain.image, ChildKey::Backing),
-                }
+            match self.complete_on(task, base).await {
+                Ok(true) => return Ok(()),
+                // What the plan was about is not there any more.
+                Ok(false) => {}
+                Err(_) if self.base(task) != base => {}
+                Err(error) => return Err(error),
             }
-            let name = self.backing_name(task, base)?;
-            let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
-            let staged = task.stage(checked).await?;
-            // The right to change is taken now; after this nobody replaces the base.
-            let change = task.admit(staged).await?;
-            if !change.sees(|graph| self.chain.above_base.and_then(|above| below(graph, above)) == base) {
-                change.abort().await;
-                continue;
-            }
-            return self.commit(change, name).await;
         }
+    }
+
+    /// Links the image to `base`; `false` if somebody has replaced that in between.
+    async fn complete_on(&mut self, task: &mut Task<'_>, base: Option<NodeId>) -> Result<bool> {
+        let mut plan = self.leaving(true);
+        if self.chain.has_backing {
+            match base {
+                Some(base) => plan.set_child(self.chain.image, ChildKey::Backing, base, Role::COW),
+                None => plan.remove_child(self.chain.image, ChildKey::Backing),
+            }
+        }
+        let name = self.backing_name(task, base)?;
+        let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
+        let staged = task.stage(checked).await?;
+        // The right to change is taken now; after this nobody replaces the base.
+        let change = task.admit(staged).await?;
+        if change.sees(|graph| self.chain.above_base.and_then(|above| below(graph, above)) != base) {
+            change.abort().await;
+            return Ok(false);
+        }
+        self.commit(change, name).await.map(|()| true)
     }
 
     async fn commit(&mut self, change: Change<'_>, name: Option<BackingFile>) -> Result<()> {
