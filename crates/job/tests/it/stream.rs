@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drystone_base::rng::Rng;
 use drystone_base::{Kind, Result};
@@ -293,7 +295,29 @@ fn a_layer_that_is_shorter_than_its_neighbours_stays_as_short_as_it_was() {
     println!("{}", explore(0..150, program));
 }
 
-/// Everything at random: a guest, pauses, speeds, and in the end a cancel or not.
+/// Somebody makes nodes of the chain, or everything, quiet from time to time. Whether that is over.
+fn drain_at_random(world: &World<'_>, set: &Set<'_, '_>, rng: &mut Rng) -> Arc<AtomicBool> {
+    let (layers, mut rng) = (set.chain.layers.clone(), Rng::new(rng.next_u64()));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    world.graph.control().spawn(async move |task: &mut Task<'_>| {
+        for _ in 0..4 {
+            task.sleep_until(task.local().now_ns() + rng.below(3_000_000)).await;
+            let node = layers[rng.index(layers.len())];
+            let is_there = task.gs().with(|graph| graph.node(node).is_some());
+            let quiet = match (is_there, rng.one_in(3)) {
+                (true, false) => task.drain(&[node]).await,
+                _ => task.drain_all().await,
+            };
+            task.sleep_until(task.local().now_ns() + rng.below(3_000_000)).await;
+            drop(quiet);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    is_over
+}
+
+/// Everything at random: a guest, drains, pauses, speeds, and in the end a cancel or not.
 fn shaken(sim: &Sim, images: &Images) -> bool {
     let world = World::new(sim);
     let set = Set::open(&world, images);
@@ -312,6 +336,7 @@ fn shaken(sim: &Sim, images: &Images) -> bool {
         ..set.options()
     })
     .unwrap();
+    let drainer = drain_at_random(&world, &set, &mut rng);
     let is_over = || world.jobs.info("j").is_ok_and(|job| job.status == Status::Concluded);
     for _ in 0..12 {
         let target = sim.steps() + rng.below(120);
@@ -335,7 +360,7 @@ fn shaken(sim: &Sim, images: &Images) -> bool {
     world.wait("j");
     let done = world.jobs.info("j").unwrap().error.is_none();
     world.jobs.dismiss("j").unwrap();
-    sim.run_until(|| running.get() == 0).unwrap();
+    sim.run_until(|| running.get() == 0 && drainer.load(Ordering::Relaxed)).unwrap();
     let names = set.names();
     assert!(names[0] == "layer3" && (names.len() < 4) == done, "{names:?}");
     let nodes = world.call(async |task: &mut Task<'_>| task.gs().with(|graph| graph.nodes()));
@@ -515,6 +540,8 @@ fn two_streams_in_one_chain_work_side_by_side() {
             assert_eq!(world.jobs.info(id).unwrap().error, None);
         }
         assert_eq!(set.names(), ["layer5", "layer3", "layer0"]);
+        let nodes = world.call(async |task: &mut Task<'_>| task.gs().with(|graph| graph.nodes()));
+        assert!(nodes.iter().all(|node| node.read_only != node.name.starts_with("layer5")));
         sim.run_until(|| running.get() == 0).unwrap();
         let images = set.close();
         assert_eq!(backing_of(&images[5]).unwrap().0, "layer3.img");
@@ -526,8 +553,15 @@ fn two_streams_in_one_chain_work_side_by_side() {
 
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
-    let images = Images::drawn(&[32 << 10; 3], &mut Rng::new(1));
-    let sweep = PowerSweep { cuts: 120, ..PowerSweep::new(11, images.list.clone()) };
+    let (old, new) = (Cell::new(0), Cell::new(0));
+    (0..8).for_each(|seed| cut(&Images::drawn(&[64 << 10; 3], &mut Rng::new(seed)), (&old, &new)));
+    assert!(old.get() > 500 && new.get() > 20, "{old:?} {new:?}");
+}
+
+/// Cuts the power at every operation of a stream; counts how often the image named the old and the new base when the job
+/// had not told yet that it is done.
+fn cut(images: &Images, (old, new): (&Cell<u32>, &Cell<u32>)) {
+    let sweep = PowerSweep::new(11, images.list.clone());
     let work = |sim: &Sim, disks: &[SimDisk]| {
         let world = World::new(sim);
         if let Ok(chain) = Chain::open(&world, disks, Grant::WRITER) {
@@ -544,6 +578,8 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
         found.iter().for_each(demand_consistent);
         let backing = backing_of(&found[2]).unwrap().0;
         assert!(backing == "layer0.img" || (backing == "below.img" && !done), "{backing}");
+        let seen = if backing == "below.img" { old } else { new };
+        seen.set(seen.get() + u32::from(!done));
         // Whatever it names, it shows the same.
         let chain = if backing == "below.img" { found } else { vec![found[0].clone(), found[2].clone()] };
         reopen(sim, &chain, &Rc::new(RefCell::new(images.model.clone())));
