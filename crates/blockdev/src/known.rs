@@ -6,6 +6,7 @@
 //! | `file`, `host_device` | `drop-cache` | `pr-manager`, `x-check-cache-dropped` |
 //! | `null-co`, `null-aio`, `memory` | | |
 //! | `raw` | `offset`, `size` | |
+//! | `copy-on-read` | nothing: it cannot be reopened | |
 //! | `qcow2` | all of its own | `encrypt`, `data-file` |
 //!
 //! What is in neither list has to be said again at a reopen, and as it was.

@@ -333,3 +333,36 @@ fn a_header_names_another_backing_file_and_the_graph_stays() {
         detach(task, &user).await;
     });
 }
+
+#[test]
+fn a_filter_keeps_what_is_read_from_below() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        let base = folder.raw("base", b"base");
+        overlay(task, &folder.path("top"), Some(("base", "raw"))).await;
+        let file = folder.path("top");
+        let top = format!(
+            r#"{{"driver":"qcow2","node-name":"top","file":{{"driver":"file","filename":"{}"}}}}"#,
+            file.display()
+        );
+        add(task, &top).await.unwrap();
+        let error =
+            add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top","bottom":"none"}"#).await;
+        assert_eq!(error.unwrap_err().option(), Some("bottom"));
+        add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top","bottom":"top"}"#)
+            .await
+            .unwrap();
+        del(task, "cor").await.unwrap();
+        add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top"}"#).await.unwrap();
+        let error = reopen(task, &[r#"{"driver":"copy-on-read","node-name":"cor","file":"top"}"#]).await;
+        assert_eq!(error.unwrap_err().kind(), Kind::Unsupported);
+        let user = export(task, "cor").await.unwrap();
+        assert_eq!(read(task, &user, 0, 4).await, b"base");
+        detach(task, &user).await;
+        del(task, "cor").await.unwrap();
+        reopen(task, &[&top.replacen(r#""file""#, r#""backing":null,"file""#, 1)]).await.unwrap();
+        let user = export(task, "top").await.unwrap();
+        assert_eq!(read(task, &user, 0, 4).await, b"base", "it was copied from {}", base.display());
+        detach(task, &user).await;
+    });
+}
