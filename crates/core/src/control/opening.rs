@@ -219,7 +219,8 @@ impl Opening {
         let old = shape.mode();
         let new = NodeMode { users, ..old };
         let node = Arc::clone(&shape.node);
-        let request = StageRequest { node: &node, old, new, options: None, local: &self.inner.local };
+        let request =
+            StageRequest { node: &node, old, new, options: None, children: &[], local: &self.inner.local };
         node.driver().check(new).map_err(|error| error.on_node(node.name()))?;
         let mut staged = node.driver().stage(&request).await.map_err(|error| error.on_node(node.name()))?;
         staged.commit(&Publish::to(&node));

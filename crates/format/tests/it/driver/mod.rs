@@ -6,6 +6,7 @@
 //! | `change` | every change of metadata, cut off and disturbed at each of its operations |
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `matrix` | every size of clusters, width of counts, version and depth |
+//! | `parallel`, `reopen` | what does not wait and does not grow; changes of mode and options |
 //! | `load` | random requests from several threads |
 
 mod backing;
@@ -16,6 +17,8 @@ mod kind;
 mod load;
 mod matrix;
 mod ordeal;
+mod parallel;
+mod reopen;
 mod script;
 mod snapshot;
 mod state;
