@@ -59,12 +59,25 @@
 //! | `Opening::new` | `&Task` | control |  |
 //! | `Opening::add` | `&mut Opening` | control | a node beside the graph |
 //! | `Opening::node` | `&Opening` | control |  |
+//! | `Opening::find` | `&Opening` | control |  |
+//! | `Opening::remember` | `&mut Opening` | control |  |
+//! | `Opening::set_policy` | `&mut Opening` | control |  |
+//! | `StageRequest::new_child` | `&StageRequest` | control | a child as the plan would have it |
 //! | `Opening::claim` | `&mut Opening` | control | the driver prepares for its users |
 //! | `Opening::visit` | `&mut Opening` | control | waits for a gate if the node stands on the graph |
 //! | `Opening::close` | `Opening` | control |  |
 //! | `Visit::io` | `&Visit` | control | lends `Io` |
 //! | `Plan::new` | nothing | control |  |
 //! | `Plan::insert` | `&mut Plan`, `Opening` | control |  |
+//! | `Plan::resume` | `&mut Plan`, `&Task` | control | what the plan brings in, to open more upon it |
+//! | `Plan::find` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::node` | `&Plan`, `&Gs` | control | facts of the driver; gives no right to do I/O |
+//! | `Plan::children` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::memo` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::remember` | `&mut Plan` | control |  |
+//! | `Plan::set_policy` | `&mut Plan` | control |  |
+//! | `Plan::hold` | `&mut Plan` | control |  |
+//! | `Plan::close` | `Plan` | control | gives the plan up |
 //! | `Plan::remove` | `&mut Plan` | control |  |
 //! | `Plan::attach_root` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
 //! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
@@ -199,6 +212,7 @@
 //!
 //! | function | needs | thread | |
 //! |---|---|---|---|
+//! | `Node::policy` | `&Node` | any |  |
 //! | `Node::id` | `&Node` | any |  |
 //! | `Node::name` | `&Node` | any |  |
 //! | `Node::driver` | `&Node` | any |  |
