@@ -30,19 +30,41 @@ pub fn parse<T: Qapi>(text: &str, implied: Option<&str>) -> Result<T, QmpError> 
     visit::parse(parse_value(text, implied)?, Notation::Keyval)
 }
 
+/// As [`parse`], for options that predate JSON: a key without a value is `on`, or `off` if `no` stands before it.
+///
+/// # Errors
+/// The text is malformed, or not what the type takes.
+pub fn parse_flags<T: Qapi>(text: &str, implied: Option<&str>) -> Result<T, QmpError> {
+    visit::parse(parse_pairs(text, implied, Bare::Flag)?, Notation::Keyval)
+}
+
 /// Dotted keys as nested objects and lists of strings.
 ///
 /// # Errors
 /// A key is malformed, used as a value and as an object, or a list has a hole.
 pub fn parse_value(text: &str, implied: Option<&str>) -> Result<Value, QmpError> {
+    parse_pairs(text, implied, Bare::Refused)
+}
+
+/// What a key without a value is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bare {
+    Refused,
+    Flag,
+}
+
+fn parse_pairs(text: &str, implied: Option<&str>, bare: Bare) -> Result<Value, QmpError> {
     let mut root = Map::new();
     let (mut rest, mut implied) = (text, implied);
     while !rest.is_empty() {
-        let (key, value, after) = pair(rest, implied.take())?;
+        let (key, value, after) = pair(rest, implied.take(), bare)?;
         insert(&mut root, key, value)?;
         rest = after;
     }
-    let members = root.into_iter().map(|(key, value)| Ok((key.clone(), listified(value, &key)?)));
+    let members = root.into_iter().map(|(key, value)| {
+        let value = listified(value, &key)?;
+        Ok((key, value))
+    });
     members.collect::<Result<Map<_, _>, _>>().map(Value::Object)
 }
 
@@ -53,7 +75,11 @@ pub fn asks_for_help(text: &str) -> bool {
 }
 
 /// The first key and value, and what follows them.
-fn pair<'a>(text: &'a str, implied: Option<&'a str>) -> Result<(&'a str, String, &'a str), QmpError> {
+fn pair<'a>(
+    text: &'a str,
+    implied: Option<&'a str>,
+    bare: Bare,
+) -> Result<(&'a str, String, &'a str), QmpError> {
     let end = text.find(['=', ',']).unwrap_or(text.len());
     let (word, after) = text.split_at(end);
     match (after.strip_prefix('='), implied) {
@@ -66,6 +92,13 @@ fn pair<'a>(text: &'a str, implied: Option<&'a str>) -> Result<(&'a str, String,
             Ok((implied, value, rest))
         }
         (None, None) if word.is_empty() => Err(invalid(word)),
+        (None, None) if bare == Bare::Flag => {
+            let rest = after.strip_prefix(',').unwrap_or(after);
+            Ok(match word.strip_prefix("no") {
+                Some(word) if word != "delay" => (word, "off".to_owned(), rest),
+                _ => (word, "on".to_owned(), rest),
+            })
+        }
         (None, None) => Err(QmpError::generic(format!("Expected '=' after parameter '{word}'"))),
     }
 }

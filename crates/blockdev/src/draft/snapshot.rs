@@ -92,6 +92,8 @@ impl Draft {
 
     /// `blockdev-snapshot-sync`: makes the overlay, or opens the file of one, and puts it on the node.
     ///
+    /// The overlay goes with its last user: on a node without any, it is not there when the draft was applied.
+    ///
     /// A file that is there already is overwritten in mode `absolute-paths`; it stays then, whatever becomes of the
     /// draft. One that was not there is removed when the draft is aborted.
     ///
@@ -123,7 +125,8 @@ impl Draft {
         request.format = Some(format);
         request.settings = self.settings_on(task, below);
         request.node_name = Some(node_name);
-        request.owned = true;
+        // It goes with its last user.
+        request.owned = false;
         request.backing = BackingChoice::Node(below);
         request.users = Some(Grant::PASSIVE);
         self.demand_free(below);

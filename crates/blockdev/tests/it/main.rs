@@ -7,6 +7,7 @@
 
 mod host;
 
+mod atomic;
 mod chain;
 mod create;
 mod draft;
@@ -16,3 +17,4 @@ mod probe;
 mod reopen;
 mod spec;
 mod tiny;
+mod trap;

@@ -15,6 +15,7 @@ use crate::answer::answer;
 use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::waits::{Rank, Waits};
 
 /// What a control task may send back: data that owns everything it says and may cross threads. Implemented for all such
 /// types.
@@ -34,9 +35,9 @@ type Job = Box<dyn FnOnce(Rc<Gs>) -> LocalFuture<'static, ()> + Send>;
 /// A handle for sending work to the control thread. Any thread; clones reach the same graph.
 pub struct Control(Arc<Mailbox>);
 
-#[derive(Default)]
 struct Mailbox {
     state: Mutex<MailboxState>,
+    waits: Arc<Waits>,
 }
 
 #[derive(Default)]
@@ -65,9 +66,10 @@ impl ControlThread {
     /// An empty graph for I/O threads `0 .. shards`, owned by the calling thread, which is the thread of `local`.
     #[must_use]
     pub fn new(local: LocalRef, shards: u16) -> (Self, Control) {
-        let gs = Rc::new(Gs::new(Rc::new(Inner::new(local.clone(), shards))));
-        let mailbox = Arc::new(Mailbox::default());
-        mailbox.state().handles = 1;
+        let inner = Rc::new(Inner::new(local.clone(), shards));
+        let state = Mutex::new(MailboxState { handles: 1, ..MailboxState::default() });
+        let mailbox = Arc::new(Mailbox { state, waits: Arc::clone(&inner.waits) });
+        let gs = Rc::new(Gs::new(inner));
         (Self { gs, local, mailbox: Arc::clone(&mailbox) }, Control(mailbox))
     }
 
@@ -153,6 +155,9 @@ impl Control {
     }
 
     /// Runs `work` as a control task and returns what it returns. Fails if the control thread has ended.
+    ///
+    /// Not while holding a ticket: a drain over there would wait for it. Callers that can have one are kept from it by what
+    /// they borrow ([`crate::job::JobCtx::on_control`]); others are seen in [`Waits`], beside the drain that waits for them.
     pub async fn call<T, F>(&self, work: F) -> Result<T>
     where
         T: PlainData,
@@ -163,6 +168,9 @@ impl Control {
             let value = work(task).await;
             sender.send(value);
         });
+        let what = "the answer of a control task".to_owned();
+        let holder = "the control thread".to_owned();
+        let _waiting = self.0.waits.begin((Rank::Job, Rank::Task), "a caller", what, holder);
         answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the control thread has ended"))
     }
 }

@@ -126,7 +126,8 @@
 //! | `Io::perm` | `Io` | I/O |  |
 //! | `Io::len` | `Io` | I/O |  |
 //! | `Io::is_empty` | `Io` | I/O |  |
-//! | `Io::local` | `Io` | I/O |  |
+//! | `Io::shard` | `Io` | I/O |  |
+//! | `Io::now_ns` | `Io` | I/O | for stepping back; a request cannot wait for a time |
 //! | `Io::sim_point` | `Io` | I/O |  |
 //! | `Io::read` | `Io` | I/O | waits for devices and for other requests |
 //! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |

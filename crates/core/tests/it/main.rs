@@ -21,6 +21,7 @@ mod job;
 mod lane;
 mod observer;
 mod opening;
+mod own_wait;
 mod permission;
 mod range_lock;
 mod scale;

@@ -18,6 +18,7 @@ use drystone_core::job::Interrupt;
 use drystone_core::lane::{Lane, Ticket};
 use drystone_filter::copy_on_read::{Need, Reach};
 
+use super::LANES;
 use super::end::StreamEnding;
 use crate::event::{ErrorAction, Operation};
 use crate::join::join_all;
@@ -108,6 +109,11 @@ impl Copying {
         Self { copier, reach: ending.chain().reach, len_bytes, on_error }
     }
 
+    /// Most bytes that one request copies, so that there is something to do for every worker.
+    fn step_bytes_max(&self) -> u64 {
+        (self.len_bytes / (4 * LANES as u64)).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
+    }
+
     /// Copies everything. Fails with the first error that was reported, or at the end with the first that was ignored.
     pub(super) async fn run(self, job: &mut Running<'_>) -> Result<()> {
         job.meter().set_total(self.len_bytes);
@@ -149,7 +155,9 @@ impl Copying {
 impl Worker<'_> {
     async fn run(mut self, lane: &mut Lane) {
         while !self.interrupt.is_set() && !self.state.borrow().must_stop() {
-            let step_bytes = self.meter.step_bytes(STEP_BYTES_MIN, STEP_BYTES_MAX);
+            let step_bytes = self.meter.step_bytes(STEP_BYTES_MIN, self.copying.step_bytes_max());
+            // Whole clusters, whatever the speed is.
+            let step_bytes = step_bytes / STEP_BYTES_MIN * STEP_BYTES_MIN;
             let Some(range) = self.state.borrow_mut().claim(step_bytes) else { return };
             let Some(mut ticket) = self.interrupt.enter(lane, &self.copying.copier).await else {
                 return self.state.borrow_mut().give_back(range);

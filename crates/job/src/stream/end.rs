@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::backend::RootId;
+use drystone_core::backend::{Backend, ReadWrite, RootId};
 use drystone_core::control::{Change, GraphView, Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
@@ -38,6 +38,8 @@ pub(super) struct StreamEnding {
     backing_file: Option<String>,
     mask_protocol: bool,
     names: Arc<dyn BackingNames>,
+    /// Sees the filter.
+    copier: Backend<ReadWrite>,
     /// Nothing of it is in the graph any more.
     is_gone: bool,
 }
@@ -45,7 +47,7 @@ pub(super) struct StreamEnding {
 impl StreamEnding {
     pub(super) fn new(
         chain: Chain,
-        filter: NodeId,
+        (filter, copier): (NodeId, Backend<ReadWrite>),
         (roots, frozen): (Vec<RootId>, Vec<(NodeId, ChildKey)>),
         by: String,
         options: &StreamOptions,
@@ -59,6 +61,7 @@ impl StreamEnding {
             backing_file: options.backing_file.clone(),
             mask_protocol: options.mask_protocol,
             names: Arc::clone(&options.names),
+            copier,
             is_gone: false,
         }
     }
@@ -84,6 +87,17 @@ impl StreamEnding {
         plan
     }
 
+    /// A plan that also gives the image the backing image `base`, or none.
+    fn linking(&self, base: Option<NodeId>, restore: bool) -> Plan {
+        let mut plan = self.leaving(restore);
+        match base {
+            _ if !self.chain.has_backing => {}
+            Some(base) => plan.set_child(self.chain.image, ChildKey::Backing, base, Role::COW),
+            None => plan.remove_child(self.chain.image, ChildKey::Backing),
+        }
+        plan
+    }
+
     /// Takes the filter out and leaves the chain as it was.
     pub(super) async fn leave(&mut self, task: &mut Task<'_>) {
         if std::mem::replace(&mut self.is_gone, true) {
@@ -102,26 +116,36 @@ impl StreamEnding {
     }
 
     async fn complete(&mut self, task: &mut Task<'_>) -> Result<()> {
+        // Like any request: not inside of somebody's quiet section. And little is left to store while users wait.
+        task.enter(&self.copier).await.flush().await?;
         loop {
             let base = self.base(task);
-            let mut plan = self.leaving(true);
-            if self.chain.has_backing {
-                match base {
-                    Some(base) => plan.set_child(self.chain.image, ChildKey::Backing, base, Role::COW),
-                    None => plan.remove_child(self.chain.image, ChildKey::Backing),
-                }
+            match self.complete_on(task, base).await {
+                Ok(true) => return Ok(()),
+                // What the plan was about is not there any more.
+                Ok(false) => {}
+                Err(_) if self.base(task) != base => {}
+                Err(error) => return Err(error),
             }
-            let name = self.backing_name(task, base)?;
-            let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
-            let staged = task.stage(checked).await?;
-            // The right to change is taken now; after this nobody replaces the base.
-            let change = task.admit(staged).await?;
-            if !change.sees(|graph| self.chain.above_base.and_then(|above| below(graph, above)) == base) {
-                change.abort().await;
-                continue;
-            }
-            return self.commit(change, name).await;
         }
+    }
+
+    /// Links the image to `base`; `false` if somebody has replaced that in between.
+    async fn complete_on(&mut self, task: &mut Task<'_>, base: Option<NodeId>) -> Result<bool> {
+        let name = self.backing_name(task, base)?;
+        let checked = match self.linking(base, true).check(task.gs()) {
+            Ok(checked) => checked,
+            // Somebody writes to what was read-only: then it stays writable.
+            Err(_) => self.linking(base, false).check(task.gs()).map_err(|(_, error)| error)?,
+        };
+        let staged = task.stage(checked).await?;
+        // The right to change is taken now; after this nobody replaces the base.
+        let change = task.admit(staged).await?;
+        if change.sees(|graph| self.chain.above_base.and_then(|above| below(graph, above)) != base) {
+            change.abort().await;
+            return Ok(false);
+        }
+        self.commit(change, name).await.map(|()| true)
     }
 
     async fn commit(&mut self, change: Change<'_>, name: Option<BackingFile>) -> Result<()> {

@@ -186,7 +186,7 @@ async fn insert_filter(
         roots.push(beside(&mut plan, task, (node, spec(grant)), &copier));
     }
     task.apply(plan).await?;
-    let ending = StreamEnding::new(chain, filter, (roots, frozen), by, options);
+    let ending = StreamEnding::new(chain, (filter, copier.clone()), (roots, frozen), by, options);
     Ok((copier, ending))
 }
 

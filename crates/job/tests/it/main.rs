@@ -6,6 +6,7 @@
 )]
 
 mod chain;
+mod drain;
 mod life;
 mod stream;
 mod world;

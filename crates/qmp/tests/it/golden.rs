@@ -66,6 +66,7 @@ fn agrees(expected: &[String], actual: &[String]) -> bool {
 fn check(text: &str) {
     let script = Script::parse(text);
     assert!(!script.cases.is_empty());
+    assert_eq!(script.to_text(), text, "the recorder would write it otherwise");
     let mut differences = String::new();
     for case in &script.cases {
         let (expected, actual) = (case.expected(), replayed(&script, &case.input, &[]));

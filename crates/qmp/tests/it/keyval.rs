@@ -5,7 +5,7 @@ use drystone_qmp::schema::types::blockdev::{
     BlockdevDriverOptions, BlockdevOptions, BlockdevRef, Qcow2OverlapCheckMode, Qcow2OverlapChecks,
 };
 use drystone_qmp::schema::types::export::{BlockExportOptions, NbdServerOptions};
-use drystone_qmp::schema::types::monitor::MonitorOptions;
+use drystone_qmp::schema::types::monitor::{ChardevBackend, ChardevOptions, MonitorOptions};
 use drystone_qmp::schema::types::object::{ObjectOptions, ObjectOptionsData};
 use drystone_qmp::schema::types::socket::SocketAddressData;
 use drystone_qmp::{QmpError, Value};
@@ -122,6 +122,30 @@ fn every_option_of_the_daemon_has_a_type() {
     assert_eq!(iothread.poll_max_ns, Some(0));
     let monitor: MonitorOptions = keyval::parse("m,mode=control,pretty=on", Some("chardev")).unwrap();
     assert_eq!((monitor.chardev.as_str(), monitor.pretty), ("m", Some(true)));
+}
+
+/// The address and flags of a `--chardev socket`.
+fn socket(text: &str) -> Result<(SocketAddressData, Option<bool>, Option<bool>), QmpError> {
+    let chardev: ChardevOptions = keyval::parse_flags(text, Some("backend"))?;
+    let ChardevBackend::Socket(socket) = chardev.backend else { panic!() };
+    Ok((socket.address()?.r#type, socket.server, socket.wait))
+}
+
+#[test]
+fn channels_have_flags() {
+    let expected = socket("socket,id=m,path=/a,,b,server=on,wait=off").unwrap();
+    assert!(matches!(&expected.0, SocketAddressData::Unix(unix) if unix.path == "/a,b"));
+    assert_eq!((expected.1, expected.2), (Some(true), Some(false)));
+    assert_eq!(socket("socket,id=m,path=/a,,b,server,nowait").unwrap(), expected);
+    assert!(matches!(socket("socket,id=m,host=h,port=1").unwrap().0, SocketAddressData::Inet(_)));
+    assert!(matches!(socket("socket,id=m,fd=3").unwrap().0, SocketAddressData::Fd(_)));
+    for wrong in
+        ["socket,id=m", "socket,id=m,host=h", "socket,id=m,path=p,host=h,port=1", "socket,path=p", "zz,id=m"]
+    {
+        assert!(socket(wrong).is_err(), "{wrong}");
+    }
+    let stdio: ChardevOptions = keyval::parse_flags("stdio,id=m,signal=off", Some("backend")).unwrap();
+    assert!(matches!(stdio.backend, ChardevBackend::Stdio(stdio) if stdio.signal == Some(false)));
 }
 
 #[test]

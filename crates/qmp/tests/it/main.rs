@@ -7,6 +7,7 @@
 
 mod golden;
 mod keyval;
+mod roundtrip;
 mod schema;
 mod script;
 mod stream;

@@ -12,28 +12,28 @@
 use std::fmt::Write as _;
 
 /// What is sent after every input, to see whether the stream is read on.
-pub const PROBE: &[u8] = b" {\"execute\":\"probe\",\"id\":\"probe\"}";
+pub(crate) const PROBE: &[u8] = b" {\"execute\":\"probe\",\"id\":\"probe\"}";
 /// What stands for its answer if there is none.
-pub const SWALLOWED: &str = "(no answer to the probe)";
+pub(crate) const SWALLOWED: &str = "(no answer to the probe)";
 
 #[derive(Default)]
-pub struct Script {
-    pub is_negotiated: bool,
-    pub cases: Vec<Case>,
+pub(crate) struct Script {
+    pub(crate) is_negotiated: bool,
+    pub(crate) cases: Vec<Case>,
     head: String,
 }
 
 #[derive(Default)]
-pub struct Case {
-    pub input: Vec<u8>,
-    pub recorded: Vec<String>,
+pub(crate) struct Case {
+    pub(crate) input: Vec<u8>,
+    pub(crate) recorded: Vec<String>,
     /// Comments and lines that begin with `=`.
     kept: Vec<String>,
 }
 
 impl Case {
     /// What we have to say.
-    pub fn expected(&self) -> Vec<String> {
+    pub(crate) fn expected(&self) -> Vec<String> {
         let ours: Vec<String> =
             self.kept.iter().filter_map(|line| line.strip_prefix("= ")).map(str::to_owned).collect();
         if ours.is_empty() { self.recorded.clone() } else { ours }
@@ -41,7 +41,7 @@ impl Case {
 }
 
 impl Script {
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut script = Self { is_negotiated: true, ..Self::default() };
         for line in text.lines() {
             match (line.split_at_checked(2), script.cases.last_mut()) {
@@ -60,7 +60,7 @@ impl Script {
         script
     }
 
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut text = self.head.clone();
         for case in &self.cases {
             writeln!(text, "\n> {}", escaped(&case.input)).unwrap();
@@ -72,7 +72,7 @@ impl Script {
 }
 
 /// The replies after the greeting and the negotiation, without the answer to the probe; `package` hides who replied.
-pub fn replies(output: &str, is_negotiated: bool, package: &str) -> Vec<String> {
+pub(crate) fn replies(output: &str, is_negotiated: bool, package: &str) -> Vec<String> {
     let mut lines: Vec<String> = output
         .split_terminator("\r\n")
         .skip(if is_negotiated { 2 } else { 1 })

@@ -14,7 +14,7 @@ use drystone_core::driver::{
     Access, BufResult, Driver, Extent, Publish, StageRequest, Staged, Status, WriteFlags, ZeroFlags,
 };
 use drystone_core::request::io::Io;
-use drystone_core::runtime::{Local, LocalFuture, LocalRef, Shard};
+use drystone_core::runtime::{LocalFuture, LocalRef, Shard};
 use drystone_testkit::disk::SimDisk;
 
 /// In which phase a driver fails next.
@@ -47,8 +47,8 @@ struct State {
 /// The text of every error that the test asked for.
 pub(super) const ASKED_FOR: &str = "the test lets it fail";
 
-fn is_user(local: &dyn Local) -> bool {
-    local.shard() != Shard::new(0)
+fn is_user(shard: Shard) -> bool {
+    shard != Shard::new(0)
 }
 
 impl Audit {
@@ -103,11 +103,11 @@ impl Audit {
         self.state().closed.contains(node)
     }
 
-    fn arrive(&self, name: &str, local: &dyn Local) {
+    fn arrive(&self, name: &str, shard: Shard) {
         let state = self.state();
         assert!(!state.closed.contains(name), "a request is at node '{name}', which was closed");
         let quiet = state.quiet.get(name).copied().unwrap_or(0);
-        assert!(quiet == 0 || !is_user(local), "a request reached node '{name}', which is quiet");
+        assert!(quiet == 0 || !is_user(shard), "a request reached node '{name}', which is quiet");
     }
 
     fn pass(&self, phase: Fails, name: &str) -> Result<()> {
@@ -138,11 +138,11 @@ struct AuditedDisk {
 
 impl Disk for AuditedDisk {
     fn submit(&self, local: &LocalRef, op: DiskOp) -> Completion {
-        self.audit.arrive(&self.name, &**local);
+        self.audit.arrive(&self.name, local.shard());
         let changes = !matches!(op, DiskOp::Read { .. } | DiskOp::Flush);
         let is_frozen = self.audit.state().frozen.contains(&self.name);
         assert!(
-            !(is_frozen && changes && is_user(&**local)),
+            !(is_frozen && changes && is_user(local.shard())),
             "'{}' is frozen and written: {op:?}",
             self.name
         );
@@ -171,8 +171,8 @@ impl Audited {
     }
 
     fn enter(&self, io: Io<'_>) -> Inside<'_> {
-        self.audit.arrive(&self.name, io.local());
-        let counts = is_user(io.local());
+        self.audit.arrive(&self.name, io.shard());
+        let counts = is_user(io.shard());
         if counts {
             *self.audit.state().inside.entry(self.name.clone()).or_insert(0) += 1;
         }
@@ -215,7 +215,7 @@ impl Driver for Audited {
     }
 
     fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
-        self.audit.arrive(&self.name, io.local());
+        self.audit.arrive(&self.name, io.shard());
         self.inner.locate(io, range, access)
     }
 
@@ -274,8 +274,13 @@ impl Driver for Audited {
         self.disk.as_ref().map(|disk| disk as &dyn Disk)
     }
 
-    fn device_status<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
-        self.inner.device_status(io, range)
+    fn device_status<'a>(
+        &'a self,
+        io: Io<'a>,
+        local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
+        self.inner.device_status(io, local, range)
     }
 
     fn stage<'a>(&'a self, _request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

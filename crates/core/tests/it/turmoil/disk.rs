@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use drystone_base::rng::Rng;
-use drystone_base::{Error, Kind, Result};
+use drystone_base::{Error, GuestOffset, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{After, NewNode, Opening, Plan, RootSpec, Task};
+use drystone_core::driver::WriteFlags;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
@@ -65,8 +66,8 @@ pub(super) struct TurmoilDisk {
     filter: Option<(NodeId, NodeId)>,
     /// An overlay, a filter on its file, and the file.
     file_filter: Option<(NodeId, NodeId, NodeId)>,
-    /// The overlay that takes what is written, and its file.
-    top: (NodeId, NodeId),
+    /// The overlays, each with its file; the last one takes what is written.
+    layers: Vec<(NodeId, NodeId)>,
     made: u64,
 }
 
@@ -117,7 +118,8 @@ impl TurmoilDisk {
         let mut opening = Opening::new(task);
         let layer = format!("{name}0");
         let nodes = add_overlay(&mut opening, audit, &layer, (len, seed), golden.0).unwrap();
-        let top = (nodes[0].0, nodes[1].0);
+        let layers = vec![(nodes[0].0, nodes[1].0)];
+        let top = layers[0];
         let mut plan = Plan::new();
         plan.insert(opening);
         let spec = RootSpec { name: format!("owner of {name}"), grant: OWNER, stays: false };
@@ -131,20 +133,33 @@ impl TurmoilDisk {
         };
         let (name, audit) = (name.to_owned(), audit.clone());
         let (nodes, rng) = (nodes.to_vec(), Rng::new(seed));
-        Self { name, audit, rng, golden, main, shared, nodes, filter: None, file_filter: None, top, made: 0 }
+        Self {
+            name,
+            audit,
+            rng,
+            golden,
+            main,
+            shared,
+            nodes,
+            filter: None,
+            file_filter: None,
+            layers,
+            made: 0,
+        }
     }
 
     /// Changes the disk `times` times.
     pub(super) async fn run(&mut self, task: &mut Task<'_>, times: u64) {
         for _ in 0..times {
-            match self.rng.below(14) {
+            match self.rng.below(16) {
                 0..4 => self.snapshot(task).await,
                 4..6 => self.filter_on_top(task).await,
                 6..8 => self.filter_on_file(task).await,
                 8 => self.exchange_filter(task).await,
                 9 => self.toggle(task).await,
                 10..13 => self.drain(task).await,
-                _ => self.refused(task).await,
+                13 => self.refused(task).await,
+                _ => self.move_file(task).await,
             }
             self.pause(task).await;
         }
@@ -154,6 +169,10 @@ impl TurmoilDisk {
     fn fresh_name(&mut self, what: &str) -> String {
         self.made += 1;
         format!("{}{what}{}", self.name, self.made)
+    }
+
+    fn top(&self) -> (NodeId, NodeId) {
+        *self.layers.last().unwrap()
     }
 
     fn head(&self) -> NodeId {
@@ -181,6 +200,16 @@ impl TurmoilDisk {
 
     /// Puts a plan into force; `None` if it failed, as the test wanted, or was given up.
     async fn commit(&mut self, task: &mut Task<'_>, plan: Plan) -> Option<After> {
+        self.commit_with(task, plan, None).await
+    }
+
+    /// The same, with bytes that are copied from one node to another one while nobody is inside.
+    async fn commit_with(
+        &mut self,
+        task: &mut Task<'_>,
+        plan: Plan,
+        copy: Option<(NodeId, NodeId)>,
+    ) -> Option<After> {
         let victim = self.any_node().1;
         match self.rng.below(12) {
             0 => self.audit.fail(Fails::Stage, &victim),
@@ -189,7 +218,7 @@ impl TurmoilDisk {
             _ => {}
         }
         let give_up = self.rng.below(24);
-        let done = self.phases(task, plan, give_up).await;
+        let done = self.phases(task, plan, give_up, copy).await;
         self.audit.mend();
         done.unwrap_or_else(|error| {
             expect_asked_for(&error);
@@ -197,7 +226,13 @@ impl TurmoilDisk {
         })
     }
 
-    async fn phases(&mut self, task: &mut Task<'_>, plan: Plan, give_up: u64) -> Result<Option<After>> {
+    async fn phases(
+        &mut self,
+        task: &mut Task<'_>,
+        plan: Plan,
+        give_up: u64,
+        copy: Option<(NodeId, NodeId)>,
+    ) -> Result<Option<After>> {
         let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
         let quiet: Vec<String> = task.gs().with(|graph| {
             checked.quiet_nodes().iter().filter_map(|id| Some(graph.node(*id)?.name)).collect()
@@ -218,6 +253,12 @@ impl TurmoilDisk {
         self.audit.begin_quiet(&quiet);
         for _ in 0..self.rng.below(4) {
             yield_now().await;
+        }
+        if let Some((from, to)) = copy {
+            let (from, to) = (change.private(from)?, change.private(to)?);
+            let len = usize::try_from(from.io().len()).unwrap();
+            let bytes = from.io().read_new(GuestOffset::ZERO, len).await?;
+            to.io().write(GuestOffset::ZERO, bytes, WriteFlags::default()).await.0?;
         }
         self.audit.end_quiet(&quiet);
         match give_up {
@@ -254,13 +295,13 @@ impl TurmoilDisk {
         plan.replace(below, nodes[0].0);
         let Some(after) = self.commit(task, plan).await else { return };
         // Nobody writes to the old layer any more.
-        let frozen = self.nodes.iter().find(|(id, _)| *id == self.top.1).unwrap();
+        let frozen = self.nodes.iter().find(|(id, _)| *id == self.top().1).unwrap();
         self.audit.begin_quiet(std::slice::from_ref(&frozen.1));
         self.audit.end_quiet(std::slice::from_ref(&frozen.1));
         self.audit.freeze(&frozen.1);
-        self.top = (nodes[0].0, nodes[1].0);
+        self.layers.push((nodes[0].0, nodes[1].0));
         self.filter = None;
-        *self.shared.head.lock().unwrap() = self.top.0;
+        *self.shared.head.lock().unwrap() = self.top().0;
         self.nodes.extend(nodes);
         after.finish().await;
     }
@@ -338,7 +379,7 @@ impl TurmoilDisk {
                 self.gone(after, filter).await;
             }
         } else {
-            let (overlay, file) = self.top;
+            let (overlay, file) = self.top();
             let (opening, filter) = self.new_filter(task, file);
             plan.insert(opening);
             plan.set_child(overlay, ChildKey::File, filter.0, Role::IMAGE);
@@ -347,6 +388,32 @@ impl TurmoilDisk {
                 self.nodes.push(filter);
                 after.finish().await;
             }
+        }
+        self.shared.give_back();
+    }
+
+    /// Moves what one of the overlays has to another file.
+    async fn move_file(&mut self, task: &mut Task<'_>) {
+        let index = self.rng.index(self.layers.len());
+        let (overlay, old) = self.layers[index];
+        if self.file_filter.is_some_and(|(filtered, ..)| filtered == overlay) || !self.shared.try_take() {
+            return;
+        }
+        let (name, seed) = (self.fresh_name("file"), self.rng.next_u64());
+        let len = task.gs().with(|graph| graph.node(old)).unwrap().len;
+        let mut opening = Opening::new(task);
+        let file = add_device(&mut opening, &self.audit, &name, SimDisk::zeroed(len, seed)).unwrap();
+        let mut plan = Plan::new();
+        plan.insert(opening);
+        plan.set_child(overlay, ChildKey::File, file, Role::IMAGE);
+        plan.remove(old);
+        if let Some(after) = self.commit_with(task, plan, Some((old, file))).await {
+            if overlay != self.top().0 {
+                self.audit.freeze(&name);
+            }
+            self.layers[index].1 = file;
+            self.nodes.push((file, name));
+            self.gone(after, old).await;
         }
         self.shared.give_back();
     }
@@ -374,7 +441,7 @@ impl TurmoilDisk {
         };
         let head = self.head();
         let plan = toggle(true, head, &self.main);
-        let done = self.phases(task, plan, u64::MAX).await;
+        let done = self.phases(task, plan, u64::MAX, None).await;
         match done {
             Ok(after) => after.unwrap().finish().await,
             Err(error) => {
@@ -440,7 +507,7 @@ impl TurmoilDisk {
                 Kind::InUse
             }
             _ => {
-                plan.set_child(self.top.0, ChildKey::Backing, head, Role::COW);
+                plan.set_child(self.top().0, ChildKey::Backing, head, Role::COW);
                 Kind::InvalidInput
             }
         };
