@@ -11,7 +11,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::introspect::{Builder, ObjectShape, TypeName};
-use crate::wire::Writer;
+use crate::wire::{Sink, Tree};
 use crate::{QmpError, keyval};
 
 /// How deep objects and lists of one argument may be nested. (Options of a node are nested as deep as the graph that they
@@ -29,8 +29,8 @@ pub trait Qapi: Sized {
     /// Anything that the definition does not allow, by name.
     fn parse(input: Input<'_>) -> Result<Self, QmpError>;
 
-    /// The value as JSON.
-    fn write(&self, out: &mut Writer);
+    /// The value as JSON, into whatever takes it.
+    fn write(&self, out: &mut impl Sink);
 
     /// The name of the type in `query-qmp-schema`, after describing it there.
     fn describe(schema: &mut Builder) -> TypeName;
@@ -61,7 +61,7 @@ pub trait Members: Sized {
     fn take(object: &mut Object<'_>) -> Result<Self, QmpError>;
 
     /// Writes the members into an open object.
-    fn put(&self, out: &mut Writer);
+    fn put(&self, out: &mut impl Sink);
 
     /// What the members are.
     fn shape(schema: &mut Builder) -> ObjectShape;
@@ -268,7 +268,7 @@ impl Object<'_> {
 }
 
 /// Writes a member, unless it is absent.
-pub(super) fn put_member<T: Qapi>(out: &mut Writer, name: &str, value: &T) {
+pub(super) fn put_member<T: Qapi>(out: &mut impl Sink, name: &str, value: &T) {
     if !value.is_absent() {
         out.key(name);
         value.write(out);
@@ -281,6 +281,14 @@ pub(super) fn put_member<T: Qapi>(out: &mut Writer, name: &str, value: &T) {
 /// Anything that the definition does not allow.
 pub fn parse<T: Qapi>(value: Value, notation: Notation) -> Result<T, QmpError> {
     T::parse(Input { value, path: Path::Root, depth: 0, notation })
+}
+
+/// The JSON value of a value of the schema.
+#[must_use]
+pub fn to_value<T: Qapi>(typed: &T) -> Value {
+    let mut out = Tree::default();
+    typed.write(&mut out);
+    out.into_value()
 }
 
 /// [`Qapi`] for a type with [`Members`].
@@ -296,7 +304,7 @@ macro_rules! object_qapi {
                 Ok(value)
             }
 
-            fn write(&self, out: &mut $crate::wire::Writer) {
+            fn write(&self, out: &mut impl $crate::wire::Sink) {
                 out.begin_object();
                 $crate::schema::Members::put(self, out);
                 out.end_object();
@@ -319,7 +327,7 @@ impl Qapi for String {
         input.text()
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.text(self);
     }
 
@@ -341,7 +349,7 @@ impl Qapi for bool {
         }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.bool(*self);
     }
 
@@ -362,7 +370,7 @@ macro_rules! integer_qapi {
                 fitting.ok_or_else(|| input.no_integer($expected, integer.is_some()))
             }
 
-            fn write(&self, out: &mut Writer) {
+            fn write(&self, out: &mut impl Sink) {
                 out.$write((*self).into());
             }
 
@@ -386,7 +394,7 @@ impl Qapi for f64 {
         number.ok_or_else(|| input.mistyped(Form::Number.name()))
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.float(*self);
     }
 
@@ -406,7 +414,7 @@ impl Qapi for Null {
         if input.value.is_null() { Ok(Self) } else { Err(input.mistyped(Form::Null.name())) }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.null();
     }
 
@@ -422,7 +430,7 @@ impl Qapi for Value {
         Ok(input.value)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.value(self);
     }
 
@@ -450,7 +458,7 @@ impl<T: Qapi> Qapi for Vec<T> {
         }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.begin_array();
         self.iter().for_each(|item| item.write(out));
         out.end_array();
@@ -469,7 +477,7 @@ impl<T: Qapi> Qapi for Option<T> {
         T::parse(input).map(Some)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         if let Some(value) = self {
             value.write(out);
         }
@@ -495,7 +503,7 @@ impl<T: Qapi> Qapi for Box<T> {
         T::parse(input).map(Self::new)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         (**self).write(out);
     }
 
@@ -512,7 +520,7 @@ impl<T: Members> Members for Box<T> {
         T::take(object).map(Self::new)
     }
 
-    fn put(&self, out: &mut Writer) {
+    fn put(&self, out: &mut impl Sink) {
         (**self).put(out);
     }
 
