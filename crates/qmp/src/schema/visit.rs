@@ -171,13 +171,21 @@ impl<'a> Input<'a> {
         QmpError::generic(format!("Invalid parameter type for '{path}', expected: {expected}"))
     }
 
+    /// The same of a scalar. Keys below it are what is wrong with dotted keys, not the type of the value.
+    fn no_scalar(&self, expected: Form) -> QmpError {
+        if self.notation == Notation::Keyval && (self.value.is_object() || self.value.is_array()) {
+            return QmpError::generic(format!("Parameters '{}.*' are unexpected", self.path));
+        }
+        self.mistyped(expected.name())
+    }
+
     fn expects(&self, what: &str) -> QmpError {
         QmpError::generic(format!("Parameter '{}' expects {what}", self.path))
     }
 
     /// The value of an enumeration that the string is.
     pub(super) fn one_of<T: Copy>(self, all: &[T], name: fn(T) -> &'static str) -> Result<T, QmpError> {
-        let Value::String(text) = &self.value else { return Err(self.mistyped(Form::String.name())) };
+        let Value::String(text) = &self.value else { return Err(self.no_scalar(Form::String)) };
         let found = all.iter().find(|value| name(**value) == text);
         found.copied().ok_or_else(|| {
             QmpError::generic(format!("Parameter '{}' does not accept value '{text}'", self.path))
@@ -197,11 +205,14 @@ impl<'a> Input<'a> {
 
     /// What is said about something that is not `expected`, worded as the C daemon does.
     fn no_integer(&self, expected: &str, is_integer: bool) -> QmpError {
-        let is_range_shown = expected == "uint64" || (is_integer && expected != "integer");
-        if is_range_shown || self.notation == Notation::Keyval {
-            self.expects(expected)
-        } else {
-            self.mistyped(Form::Integer.name())
+        let is_nested = self.value.is_object() || self.value.is_array();
+        match (self.notation, expected) {
+            (Notation::Keyval, _) if is_nested => self.no_scalar(Form::Integer),
+            (Notation::Keyval, _) if is_integer => self.expects(expected),
+            (Notation::Keyval, _) => self.expects("integer"),
+            (Notation::Json, "uint64") => self.expects(expected),
+            (Notation::Json, "uint32_t" | "uint16_t") if is_integer => self.expects(expected),
+            (Notation::Json, _) => self.no_scalar(Form::Integer),
         }
     }
 
@@ -209,7 +220,7 @@ impl<'a> Input<'a> {
     pub(super) fn text(self) -> Result<String, QmpError> {
         match self.value {
             Value::String(text) => Ok(text),
-            _ => Err(self.mistyped(Form::String.name())),
+            _ => Err(self.no_scalar(Form::String)),
         }
     }
 
@@ -345,7 +356,7 @@ impl Qapi for bool {
             (Value::String(text), Notation::Keyval) => {
                 keyval::bool_of(text).ok_or_else(|| input.expects("'on' or 'off'"))
             }
-            _ => Err(input.mistyped(Form::Boolean.name())),
+            _ => Err(input.no_scalar(Form::Boolean)),
         }
     }
 
@@ -391,7 +402,7 @@ impl Qapi for f64 {
             (Value::String(text), Notation::Keyval) => text.parse().ok().filter(|n: &f64| n.is_finite()),
             _ => None,
         };
-        number.ok_or_else(|| input.mistyped(Form::Number.name()))
+        number.ok_or_else(|| input.no_scalar(Form::Number))
     }
 
     fn write(&self, out: &mut impl Sink) {
