@@ -1,4 +1,4 @@
-//! The image formats that this build knows, and what it takes to add one: an entry in [`Formats::builtin`].
+//! The image formats and filters that this build knows, and what it takes to add one: an entry in [`Formats::builtin`].
 //!
 //! ```text
 //!   Format::probe(first bytes) -> how sure        Format::configure(options) -> Configured
@@ -7,6 +7,7 @@
 //!   Format::contents        options -> what a new image consists of
 //! ```
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -21,10 +22,12 @@ use drystone_protocol::file::create::Contents;
 use crate::options::Options;
 use crate::settings::Settings;
 
+mod copy_on_read;
 mod foreign;
 mod qcow2;
 mod raw;
 
+use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;
 use raw::RawFormat;
 
@@ -45,6 +48,11 @@ pub trait Format: Send + Sync + 'static {
     /// # Errors
     /// [`Kind::InvalidInput`] for values that make no sense.
     fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>>;
+
+    /// Whether its images can have a backing image.
+    fn has_backing(&self) -> bool {
+        false
+    }
 
     /// What a new image of a disk of `len_bytes` bytes consists of. Takes its own options, `preallocation` among them.
     ///
@@ -68,6 +76,11 @@ pub trait Configured {
     /// What the node wants of its file when it is used as `parent` says; the same as its driver's `grant`.
     fn file_grant(&self, parent: ParentState) -> Grant {
         default_grant(self.file_role(), parent)
+    }
+
+    /// What a reopen of the node gives to its driver; nothing if the driver cannot be reopened with other options.
+    fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
+        None
     }
 
     /// Opens the image in `file`. `read_only`: nobody will write it.
@@ -112,7 +125,7 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format)])
+        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter)])
     }
 
     /// Adds one.

@@ -12,18 +12,30 @@
 //! | [`policy`] | what images may name |
 //! | [`request`], [`open`], [`report`] | opening |
 //! | [`create`] | new images |
+//! | [`backing`] | another name for the backing file in a header |
+//! | [`draft`] | commands that change the graph, composed into one plan: add, delete, snapshot, reopen |
+//! | [`given`] | what a node was given when it was opened or reopened |
+//! | `known` | options by name: which a reopen can change |
+//! | [`mod@resize`] | another length for a disk |
+//! | [`query`] | reports of nodes and of the graph |
 //!
 //! Invariants: an image decides only what a policy lets it decide; a guess about a format is never written to. Does not
 //! know: exports, jobs, QMP, command lines.
 #![forbid(unsafe_code)]
 
+pub mod backing;
 pub mod create;
+pub mod draft;
 pub mod formats;
+pub mod given;
+mod known;
 pub mod name;
 pub mod open;
 pub mod options;
 pub mod policy;
+pub mod query;
 pub mod report;
 pub mod request;
+pub mod resize;
 pub mod settings;
 mod spec;

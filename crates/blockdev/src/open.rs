@@ -10,7 +10,9 @@
 //! before the policy allows it; a file is in a chain once; bytes that only *look* raw are never opened for writing,
 //! because whoever writes them could make them look like something else at the next probe.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{NewNode, Opening, Task};
@@ -21,6 +23,7 @@ use drystone_core::runtime::LocalFuture;
 use drystone_sys::FileId;
 
 use crate::formats::{Backing, BackingName, Formats, OpenedImage};
+use crate::given::Given;
 use crate::name;
 use crate::options::Options;
 use crate::policy::BackingPolicy;
@@ -61,10 +64,23 @@ impl Opener {
     /// # Errors
     /// Those of files, formats and options, naming the file. What had been opened by then is closed again.
     pub async fn open(&self, task: &mut Task<'_>, request: &OpenRequest) -> Result<Opened> {
+        let opening = Opening::new(task);
+        self.open_in(task, opening, request).await
+    }
+
+    /// As [`Self::open`], among nodes that are being opened already and that options can refer to by their names.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; all that is in the opening is closed then.
+    pub async fn open_in(
+        &self,
+        task: &mut Task<'_>,
+        opening: Opening,
+        request: &OpenRequest,
+    ) -> Result<Opened> {
         let spec = request.spec()?;
         let users = request.users.unwrap_or_else(|| default_users(&spec));
         let place = Place { users, owned: request.owned, is_image: false, nesting: 0 };
-        let opening = Opening::new(task);
         let mut session = Session {
             opener: self,
             task: &*task,
@@ -72,9 +88,13 @@ impl Opener {
             layers: Vec::new(),
             warnings: Vec::new(),
             spent: Spent::default(),
+            given: BTreeMap::new(),
         };
         let opened = session.chain(spec, place).await;
-        let Session { opening, layers, warnings, .. } = session;
+        let Session { mut opening, layers, warnings, given, .. } = session;
+        for (id, given) in given {
+            opening.remember(id, Rc::new(given));
+        }
         match opened {
             Ok(top) => Ok(Opened { opening, top: top.id, layers, warnings }),
             Err(error) => {
@@ -116,6 +136,8 @@ struct Session<'s, 't> {
     layers: Vec<Layer>,
     warnings: Vec<Warning>,
     spent: Spent,
+    /// What the new nodes were given.
+    given: BTreeMap<NodeId, Given>,
 }
 
 /// What a request has taken so far of what it may take.
@@ -175,6 +197,10 @@ struct Pending {
     settings: Settings,
     place: Place,
     is_probed: bool,
+    given: Given,
+    /// The file, if it takes over from the image what it was not told.
+    file_is_heir: Option<NodeId>,
+    backing_is_heir: bool,
 }
 
 impl Leaf {
@@ -250,7 +276,7 @@ impl<'s> Session<'s, '_> {
     fn existing(&self, node: NodeRef) -> Result<Added> {
         let id = match node {
             NodeRef::Id(id) => id,
-            NodeRef::Named(name) => self.task.gs().find(&name)?,
+            NodeRef::Named(name) => self.opening.find(&name)?,
         };
         let node = self.opening.node(id)?;
         Ok(Added { id, leaf: protocol::leaf_of(&node), read_only: node.is_read_only() })
@@ -268,11 +294,13 @@ impl<'s> Session<'s, '_> {
         let mut below = bottom;
         let mut is_main = true;
         for pending in chain.images.into_iter().rev() {
-            let Pending { image, role, file, leaf, node_name, settings, place, is_probed } = pending;
+            let Pending { image, role, file, leaf, node_name, settings, place, is_probed, .. } = pending;
+            let Pending { mut given, file_is_heir, backing_is_heir, .. } = pending;
             is_main = place.nesting == 0;
             let format_name = image.driver.format_name();
             let mut children = vec![(ChildKey::File, role, file)];
-            children.extend(below.map(|below| (ChildKey::Backing, Role::COW, below.id)));
+            let behind = below.map(|below| below.id);
+            children.extend(behind.map(|behind| (ChildKey::Backing, Role::COW, behind)));
             let id = self.opening.add(NewNode {
                 name: node_name,
                 driver: image.driver,
@@ -281,6 +309,14 @@ impl<'s> Session<'s, '_> {
                 owned: place.owned,
                 force_share: settings.force_share,
             })?;
+            self.opening.set_policy(id, given.settings.policy());
+            given.driver(format_name)?;
+            for heir in file_is_heir.into_iter().chain(behind.filter(|_| backing_is_heir)) {
+                if let Some(given) = self.given.get_mut(&heir) {
+                    given.heir_of = Some(id);
+                }
+            }
+            self.given.insert(id, given);
             let backing = match image.backing {
                 Backing::File(name) => Some(name),
                 Backing::None | Backing::Impossible => None,

@@ -205,6 +205,75 @@ impl Options {
         self.0.contains_key(key)
     }
 
+    /// Whether options are given below `key`.
+    #[must_use]
+    pub fn is_nested(&self, key: &str) -> bool {
+        matches!(self.0.get(key), Some(Entry::Nested(_)))
+    }
+
+    /// The options, without those of `keys` and what is below them.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Self {
+        let kept = self.0.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
+        Self(kept.map(|(key, entry)| (key.clone(), entry.clone())).collect())
+    }
+
+    /// Every option that is no object, by its dotted key, with its value as users may write it as a string.
+    #[must_use]
+    pub fn flat(&self) -> BTreeMap<String, String> {
+        let mut flat = BTreeMap::new();
+        self.flatten("", &mut flat);
+        flat
+    }
+
+    fn flatten(&self, prefix: &str, flat: &mut BTreeMap<String, String>) {
+        for (key, entry) in &self.0 {
+            match entry {
+                Entry::Nested(options) => options.flatten(&format!("{prefix}{key}."), flat),
+                Entry::Plain(value) => {
+                    let text = match value {
+                        Value::Bool(true) => "on".to_owned(),
+                        Value::Bool(false) => "off".to_owned(),
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    flat.insert(format!("{prefix}{key}"), text);
+                }
+            }
+        }
+    }
+
+    /// Options that are no objects, with their values.
+    pub(crate) fn plain(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().filter_map(|(key, entry)| match entry {
+            Entry::Plain(value) => Some((key.as_str(), value)),
+            Entry::Nested(_) => None,
+        })
+    }
+
+    /// Adds an option that is not there yet; its key is not taken apart.
+    pub(crate) fn put_new(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.insert(key.to_owned(), Entry::Plain(value.into()));
+    }
+
+    /// Adds options below a key that is not there yet.
+    pub(crate) fn put_below(&mut self, key: &str, options: Self) {
+        self.0.insert(key.to_owned(), Entry::Nested(options));
+    }
+
+    /// The options as a JSON object.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let members = self.0.iter().map(|(key, entry)| {
+            let value = match entry {
+                Entry::Plain(value) => value.clone(),
+                Entry::Nested(options) => options.to_value(),
+            };
+            (key.clone(), value)
+        });
+        Value::Object(members.collect())
+    }
+
     /// Whether nothing is said, or everything has been taken.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -11,6 +11,7 @@
 //! opens nothing for writing, and says of a format only what part of a file it is in.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
@@ -18,6 +19,7 @@ use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
 use drystone_protocol::null::NullOptions;
 
+use crate::known;
 use crate::name::{self, Name};
 use crate::options::{Child, Options};
 use crate::settings::Settings;
@@ -45,6 +47,8 @@ pub(crate) enum NodeRef {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProtocolSpec {
     pub(crate) node_name: Option<String>,
+    /// What was said of it.
+    pub(crate) said: Options,
     pub(crate) settings: Settings,
     pub(crate) driver: ProtocolDriver,
 }
@@ -62,6 +66,8 @@ pub(crate) enum ProtocolDriver {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ImageSpec {
     pub(crate) node_name: Option<String>,
+    /// What was said of it, its children left out.
+    pub(crate) said: Options,
     pub(crate) settings: Settings,
     /// Probed if nobody says it.
     pub(crate) format: Option<String>,
@@ -149,14 +155,17 @@ impl NodeSpec {
             Some("host_device") => FileKind::HostDevice,
             Some(_) => FileKind::File,
         };
+        let said = said_of_file(&path, kind)?;
         let mut file = file_options(OsString::from(path), speaker.settings.for_file());
         file.kind = kind;
         Ok(Self::Image(Box::new(ImageSpec {
             node_name: None,
+            said: Options::default(),
             settings: speaker.settings,
             format: format.map(str::to_owned),
             file: Self::Protocol(ProtocolSpec {
                 node_name: None,
+                said,
                 settings: speaker.settings.for_file(),
                 driver: ProtocolDriver::File(file),
             }),
@@ -167,9 +176,10 @@ impl NodeSpec {
 
     /// A node by its options. Without a driver, it is an image whose format is probed.
     pub(crate) fn image(mut options: Options, speaker: Speaker) -> Result<Self> {
+        let said = options.without(&["file", "backing"]);
         let driver = options.take_text("driver")?;
         if let Some(driver) = driver.as_deref().filter(|driver| is_protocol(driver)) {
-            return Self::protocol(Some(driver), options, speaker);
+            return Self::protocol(Some(driver), options, said, speaker);
         }
         let node_name = speaker.node_name(&mut options)?;
         let settings = speaker.settings(&mut options)?;
@@ -192,7 +202,15 @@ impl NodeSpec {
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
         speaker.own(&options)?;
-        Ok(Self::Image(Box::new(ImageSpec { node_name, settings, format: driver, file, backing, options })))
+        Ok(Self::Image(Box::new(ImageSpec {
+            node_name,
+            said,
+            settings,
+            format: driver,
+            file,
+            backing,
+            options,
+        })))
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -200,11 +218,12 @@ impl NodeSpec {
         if options.has("driver") {
             Self::image(options, speaker)
         } else {
-            Self::protocol(None, options, speaker)
+            let said = options.clone();
+            Self::protocol(None, options, said, speaker)
         }
     }
 
-    fn protocol(driver: Option<&str>, mut options: Options, speaker: Speaker) -> Result<Self> {
+    fn protocol(driver: Option<&str>, mut options: Options, said: Options, speaker: Speaker) -> Result<Self> {
         let node_name = speaker.node_name(&mut options)?;
         let settings = speaker.settings(&mut options)?;
         let file = |kind, options: &mut Options| {
@@ -218,9 +237,24 @@ impl NodeSpec {
             Some("memory") => ProtocolDriver::Memory(take_memory(&mut options)?),
             _ => file(FileKind::ByPath, &mut options)?,
         };
+        known::refuse(driver.name(), &options)?;
         options.finish(driver.name())?;
-        Ok(Self::Protocol(ProtocolSpec { node_name, settings, driver }))
+        Ok(Self::Protocol(ProtocolSpec { node_name, said, settings, driver }))
     }
+}
+
+/// A file that was named by a path, as options would have said it.
+fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
+    let mut said = Options::default();
+    if let Some(path) = path.to_str() {
+        said.set("filename", path)?;
+    }
+    match kind {
+        FileKind::ByPath => {}
+        FileKind::File => said.set("driver", "file")?,
+        FileKind::HostDevice => said.set("driver", "host_device")?,
+    }
+    Ok(said)
 }
 
 fn is_protocol(driver: &str) -> bool {
@@ -260,6 +294,9 @@ fn take_file(kind: FileKind, options: &mut Options, settings: Settings) -> Resul
     let locking = [("auto", Locking::Auto), ("on", Locking::On), ("off", Locking::Off)];
     let aio = options.take_choice("aio", &aio)?;
     let locking = options.take_choice("locking", &locking)?;
+    // Nothing to do: requests do not queue behind a device, and what is cached by the host is known to be current.
+    options.take_number("aio-max-batch")?;
+    options.take_switch("drop-cache")?;
     let file = file_options(path.into(), settings);
     Ok(FileOptions { kind, aio: aio.unwrap_or(file.aio), locking: locking.unwrap_or(file.locking), ..file })
 }

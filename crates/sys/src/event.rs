@@ -51,6 +51,14 @@ impl Watched {
         SysLocal::of(lane.local())?.when_ready(&self.0, Interest::Readable, None).await
     }
 
+    /// As [`Self::readable`], until a moment of the lane's clock.
+    ///
+    /// # Errors
+    /// [`Kind::TimedOut`](drystone_base::Kind::TimedOut) then; those of the operating system.
+    pub(crate) async fn readable_until(&self, lane: &Lane, until_ns: u64) -> Result<()> {
+        SysLocal::of(lane.local())?.when_ready(&self.0, Interest::Readable, Some(until_ns)).await
+    }
+
     /// Waits until there is room for writing, or an error.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The entry of `raw`.
 
+use std::any::Any;
+
 use drystone_base::{Error, Kind, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::graph::permission::Grant;
@@ -56,6 +58,10 @@ impl Configured for ConfiguredRaw {
 
     fn file_grant(&self, parent: ParentState) -> Grant {
         raw::file_grant(self.file_role(), parent)
+    }
+
+    fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(self.0))
     }
 
     fn open<'a>(&'a self, file: Io<'a>, _read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {

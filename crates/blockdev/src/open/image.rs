@@ -8,6 +8,8 @@ use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
 use crate::formats::{Backing, Configured, Format, OpenedImage, PROBE_BYTES};
+use crate::given::Given;
+use crate::known;
 use crate::options::Options;
 use crate::report::Warning;
 use crate::settings::Settings;
@@ -38,14 +40,16 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, mut settings, format, file, backing, options } = spec;
+        let ImageSpec { node_name, said, mut settings, format, file, backing, options } = spec;
+        let is_heir = !matches!(file, NodeSpec::Existing(_));
+        let given = Given::new(said.clone(), settings);
         self.spent.image()?;
         let mut own = options.clone();
-        let said = match format {
+        let chosen = match format {
             Some(name) => Some(choose(self.opener.formats.find(&name)?, &mut own, settings, false)?),
             None => None,
         };
-        let wanted = said.as_ref().map(|said| said.configured.file_grant(parent(place, settings)));
+        let wanted = chosen.as_ref().map(|chosen| chosen.configured.file_grant(parent(place, settings)));
         let mut file = self.file(file, settings, Place { users: wanted.unwrap_or(LOOKER), ..place }).await?;
         file.leaf.parts.extend(Some(options).filter(|options| !options.is_empty()));
         refuse_loop(&file.leaf, seen)?;
@@ -53,10 +57,11 @@ impl<'s> Session<'s, '_> {
         if let (true, Some(id)) = (place.is_image, file.leaf.id) {
             self.spent.visit(id).map_err(named)?;
         }
-        let chosen = match said {
-            Some(said) => said,
+        let chosen = match chosen {
+            Some(chosen) => chosen,
             None => choose(self.probe(file.id).await.map_err(named)?, &mut own, settings, true)?,
         };
+        known::refuse(chosen.format.name(), &own)?;
         own.finish(chosen.format.name())?;
         self.settle_writing(&mut settings, &chosen, &file)?;
         let mut image = self.header(&chosen, &file, &mut settings, &mut place).await?;
@@ -64,6 +69,7 @@ impl<'s> Session<'s, '_> {
             let text = format!("driver '{}' has no backing file", chosen.format.name());
             return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
         }
+        let backing_is_heir = !matches!(backing, BackingSpec::Node(NodeSpec::Existing(_)));
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
         if chosen.is_probed && place.is_image {
@@ -71,7 +77,20 @@ impl<'s> Session<'s, '_> {
             self.warnings.push(Warning::ProbedBacking { path: file.leaf.shown(), format_name });
         }
         let (role, is_probed) = (chosen.configured.file_role(), chosen.is_probed);
-        Ok(Pending { image, role, file: file.id, leaf: file.leaf, node_name, settings, place, is_probed })
+        let file_is_heir = is_heir.then_some(file.id);
+        Ok(Pending {
+            image,
+            role,
+            file: file.id,
+            leaf: file.leaf,
+            node_name,
+            settings,
+            place,
+            is_probed,
+            given,
+            file_is_heir,
+            backing_is_heir,
+        })
     }
 
     /// Locks the file for what the image will be used for, and opens the image in it.

@@ -9,6 +9,7 @@ use drystone_protocol::memory::Memory;
 use drystone_protocol::null::Null;
 
 use super::{Added, Leaf, Place, Session};
+use crate::given::Given;
 use crate::report::Warning;
 use crate::spec::{ProtocolDriver, ProtocolSpec};
 
@@ -30,7 +31,7 @@ impl Session<'_, '_> {
         place: Place,
         falls_back: bool,
     ) -> Result<Added> {
-        let ProtocolSpec { node_name, settings, driver } = spec;
+        let ProtocolSpec { node_name, said, settings, driver } = spec;
         if place.is_image && !matches!(driver, ProtocolDriver::File(_)) {
             self.opener.policy.admit_driver(driver.name())?;
         }
@@ -50,10 +51,16 @@ impl Session<'_, '_> {
             }
         };
         facts.read_only |= settings.read_only;
+        let format_name = driver.format_name();
         let force_share = settings.force_share;
         let new =
             NewNode { name: node_name, driver, facts, children: Vec::new(), owned: place.owned, force_share };
-        Ok(Added { id: self.opening.add(new)?, leaf, read_only: facts.read_only })
+        let id = self.opening.add(new)?;
+        self.opening.set_policy(id, settings.policy());
+        let mut given = Given::new(said, settings);
+        given.driver(format_name)?;
+        self.given.insert(id, given);
+        Ok(Added { id, leaf, read_only: facts.read_only })
     }
 
     async fn host_file(

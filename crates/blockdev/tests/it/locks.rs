@@ -13,7 +13,7 @@ use crate::host::{Folder, on_control, open, overlay, read_only, request, tool};
 
 /// The bytes of the file that descriptors of process `pid` ("self" for this one) have locked. (`/proc/locks` would say it for
 /// all processes, but is no snapshot: what others lock meanwhile makes it skip lines.)
-fn locked_by(pid: &str, path: &Path) -> Vec<u64> {
+pub(crate) fn locked_by(pid: &str, path: &Path) -> Vec<u64> {
     let path = std::fs::canonicalize(path).unwrap();
     let process = Path::new("/proc").join(pid);
     let mut bytes = Vec::new();

@@ -7,10 +7,14 @@
 
 mod host;
 
+mod atomic;
 mod chain;
 mod create;
+mod draft;
 mod hostile;
 mod locks;
 mod probe;
+mod reopen;
 mod spec;
 mod tiny;
+mod trap;

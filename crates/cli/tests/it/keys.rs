@@ -54,3 +54,40 @@ fn s_takes_a_snapshot_and_q_ends() {
     let info = run(&drystone(), &words("img info -b disk.2.qcow2"), dir).stdout;
     assert!(info.contains("backing file: disk.1.qcow2") && info.contains("image: disk.qcow2"), "{info}");
 }
+
+#[test]
+fn in_the_background_it_serves_on_and_leaves_the_keys_to_others() {
+    let scratch = Scratch::new("keys");
+    let dir = scratch.path();
+    assert_eq!(run(&drystone(), &words("img create -q -f qcow2 disk.qcow2 1M"), dir).status, 0);
+    let (mut keyboard, terminal) = terminal();
+    // A shell with jobs: it goes on when its first one is stopped, reads a line, and brings the job back.
+    let mut command = Command::new("setsid");
+    let script =
+        r#""$0" "$@"; bg; echo sent away; while [ ! -e go ]; do :; done; read line; echo "line $line"; fg"#;
+    command.args(["--wait", "--ctty", "sh", "-mc", script]).arg(drystone());
+    let stdin = Stdio::from(terminal.try_clone().unwrap());
+    let server = Serve::start_at(stdin, command, dir, &["disk.qcow2"]).unwrap();
+    let graph = || run(&drystone(), &words("graph --control nbd.sock.ctl"), dir).stdout;
+    let wait_for = |name: &str| {
+        while !graph().contains(name) {
+            std::thread::yield_now();
+        }
+    };
+    keyboard.write_all(b"s").unwrap();
+    wait_for("disk.1.qcow2");
+    keyboard.write_all(b"\x1a").unwrap();
+    while server.next_line().unwrap() != "sent away" {}
+    keyboard.write_all(b"squid\n").unwrap();
+    for _ in 0..20 {
+        assert!(!graph().contains("disk.2.qcow2"), "that was not for the server");
+    }
+    server.connect("").write(0, b"in the background").unwrap();
+    std::fs::write(dir.join("go"), b"").unwrap();
+    assert_eq!(server.next_line().unwrap(), "line squid");
+    keyboard.write_all(b"s").unwrap();
+    wait_for("disk.2.qcow2");
+    keyboard.write_all(b"q").unwrap();
+    let ended = server.wait();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+}

@@ -1,5 +1,6 @@
 //! [`Gs`]: the global state, lent to control tasks.
 
+use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -103,6 +104,8 @@ pub struct NodeInfo {
     pub users: Grant,
     /// Its layers below cannot change now, and walks through it are remembered.
     pub settled: bool,
+    /// It stays when its last user goes.
+    pub owned: bool,
     /// Its edges.
     pub edges: Vec<EdgeInfo>,
 }
@@ -133,6 +136,8 @@ pub struct RootInfo {
     pub node: Option<NodeId>,
     /// What it wants and shares.
     pub grant: Grant,
+    /// It stays where it is when its node is replaced: the user is a job.
+    pub stays: bool,
     /// A drain keeps new requests out.
     pub closed: bool,
 }
@@ -174,6 +179,7 @@ impl GraphView<'_> {
                 .sum(),
             users: shape.users,
             settled: shape.node.chain.is_settled(),
+            owned: shape.owned,
             edges: edges.collect(),
         })
     }
@@ -182,6 +188,18 @@ impl GraphView<'_> {
     #[must_use]
     pub fn node_handle(&self, id: NodeId) -> Option<Arc<Node>> {
         Some(Arc::clone(&self.shape.node(id)?.node))
+    }
+
+    /// The child of a node.
+    #[must_use]
+    pub fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
+        Some(self.shape.node(id)?.edge(key)?.child)
+    }
+
+    /// What is remembered of a node: see [`crate::control::Plan::remember`].
+    #[must_use]
+    pub fn memo(&self, id: NodeId) -> Option<Rc<dyn Any>> {
+        self.shape.node(id)?.memo.clone()
     }
 
     /// The node called `name`.
@@ -198,6 +216,7 @@ impl GraphView<'_> {
             name: shape.root.name().to_owned(),
             node: shape.node,
             grant: shape.grant,
+            stays: shape.stays,
             closed: shape.root.gate().is_closed(),
         };
         self.shape.roots.iter().map(info).collect()

@@ -4,6 +4,7 @@
 //! right purpose, their image locks taken) before anything is read from them; then formats read their headers through a
 //! [`Visit`] and are added on top. A plan takes the finished subgraph in; an opening that is dropped closes what it has.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use drystone_base::{Error, Kind, Result};
 
 use crate::control::gs::Inner;
+use crate::control::quiet::Sections;
 use crate::control::task::Task;
 use crate::control::visit::Visit;
 use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
 use crate::graph::node::{ChildKey, Edge, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
+use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
 use crate::graph::shape::{EdgeShape, NodeShape};
 use crate::graph::slot::Excluded;
@@ -42,6 +45,8 @@ pub struct Opening {
     nodes: Detached,
     /// Of the nodes.
     names: BTreeSet<String>,
+    /// Of the task that builds it.
+    sections: Sections,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
@@ -101,7 +106,12 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
+        Self {
+            inner: Rc::clone(inner),
+            nodes: Detached::new(inner),
+            names: BTreeSet::new(),
+            sections: task.sections.clone(),
+        }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -143,6 +153,7 @@ impl Opening {
                 owned: new.owned,
                 users: Grant::PASSIVE,
                 version: 0,
+                memo: None,
             },
         );
         Ok(id)
@@ -169,12 +180,36 @@ impl Opening {
         Ok(name)
     }
 
+    /// The node called `name`, of the opening or of the graph.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn find(&self, name: &str) -> Result<NodeId> {
+        let brought = self.nodes.nodes.iter().find(|(_, shape)| shape.node.name() == name);
+        let found = brought.map(|(id, _)| *id).or_else(|| self.inner.shape.borrow().names.get(name).copied());
+        found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node").on_node(name))
+    }
+
     /// The node `id` of the opening or of the graph.
     pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
         let detached = self.nodes.get(id).map(|shape| Arc::clone(&shape.node));
         let found = detached
             .or_else(|| self.inner.shape.borrow().nodes.get(&id).map(|shape| Arc::clone(&shape.node)));
         found.ok_or_else(|| Error::new(Kind::NotFound, "there is no such node"))
+    }
+
+    /// Remembers something of a detached node: see [`crate::control::Plan::remember`].
+    pub fn remember(&mut self, id: NodeId, memo: Rc<dyn Any>) {
+        if let Some(shape) = self.nodes.nodes.get_mut(&id) {
+            shape.memo = Some(memo);
+        }
+    }
+
+    /// Sets what a detached node makes of zeroes and discards.
+    pub fn set_policy(&mut self, id: NodeId, policy: NodePolicy) {
+        if let Some(shape) = self.nodes.nodes.get(&id) {
+            shape.node.set_policy(policy);
+        }
     }
 
     /// Prepares a detached node for being used as `users` say: a file is opened for writing if they write, and its image
@@ -184,7 +219,8 @@ impl Opening {
         let old = shape.mode();
         let new = NodeMode { users, ..old };
         let node = Arc::clone(&shape.node);
-        let request = StageRequest { node: &node, old, new, options: None, local: &self.inner.local };
+        let request =
+            StageRequest { node: &node, old, new, options: None, children: &[], local: &self.inner.local };
         node.driver().check(new).map_err(|error| error.on_node(node.name()))?;
         let mut staged = node.driver().stage(&request).await.map_err(|error| error.on_node(node.name()))?;
         staged.commit(&Publish::to(&node));
@@ -192,12 +228,13 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads from a node of the opening or of the graph. The opening gets no further nodes, and no plan takes it, while
+    /// Reads from a node of the opening or of the graph; not below a quiet section of the task that builds the opening, which
+    /// would wait for itself ([`Kind::InvalidInput`]). The opening gets no further nodes, and no plan takes it, while
     /// the visit lasts.
     pub async fn visit(&self, id: NodeId) -> Result<Visit<'_>> {
         let node = self.node(id)?;
         let boundary = self.boundary(id);
-        Visit::begin(&self.inner, node, boundary).await
+        Visit::begin(&self.inner, node, boundary, &self.sections).await
     }
 
     /// The nodes of the graph that are reached first from `id`.
@@ -211,6 +248,13 @@ impl Opening {
             }
         }
         found
+    }
+
+    /// What a plan brings in, to open more upon it.
+    pub(crate) fn resume(task: &Task<'_>, mut nodes: Detached) -> Self {
+        nodes.inner = Some(Rc::clone(&task.gs().inner));
+        let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
+        Self { nodes, names, ..Self::new(task) }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

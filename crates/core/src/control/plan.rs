@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drystone_base::Error;
+use drystone_base::{Error, Result};
 
 use crate::backend::{Backend, Mode, Root, RootId};
 use crate::control::gs::{Gs, Inner};
@@ -13,11 +13,14 @@ use crate::control::opening::{Detached, Opening};
 use crate::control::outlook::Outlook;
 use crate::control::rights::Sets;
 use crate::control::step::{Demand, NewRoot, Step};
+use crate::control::task::Task;
 use crate::driver::NodeMode;
 use crate::graph::gate::Gate;
-use crate::graph::node::{ChildKey, NodeId};
+use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
+use crate::graph::policy::NodePolicy;
 use crate::graph::role::Role;
+use crate::graph::shape::{Memo, NodeShape, Topology};
 use crate::request::observe::WriteObserver;
 
 /// A change of the graph, collected step by step. Nothing happens before it is checked, staged, admitted and committed.
@@ -27,8 +30,18 @@ pub struct Plan {
     /// Nodes that the plan brings in, until its commit.
     pub(crate) opened: Detached,
     pub(crate) options: BTreeMap<NodeId, Box<dyn Any + Send + Sync>>,
+    pub(crate) notes: Box<Notes>,
+}
+
+/// What a plan changes of nodes beside edges, options and modes.
+#[derive(Default)]
+pub(crate) struct Notes {
     /// Observers to be added (`true`) or removed.
     pub(crate) observers: Vec<(NodeId, Arc<dyn WriteObserver>, bool)>,
+    pub(crate) memos: Vec<(NodeId, Memo)>,
+    pub(crate) policies: Vec<(NodeId, NodePolicy)>,
+    /// Nodes that nobody may be inside of.
+    pub(crate) held: Vec<NodeId>,
 }
 
 /// A root to be attached.
@@ -51,7 +64,68 @@ impl Plan {
     /// Brings the nodes of an opening into the graph.
     pub fn insert(&mut self, opening: Opening) {
         let ids = self.opened.take_in(opening.into_detached());
-        self.steps.extend(ids.into_iter().map(Step::Insert));
+        let known: Vec<NodeId> = self.brought().collect();
+        self.steps.extend(ids.into_iter().filter(|id| !known.contains(id)).map(Step::Insert));
+    }
+
+    /// The nodes that the plan brings in so far, to open more upon them. They have to be given back with
+    /// [`Self::insert`]; without them the plan is refused.
+    #[must_use]
+    pub fn resume(&mut self, task: &Task<'_>) -> Opening {
+        Opening::resume(task, std::mem::take(&mut self.opened))
+    }
+
+    fn brought(&self) -> impl Iterator<Item = NodeId> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Insert(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// The node called `name`, of those that the plan brings in or of the graph.
+    ///
+    /// # Errors
+    /// [`drystone_base::Kind::NotFound`].
+    pub fn find(&self, gs: &Gs, name: &str) -> Result<NodeId> {
+        let is_named = |id: &NodeId| self.opened.get(*id).is_some_and(|shape| shape.node.name() == name);
+        self.brought().find(is_named).map_or_else(|| gs.find(name), Ok)
+    }
+
+    /// The node `id`, of those that the plan brings in or of the graph.
+    #[must_use]
+    pub fn node(&self, gs: &Gs, id: NodeId) -> Option<Arc<Node>> {
+        let brought = self.opened.get(id).map(|shape| Arc::clone(&shape.node));
+        brought.or_else(|| gs.inner.shape.borrow().node(id).map(|shape| Arc::clone(&shape.node)))
+    }
+
+    /// The children of a node, of those that the plan brings in or of the graph. Steps that move them are not looked at.
+    #[must_use]
+    pub fn children(&self, gs: &Gs, id: NodeId) -> Vec<(ChildKey, NodeId)> {
+        let list = |shape: &NodeShape| shape.edges.iter().map(|edge| (edge.key, edge.child)).collect();
+        let brought = self.opened.get(id).map(list);
+        brought.or_else(|| gs.inner.shape.borrow().node(id).map(list)).unwrap_or_default()
+    }
+
+    /// What is remembered of the node `id`, once the plan is done, as far as it is planned now.
+    #[must_use]
+    pub fn memo(&self, gs: &Gs, id: NodeId) -> Option<Rc<dyn Any>> {
+        let planned = self.notes.memos.iter().rev().find(|(known, _)| *known == id).map(|(_, memo)| memo);
+        let brought = || self.opened.get(id).and_then(|shape| shape.memo.as_ref());
+        let found = planned.or_else(brought).map(Rc::clone);
+        found.or_else(|| gs.inner.shape.borrow().node(id).and_then(|shape| shape.memo.clone()))
+    }
+
+    /// Remembers something of a node from the commit on, in place of what is remembered now. It means nothing to the
+    /// core: whoever opened the node keeps there what it was opened with.
+    pub fn remember(&mut self, node: NodeId, memo: Rc<dyn Any>) {
+        self.notes.memos.push((node, memo));
+        self.steps.push(Step::Touch(node));
+    }
+
+    /// Changes what a node makes of zeroes and discards, for requests that begin after the commit.
+    pub fn set_policy(&mut self, node: NodeId, policy: NodePolicy) {
+        self.notes.policies.push((node, policy));
+        self.steps.push(Step::Touch(node));
     }
 
     /// Gives up the ownership of a node by name: it leaves the graph, with everything below it that has no other user and
@@ -124,6 +198,12 @@ impl Plan {
         self.steps.push(Step::Touch(node));
     }
 
+    /// Keeps everybody out of a node during the change, which need not change anything else of it: for private I/O.
+    pub fn hold(&mut self, node: NodeId) {
+        self.notes.held.push(node);
+        self.steps.push(Step::Touch(node));
+    }
+
     /// Makes a node read-only or writable.
     pub fn set_read_only(&mut self, node: NodeId, read_only: bool) {
         self.steps.push(Step::SetReadOnly { node, read_only });
@@ -136,13 +216,13 @@ impl Plan {
 
     /// Tells `observer` of every write to `node` from the commit on.
     pub fn observe(&mut self, node: NodeId, observer: Arc<dyn WriteObserver>) {
-        self.observers.push((node, observer, true));
+        self.notes.observers.push((node, observer, true));
         self.steps.push(Step::Touch(node));
     }
 
     /// Ends [`Self::observe`]: no write that begins after the commit is told.
     pub fn unobserve(&mut self, node: NodeId, observer: Arc<dyn WriteObserver>) {
-        self.observers.push((node, observer, false));
+        self.notes.observers.push((node, observer, false));
         self.steps.push(Step::Touch(node));
     }
 
@@ -163,8 +243,8 @@ impl Plan {
         self.steps.push(Step::Demand { node, demand });
     }
 
-    /// Closes what the plan would have brought in.
-    pub(crate) async fn close(self) {
+    /// Gives the plan up: closes what it would have brought in, and waits for it.
+    pub async fn close(self) {
         self.opened.close().await;
     }
 
@@ -174,8 +254,9 @@ impl Plan {
         match Outlook::of(&self, &shape) {
             Ok(outlook) => {
                 let (sets, modes) = (outlook.sets(), outlook.permissions.nodes.clone());
+                let new_edges = outlook.new_edges();
                 drop(shape);
-                Ok(Checked { plan: self, sets, modes })
+                Ok(Checked { plan: self, sets, modes, new_edges })
             }
             Err(error) => {
                 drop(shape);
@@ -195,7 +276,12 @@ pub struct Checked {
     pub(crate) plan: Plan,
     pub(crate) sets: Sets,
     pub(crate) modes: Vec<(NodeId, NodeMode)>,
+    /// The edges of nodes of the graph that lead elsewhere than now.
+    pub(crate) new_edges: NewEdges,
 }
+
+/// Where edges of nodes lead that lead elsewhere now.
+pub(crate) type NewEdges = BTreeMap<NodeId, Vec<(ChildKey, NodeId)>>;
 
 impl Checked {
     /// The nodes of the graph that will be quiet during the change.

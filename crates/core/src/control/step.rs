@@ -41,6 +41,10 @@ pub enum Demand {
     NoOverlay,
     /// No node stands on it, in whatever role: only users.
     NoParent,
+    /// Nobody uses it, and no node stands on it.
+    NoUser,
+    /// It has no backing image itself.
+    NoBacking,
 }
 
 impl Demand {
@@ -53,8 +57,11 @@ impl Demand {
             (Self::NoOverlay, Parent::Node(id, key)) => {
                 view.node(id).and_then(|shape| shape.edge(key)).is_some_and(|edge| edge.role.has(Role::COW))
             }
-            (Self::NoParent, Parent::Node(..)) => true,
-            (Self::NoJob, Parent::Node(..)) | (Self::NoOverlay | Self::NoParent, Parent::Root(_)) => false,
+            (Self::NoParent | Self::NoUser, Parent::Node(..)) => true,
+            (Self::NoUser, Parent::Root(_)) => view.is_user(parent),
+            (Self::NoJob, Parent::Node(..))
+            | (Self::NoOverlay | Self::NoParent, Parent::Root(_))
+            | (Self::NoBacking, _) => false,
         }
     }
 }
@@ -153,6 +160,10 @@ fn release(view: &mut View<'_>, id: NodeId) -> Result<()> {
 
 fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
     let shape = view.node(id).ok_or_else(no_node)?;
+    if demand == Demand::NoBacking && shape.edge(ChildKey::Backing).is_some() {
+        let text = "it has a backing image already";
+        return Err(Error::new(Kind::InvalidInput, text).on_node(shape.node.name()));
+    }
     let Some(parent) = shape.parents.iter().find(|parent| demand.excludes(view, **parent)) else {
         return Ok(());
     };
@@ -161,6 +172,7 @@ fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
         Demand::NoJob => format!("{other} works on it"),
         Demand::NoOverlay => format!("it is the backing image of {other}"),
         Demand::NoParent => format!("{other} stands on it"),
+        Demand::NoUser | Demand::NoBacking => format!("{other} uses it"),
     };
     Err(Error::new(Kind::InUse, text).on_node(shape.node.name()))
 }

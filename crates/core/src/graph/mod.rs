@@ -5,6 +5,7 @@ pub(crate) mod gate;
 pub mod grace;
 pub mod node;
 pub mod permission;
+pub mod policy;
 pub(crate) mod publish;
 pub mod role;
 pub(crate) mod shape;

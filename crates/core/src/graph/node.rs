@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use crate::driver::{Driver, NodeFacts};
 use crate::graph::grace::Grace;
 use crate::graph::permission::Perm;
+use crate::graph::policy::{DetectZeroes, NodePolicy};
 use crate::graph::slot::{Excluded, Slot};
 use crate::request::chain::ChainCache;
 use crate::request::flush::FlushState;
@@ -91,6 +92,7 @@ pub struct Node {
     alignment: AtomicU32,
     read_only: AtomicBool,
     active: AtomicBool,
+    policy: AtomicU8,
     pub(crate) observers: Observers,
     pub(crate) ranges: RangeLocks,
     pub(crate) waits: Arc<Waits>,
@@ -117,6 +119,7 @@ impl Node {
             alignment: AtomicU32::new(facts.request_alignment),
             read_only: AtomicBool::new(facts.read_only),
             active: AtomicBool::new(true),
+            policy: AtomicU8::new(0),
             observers: Observers::default(),
             ranges: RangeLocks::default(),
             waits: Arc::clone(waits),
@@ -200,6 +203,20 @@ impl Node {
 
     pub(crate) fn set_active(&self, active: bool) {
         self.active.store(active, Ordering::Relaxed);
+    }
+
+    /// What the node makes of zeroes and of discards.
+    #[must_use]
+    pub fn policy(&self) -> NodePolicy {
+        NodePolicy::from_bits(self.policy.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_policy(&self, policy: NodePolicy) {
+        self.policy.store(policy.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn detects_zeroes(&self) -> bool {
+        self.policy().detect_zeroes != DetectZeroes::Off
     }
 
     pub(crate) fn child<'t>(&'t self, key: ChildKey, inside: &'t Presence) -> Option<&'t Edge> {

@@ -6,7 +6,9 @@
 //! ```
 //! Requests never look here; what they need is in `Node` and `Root`, rewritten by commits (`graph::publish`).
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::{Root, RootId};
@@ -14,6 +16,9 @@ use crate::driver::NodeMode;
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
+
+/// Something that is remembered of a node and means nothing to the core.
+pub(crate) type Memo = Rc<dyn Any>;
 
 /// A node as the control thread sees it.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub(crate) struct NodeShape {
     pub(crate) users: Grant,
     /// Moves with every commit that changes the node.
     pub(crate) version: u64,
+    /// What whoever opened or reopened it wants to remember of it.
+    pub(crate) memo: Option<Memo>,
 }
 
 impl NodeShape {

@@ -40,6 +40,16 @@
 //! | `Task::apply` | `&mut Task`, `Plan` | control | all phases |
 //! | `Quiet::covers` | `&Quiet` | control |  |
 //!
+//! # Between threads
+//!
+//! In [`answer`](mod@crate::answer).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `answer` | nothing | any | both ends of one value |
+//! | `Answer::wait` | the end where it arrives | any | waits |
+//! | `AnswerSender::send` | the other end | any |  |
+//!
 //! # Changes of the graph
 //!
 //! In [`control`](crate::control).
@@ -116,7 +126,8 @@
 //! | `Io::perm` | `Io` | I/O |  |
 //! | `Io::len` | `Io` | I/O |  |
 //! | `Io::is_empty` | `Io` | I/O |  |
-//! | `Io::local` | `Io` | I/O |  |
+//! | `Io::shard` | `Io` | I/O |  |
+//! | `Io::now_ns` | `Io` | I/O | for stepping back; a request cannot wait for a time |
 //! | `Io::sim_point` | `Io` | I/O |  |
 //! | `Io::read` | `Io` | I/O | waits for devices and for other requests |
 //! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |

@@ -123,7 +123,10 @@ impl Visit<'_> {
                 CachedPlace::Device { node: io.node_arc(), at: *at }
             }
             Target::Zero => CachedPlace::Zero,
-            Target::Device { node: DeviceNode::Cached(_), .. } | Target::Ask { .. } | Target::Load { .. } => {
+            Target::Device { node: DeviceNode::Cached(_), .. }
+            | Target::Ask { .. }
+            | Target::Enter { .. }
+            | Target::Load { .. } => {
                 return;
             }
         };

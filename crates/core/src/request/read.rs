@@ -44,7 +44,9 @@ pub(crate) async fn read(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> BufResult
             (Ok(()), buf)
         }
         Target::Ask { io, at } => io.node().driver().read(io, at, buf).await,
-        Target::Load { .. } => unreachable!("part_at loads"),
+        Target::Enter { .. } | Target::Load { .. } => {
+            unreachable!("part_at loads, and a read enters nothing")
+        }
     };
     (result.map_err(|error| error.on_node(io.node().name())), buf)
 }
@@ -109,7 +111,9 @@ async fn start_piece(io: Io<'_>, target: Target<'_>, mut buf: Buf) -> (Result<()
             let (result, buf) = io.node().driver().read(io, at, buf).await;
             (result, Piece::Done(buf))
         }
-        Target::Load { .. } => unreachable!("part_at loads"),
+        Target::Enter { .. } | Target::Load { .. } => {
+            unreachable!("part_at loads, and a read enters nothing")
+        }
     }
 }
 

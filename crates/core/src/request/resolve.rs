@@ -27,6 +27,8 @@ pub(crate) enum Target<'t> {
     Zero,
     /// The driver of this node does it, at this offset of it.
     Ask { io: Io<'t>, at: GuestOffset },
+    /// On this child, which looks at what is written to it first: at this offset of it.
+    Enter { io: Io<'t>, at: GuestOffset },
     /// The driver of this node must load metadata for this range first.
     Load { io: Io<'t>, range: GuestRange },
 }
@@ -138,6 +140,9 @@ fn step<'t>(io: Io<'t>, range: GuestRange, place: Place, access: Access) -> Resu
                 Error::new(Kind::NotFound, format!("the node has no child '{key}'")).on_node(io.node().name())
             })?;
             let at = at.in_child();
+            if access == Access::Write && child.node().detects_zeroes() {
+                return there(Target::Enter { io: child, at });
+            }
             if access == Access::Write {
                 return Ok(Step::Down { child, at, len: range.len() });
             }

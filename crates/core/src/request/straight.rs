@@ -147,7 +147,7 @@ fn read_at(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> Begun {
 
 fn write_at(io: Io<'_>, at: GuestOffset, buf: Buf) -> Begun {
     let Some(range) = GuestRange::checked(at.get(), buf.len() as u64) else { return Begun::NotStraight(buf) };
-    if io.demand_write(false).is_err() {
+    if io.demand_write(false).is_err() || io.node().detects_zeroes() {
         return Begun::NotStraight(buf);
     }
     let mut crossed = Crossed::default();

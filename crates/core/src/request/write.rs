@@ -5,13 +5,15 @@ use drystone_buf::Buf;
 use smallvec::SmallVec;
 
 use crate::disk::Completion;
-use crate::driver::{Access, BufResult, WriteFlags};
+use crate::driver::{Access, BufResult, WriteFlags, ZeroFlags};
+use crate::graph::policy::DetectZeroes;
 use crate::request::device::{is_straight, split, start_write, write_aligned};
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
 use crate::request::read::{join, past_the_largest_disk};
 use crate::request::resolve::{DeviceNode, Part, Target, resolve};
+use crate::request::zero;
 
 /// As in `request::read`.
 const LOADS_MAX: u32 = 1_000;
@@ -22,7 +24,26 @@ enum Piece<'t> {
     Writing { node: DeviceNode<'t>, completion: Completion },
 }
 
+/// Stores `buf`, or makes its range read as zeroes if that comes to the same and the node looks for it.
 pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
+    if io.node().detects_zeroes() && !flags.unchanged && is_zeroes(buf.as_slice()) {
+        let range = GuestRange::checked(at.get(), buf.len() as u64);
+        if let Some(range) = range.filter(|range| !range.is_empty()) {
+            let may_unmap = io.node().policy().detect_zeroes == DetectZeroes::Unmap;
+            let zero = ZeroFlags { may_unmap, fast_only: false, fua: flags.fua, unchanged: false };
+            return (zero::write_zeroes(io, range, zero).await, buf);
+        }
+    }
+    write_as_it_is(io, at, buf, flags).await
+}
+
+fn is_zeroes(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| u128::from_le_bytes(*word) == 0)
+}
+
+/// Stores `buf`, whatever is in it.
+pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
     let Some(range) = GuestRange::checked(at.get(), buf.len() as u64) else {
         return (Err(past_the_largest_disk(io)), buf);
     };
@@ -107,6 +128,11 @@ async fn start_piece<'t>(
             // Flushing is done once, at the end.
             let (result, buf) =
                 io.node().driver().write(io, at, buf, WriteFlags { fua: false, ..flags }).await;
+            (result, Piece::Done(buf))
+        }
+        Target::Enter { io, at } => {
+            // A box: the child may be told to enter another one. Flushing is done once, at the end.
+            let (result, buf) = Box::pin(write(io, at, buf, WriteFlags { fua: false, ..flags })).await;
             (result, Piece::Done(buf))
         }
         Target::Device { node: DeviceNode::Cached(_), .. } | Target::Zero | Target::Load { .. } => {

@@ -24,6 +24,7 @@ pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags
     if range.is_empty() {
         return Ok(());
     }
+    let flags = ZeroFlags { may_unmap: flags.may_unmap && !io.node().policy().ignores_discards, ..flags };
     let mut crossed = Crossed::default();
     crossed.note(io.node(), range);
     let mut result = zero_here(io, range, flags).await;
@@ -85,7 +86,7 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange, unchanged: bool) -> Res
             _ => Buf::zeroed(len),
         };
         let flags = WriteFlags { unchanged, fua: false };
-        let (result, zeroes) = write::write(io, step.start(), zeroes, flags).await;
+        let (result, zeroes) = write::write_as_it_is(io, step.start(), zeroes, flags).await;
         result?;
         buf = Some(zeroes);
         rest = rest.skip(step.len());
@@ -96,7 +97,7 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange, unchanged: bool) -> Res
 pub(crate) async fn discard(io: Io<'_>, range: GuestRange) -> Result<()> {
     io.demand_write(false)?;
     io.demand_inside(range, false)?;
-    if range.is_empty() {
+    if range.is_empty() || io.node().policy().ignores_discards {
         return Ok(());
     }
     let mut crossed = Crossed::default();

@@ -96,7 +96,8 @@ impl ClusterBits {
     /// How many clusters `len_bytes` bytes fill, rounded up.
     #[must_use]
     pub const fn clusters(self, len_bytes: u64) -> u64 {
-        len_bytes.div_ceil(self.bytes())
+        // `div_ceil` would divide: the compiler does not know that the size is a power of two.
+        (len_bytes >> self.0) + (len_bytes & (self.bytes() - 1) != 0) as u64
     }
 
     /// How many L1 entries a disk of `len_guest` bytes needs.

@@ -17,6 +17,13 @@ pub enum FileKind {
     HostDevice,
 }
 
+impl FileKind {
+    /// Whether one node can be meant by both: whoever does not say the driver says nothing against it.
+    fn agrees_with(self, other: Self) -> bool {
+        self == other || self == Self::ByPath || other == Self::ByPath
+    }
+}
+
 /// `aio`: how requests reach the kernel. The I/O threads have one engine for all files; the option is checked, kept for
 /// whoever asks, and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,7 +92,7 @@ impl FileOptions {
         new.check()?;
         let fixed = [
             ("filename", self.path == new.path),
-            ("driver", self.kind == new.kind),
+            ("driver", self.kind.agrees_with(new.kind)),
             ("aio", self.aio == new.aio),
             ("locking", self.locking == new.locking),
         ];

@@ -136,6 +136,14 @@ impl File {
         self.ask(local, "find the space taken up by", space::allocated).await
     }
 
+    /// As [`Self::allocated_bytes`], asked on this thread: for reports about many files that are open anyway.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn allocated_bytes_now(&self) -> Result<u64> {
+        self.answer("find the space taken up by", space::allocated(&self.inner))
+    }
+
     /// The stretch of data or the hole that `offset` lies in, from `offset` on; `None` at and after the end.
     ///
     /// # Errors

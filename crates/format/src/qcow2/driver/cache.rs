@@ -1,26 +1,36 @@
 //! Slices of L2 tables in memory.
 //!
 //! ```text
-//!   number ──hash──► set ──► [ (number, entries) | (number, entries) | ... ]      a lock for each set
+//!   number ──hash──► bucket ─► frame ─► frame ─► -          readers walk without a lock
+//!                    frames: [ slice | slice | empty | slice ... ]  ◄── the clock's hand
 //! ```
-//! Entries are atomics. They are read and changed only while their slice is found in its set, under the set's lock for
-//! reading, which eviction takes for writing: nobody changes a slice that has left.
+//! A reader that walks while frames change hands can miss a slice that is there, never find a wrong one: a frame says whose
+//! it is before and after it is looked at (`frame`). Whoever must know holds the lock of the pool, under which frames
+//! change hands and buckets.
 //!
-//! Invariants: a slice that is dirty or being written stays, so a set can exceed its bound while all of it is (writers
-//! store when half of the cache is dirty); a number is in the list of dirty ones or about to be, if its slice is dirty.
+//! Invariants: a slice that is dirty or being written stays, so the bound can be exceeded while all are (writers store when
+//! half of the cache is dirty); a number is in the list of dirty ones or about to be, if its slice is dirty. A smaller
+//! bound empties frames; their memory is kept for later.
+//!
+//! Order of locks: the pool, the state of a frame, the list of dirty ones.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drystone_base::{GuestOffset, GuestRange, HostOffset};
 
-/// Slices in a set of a cache that is not reopened with another size.
-const WAYS: usize = 8;
-/// Most sets.
-const SETS_MAX: usize = 1024;
+use super::frame::{Frame, Slice};
+use super::segments::Segments;
+
 /// Fewest slices in memory.
 const SLICES_MIN: usize = 4;
+/// Frames that are made with the cache (empty: 64 bytes each).
+const FRAMES_FIRST: usize = 64;
+/// Fewest and most buckets.
+const BUCKETS: (usize, usize) = (16, 1 << 16);
+/// The number of no frame.
+const NONE: u32 = u32::MAX;
 
 /// The number of a slice: of all slices of all L2 tables, in the order of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,19 +41,6 @@ impl SliceId {
     pub(super) fn range(self) -> GuestRange {
         GuestRange::new(GuestOffset::new(self.0), 1)
     }
-}
-
-/// Some of an L2 table's entries.
-pub(super) struct Slice {
-    entries: Box<[AtomicU64]>,
-    state: Mutex<SliceState>,
-    used: AtomicBool,
-}
-
-#[derive(Default)]
-struct SliceState {
-    dirty: bool,
-    writing: bool,
 }
 
 /// A slice as it was at one moment, for being written.
@@ -63,25 +60,46 @@ pub(super) enum Published {
     Absent,
 }
 
-type Set = Vec<(SliceId, Slice)>;
-
 /// The slices of one image.
 pub(super) struct Slices {
-    sets: Box<[RwLock<Set>]>,
-    /// Most slices of a set.
-    ways: AtomicUsize,
+    /// Entries of a slice.
+    entries: usize,
+    /// The first frame of each bucket.
+    buckets: Box<[AtomicU32]>,
+    frames: Segments<Frame>,
+    pool: Mutex<Pool>,
+    /// Most slices, unless more are dirty.
+    max: AtomicUsize,
     dirty: Mutex<BTreeSet<SliceId>>,
     dirty_count: AtomicUsize,
 }
 
+/// Which frames there are.
+#[derive(Default)]
+struct Pool {
+    /// Frames that have ever held a slice are those below this.
+    begun: u32,
+    empty: Vec<u32>,
+    /// Where the search for a slice that may leave goes on.
+    hand: u32,
+}
+
+impl Pool {
+    fn in_use(&self) -> usize {
+        to_index(self.begun) - self.empty.len()
+    }
+}
+
 impl Slices {
-    /// A cache for about `slices_max` slices.
-    pub(super) fn new(slices_max: usize) -> Self {
-        let sets = (slices_max / WAYS).clamp(1, SETS_MAX);
-        let sets = if sets.is_power_of_two() { sets } else { sets.next_power_of_two() / 2 };
+    /// A cache for about `slices_max` slices of `entries` entries.
+    pub(super) fn new(slices_max: usize, entries: usize) -> Self {
+        let buckets = slices_max.clamp(BUCKETS.0, BUCKETS.1).next_power_of_two();
         let slices = Self {
-            sets: (0..sets).map(|_| RwLock::default()).collect(),
-            ways: AtomicUsize::new(0),
+            entries,
+            buckets: (0..buckets).map(|_| AtomicU32::new(NONE)).collect(),
+            frames: Segments::new((0..FRAMES_FIRST).map(|_| Frame::default())),
+            pool: Mutex::default(),
+            max: AtomicUsize::new(0),
             dirty: Mutex::default(),
             dirty_count: AtomicUsize::new(0),
         };
@@ -91,58 +109,120 @@ impl Slices {
 
     /// Changes the bound; slices that are too many leave when others come.
     pub(super) fn set_max(&self, slices_max: usize) {
-        let ways = slices_max.max(SLICES_MIN).div_ceil(self.sets.len());
-        self.ways.store(ways, Ordering::Relaxed);
+        self.max.store(slices_max.max(SLICES_MIN), Ordering::Relaxed);
     }
 
     /// Most slices in memory, unless more are dirty.
     pub(super) fn max(&self) -> usize {
-        self.ways.load(Ordering::Relaxed) * self.sets.len()
+        self.max.load(Ordering::Relaxed)
     }
 
-    fn set(&self, id: SliceId) -> &RwLock<Set> {
-        let hash = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let index = usize::try_from(hash).unwrap_or(0) & (self.sets.len() - 1);
-        match self.sets.get(index) {
-            Some(set) => set,
-            None => unreachable!("a masked number is below the number of sets"),
-        }
-    }
-
-    fn read(&self, id: SliceId) -> RwLockReadGuard<'_, Set> {
-        self.set(id).read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Looks at a slice, if it is in memory.
     #[inline]
-    pub(super) fn with<R>(&self, id: SliceId, look: impl FnOnce(&Slice) -> R) -> Option<R> {
-        let set = self.read(id);
-        let (_, slice) = set.iter().find(|(known, _)| *known == id)?;
-        if !slice.used.load(Ordering::Relaxed) {
-            slice.used.store(true, Ordering::Relaxed);
+    fn bucket(&self, id: SliceId) -> &AtomicU32 {
+        let hash = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let index = usize::try_from(hash).unwrap_or(0) & (self.buckets.len() - 1);
+        match self.buckets.get(index) {
+            Some(bucket) => bucket,
+            None => unreachable!("a masked number is below the number of buckets"),
         }
-        Some(look(slice))
+    }
+
+    #[inline]
+    fn frame(&self, number: u32) -> Option<&Frame> {
+        if number == NONE { None } else { self.frames.get(to_index(number)) }
+    }
+
+    /// The frame of a slice. Without the lock of the pool, it may change hands at any moment, and may be missed.
+    #[inline]
+    fn find(&self, id: SliceId) -> Option<&Frame> {
+        let mut frame = self.frame(self.bucket(id).load(Ordering::Acquire))?;
+        while !frame.holds(id) {
+            frame = self.frame(frame.next.load(Ordering::Acquire))?;
+        }
+        Some(frame)
+    }
+
+    /// As [`Self::find`], with certainty as long as the lock of the pool is held or the slice is dirty.
+    fn find_surely(&self, _pool: &Pool, id: SliceId) -> Option<&Frame> {
+        self.find(id)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a slice, if it is in memory. `look` may see two slices mixed; its answer is thrown away then.
+    #[inline]
+    pub(super) fn with<R>(&self, id: SliceId, look: impl FnOnce(Slice<'_>) -> R) -> Option<R> {
+        self.find(id)?.look(id, look)
     }
 
     /// Whether a slice is in memory.
     pub(super) fn has(&self, id: SliceId) -> bool {
-        self.with(id, |_| ()).is_some()
+        self.find_surely(&self.pool(), id).is_some()
     }
 
-    /// Brings a slice in that is not there.
-    pub(super) fn insert(&self, id: SliceId, entries: impl Iterator<Item = u64>) {
-        let entries = entries.map(AtomicU64::new).collect();
-        let slice = Slice { entries, state: Mutex::default(), used: AtomicBool::new(false) };
-        let ways = self.ways.load(Ordering::Relaxed);
-        let mut set = self.set(id).write().unwrap_or_else(PoisonError::into_inner);
-        while set.len() >= ways && evict_one(&mut set) {}
-        set.push((id, slice));
+    /// Brings a slice in that is not there. What is there already is newer.
+    pub(super) fn insert(&self, id: SliceId, raws: impl Iterator<Item = u64>) {
+        let mut pool = self.pool();
+        if self.find_surely(&pool, id).is_some() {
+            return;
+        }
+        let max = self.max();
+        while pool.in_use() >= max && self.evict_one(&mut pool) {}
+        let number = pool.empty.pop().unwrap_or(pool.begun);
+        self.frames.grow_to(to_index(number));
+        let Some(frame) = self.frame(number) else { panic!("frame {number} was just made") };
+        pool.begun = pool.begun.max(number + 1);
+        frame.fill(id, self.entries, raws);
+        let bucket = self.bucket(id);
+        frame.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
+        bucket.store(number, Ordering::Release);
     }
 
-    /// Forgets everything. Nothing is dirty and nobody is inside.
+    /// Takes out a slice that is clean and was not used lately, or at least clean; `false` if there is none.
+    fn evict_one(&self, pool: &mut Pool) -> bool {
+        // The first round takes the marks away, the second finds what is left.
+        for _ in 0..u64::from(pool.begun) * 2 {
+            let number = if pool.hand < pool.begun { pool.hand } else { 0 };
+            pool.hand = number + 1;
+            let Some(frame) = self.frame(number) else { return false };
+            let Some(id) = frame.held() else { continue };
+            let is_idle = frame.state().is_idle();
+            if is_idle && !frame.take_used() && frame.try_vacate() {
+                self.unlink(id, number);
+                pool.empty.push(number);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes a frame out of its bucket. With the lock of the pool held.
+    fn unlink(&self, id: SliceId, number: u32) {
+        let mut link = self.bucket(id);
+        loop {
+            let at = link.load(Ordering::Relaxed);
+            let Some(frame) = self.frame(at) else { panic!("frame {number} is in its bucket") };
+            if at == number {
+                link.store(frame.next.load(Ordering::Relaxed), Ordering::Release);
+                return;
+            }
+            link = &frame.next;
+        }
+    }
+
+    /// Forgets everything, also what was changed (of a damaged image, that is not stored). Nobody is inside.
     pub(super) fn clear(&self) {
-        for set in &self.sets {
-            set.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut pool = self.pool();
+        self.take_dirty_ids();
+        for number in 0..pool.begun {
+            let Some((frame, id)) = self.frame(number).and_then(|frame| Some((frame, frame.held()?))) else {
+                continue;
+            };
+            frame.vacate();
+            self.unlink(id, number);
+            pool.empty.push(number);
         }
     }
 
@@ -169,23 +249,18 @@ impl Slices {
 
     /// Replaces entries from `index` on, if they are still `expected`.
     pub(super) fn publish(&self, id: SliceId, index: usize, expected: &[u64], new: &[u64]) -> Published {
-        let change = |slice: &Slice| {
-            let mut state = slice.state();
-            let places = slice.entries.get(index..index + new.len()).unwrap_or_default();
-            let same = places.len() == expected.len()
-                && places.iter().zip(expected).all(|(place, raw)| place.load(Ordering::Acquire) == *raw);
-            if !same {
-                return Published::Changed;
-            }
-            for (place, raw) in places.iter().zip(new) {
-                place.store(*raw, Ordering::Release);
-            }
-            if !std::mem::replace(&mut state.dirty, true) {
-                self.note_dirty(id);
-            }
-            Published::Done
-        };
-        self.with(id, change).unwrap_or(Published::Absent)
+        let Some(frame) = self.find(id) else { return Published::Absent };
+        let mut state = frame.state();
+        if !frame.holds(id) {
+            return Published::Absent;
+        }
+        if !frame.slice().replace(index, expected, new) {
+            return Published::Changed;
+        }
+        if !std::mem::replace(&mut state.dirty, true) {
+            self.note_dirty(id);
+        }
+        Published::Done
     }
 
     /// Copies every dirty slice as it is now, with the place that `place` says it has. Until [`Self::stored`] it stays in
@@ -194,128 +269,37 @@ impl Slices {
         let ids = self.take_dirty_ids();
         let mut images = Vec::with_capacity(ids.len());
         for id in ids {
-            let at = place(id);
-            assert!(at.is_some(), "a slice without a table was changed");
-            let Some(at) = at else { continue };
-            self.with(id, |slice| {
-                let mut state = slice.state();
-                state.dirty = false;
-                state.writing = true;
-                images.push(SliceImage { id, at, bytes: slice.bytes() });
-            });
+            let Some(at) = place(id) else { panic!("a slice without a table was changed") };
+            let frame = self.stays(id);
+            let mut state = frame.state();
+            state.dirty = false;
+            state.writing = true;
+            images.push(SliceImage { id, at, bytes: frame.slice().bytes() });
         }
         images
     }
 
     /// A taken slice is on disk, or could not be written and is dirty again.
     pub(super) fn stored(&self, id: SliceId, ok: bool) {
-        self.with(id, |slice| {
-            let mut state = slice.state();
-            state.writing = false;
-            if !ok && !std::mem::replace(&mut state.dirty, true) {
-                self.note_dirty(id);
-            }
-        });
+        let mut state = self.stays(id).state();
+        state.writing = false;
+        if !ok && !std::mem::replace(&mut state.dirty, true) {
+            self.note_dirty(id);
+        }
     }
 
-    #[cfg(test)]
-    fn count(&self) -> usize {
-        self.sets.iter().map(|set| set.read().unwrap().len()).sum()
+    /// The frame of a slice that is dirty or being written.
+    fn stays(&self, id: SliceId) -> &Frame {
+        match self.find_surely(&self.pool(), id) {
+            Some(frame) => frame,
+            None => panic!("a slice has left before it was stored"),
+        }
     }
 }
 
-/// Takes out a slice that is clean and was not used lately; `false` if there is none.
-fn evict_one(set: &mut Set) -> bool {
-    let idle = |slice: &Slice| {
-        let state = slice.state();
-        !state.dirty && !state.writing
-    };
-    let second_chance = |slice: &Slice| slice.used.swap(false, Ordering::Relaxed);
-    let unused = set.iter().position(|(_, slice)| idle(slice) && !second_chance(slice));
-    let victim = unused.or_else(|| set.iter().position(|(_, slice)| idle(slice)));
-    victim.is_some_and(|index| {
-        set.remove(index);
-        true
-    })
-}
-
-impl Slice {
-    fn state(&self) -> MutexGuard<'_, SliceState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The entry at `index`; 0 past the end.
-    #[inline]
-    pub(super) fn raw(&self, index: usize) -> u64 {
-        self.entries.get(index).map_or(0, |entry| entry.load(Ordering::Acquire))
-    }
-
-    /// Up to `count` entries from `index` on.
-    pub(super) fn raws(&self, index: usize, count: usize) -> impl Iterator<Item = u64> + '_ {
-        let some = self.entries.get(index..).unwrap_or_default();
-        some.iter().take(count).map(|entry| entry.load(Ordering::Acquire))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.raws(0, usize::MAX).flat_map(u64::to_be_bytes).collect()
-    }
+fn to_index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filled(slices_max: usize, count: u64) -> Slices {
-        let slices = Slices::new(slices_max);
-        (0..count).for_each(|id| slices.insert(SliceId(id), 0..4));
-        slices
-    }
-
-    #[test]
-    fn clean_slices_leave_when_others_come() {
-        for slices_max in [0, 1, 4, 5, 64, 100, 8192] {
-            let slices = filled(slices_max, 20_000);
-            assert!(slices.count() <= slices.max(), "{slices_max}");
-            assert!(slices.max() <= slices_max.max(SLICES_MIN) + slices.sets.len(), "{slices_max}");
-            assert!(slices.has(SliceId(19_999)), "{slices_max}");
-        }
-    }
-
-    #[test]
-    fn a_slice_that_is_looked_at_outlives_others() {
-        let slices = filled(4, 4);
-        for id in 4..100 {
-            slices.insert(SliceId(id), 0..4);
-            assert!(slices.has(SliceId(3)), "{id}");
-        }
-    }
-
-    #[test]
-    fn dirty_slices_stay_until_they_are_stored() {
-        let slices = filled(4, 0);
-        for id in 0..16 {
-            slices.insert(SliceId(id), 0..4);
-            assert_eq!(slices.publish(SliceId(id), 1, &[1, 2], &[7, 8]), Published::Done);
-        }
-        assert!(slices.wants_store());
-        assert_eq!(slices.count(), 16);
-        let taken = slices.take_dirty(|_| Some(HostOffset::ZERO));
-        assert_eq!(taken.len(), 16);
-        slices.insert(SliceId(16), 0..4);
-        assert_eq!(slices.count(), 17, "slices that are being written stay");
-        taken.iter().for_each(|image| slices.stored(image.id, image.id != SliceId(2)));
-        slices.insert(SliceId(17), 0..4);
-        assert!(slices.count() <= slices.max());
-        assert_eq!(slices.with(SliceId(2), |slice| slice.raw(2)), Some(8), "dirty again");
-        assert_eq!(slices.take_dirty(|_| Some(HostOffset::ZERO)).len(), 1);
-    }
-
-    #[test]
-    fn entries_that_are_not_as_expected_are_not_changed() {
-        let slices = filled(4, 1);
-        assert_eq!(slices.publish(SliceId(0), 0, &[0, 2], &[7, 7]), Published::Changed);
-        assert_eq!(slices.publish(SliceId(0), 3, &[3, 4], &[7, 7]), Published::Changed, "past the end");
-        assert_eq!(slices.publish(SliceId(1), 0, &[0], &[7]), Published::Absent);
-        assert!(slices.take_dirty(|_| None).is_empty());
-    }
-}
+mod tests;

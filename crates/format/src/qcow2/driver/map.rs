@@ -9,14 +9,12 @@
 //! slices, so no stale copy replaces a newer one. Not here: what is durable when (`store`), who may change an entry
 //! (`write`), which slices are in memory (`cache`).
 
-use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 
 use super::cache::{Published, SliceId, SliceImage, Slices};
+use super::l1::L1;
 use super::load_table;
 use crate::qcow2::entry::{Allocated, L2Entry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
@@ -35,12 +33,6 @@ pub(super) struct Spot {
     pub(super) byte: u64,
 }
 
-struct L1 {
-    entries: Vec<u64>,
-    /// Entries that differ from the table on disk.
-    dirty: BTreeSet<usize>,
-}
-
 /// The mapping of one image.
 pub(super) struct Map {
     cluster: ClusterBits,
@@ -48,7 +40,7 @@ pub(super) struct Map {
     /// A slice has `1 << slice_bits` entries, a table `1 << table_bits` slices.
     slice_bits: u32,
     table_bits: u32,
-    l1: RwLock<L1>,
+    l1: L1,
     pub(super) slices: Slices,
     /// Slices that are being loaded, and tables that are being made or moved, by numbers of slices.
     tables: RangeLocks,
@@ -58,17 +50,15 @@ impl Map {
     pub(super) fn new(cluster: ClusterBits, version: Version, l1: Vec<u64>, cache_bytes: u64) -> Self {
         let l2_bits = cluster.bits() - 3;
         let slice_bits = l2_bits.min(SLICE_BITS_MAX);
-        let map = Self {
+        Self {
             cluster,
             version,
             slice_bits,
             table_bits: l2_bits - slice_bits,
-            l1: RwLock::new(L1 { entries: l1, dirty: BTreeSet::new() }),
-            slices: Slices::new(slices_in(cache_bytes, slice_bits)),
+            l1: L1::new(l1),
+            slices: Slices::new(slices_in(cache_bytes, slice_bits), 1 << slice_bits),
             tables: RangeLocks::default(),
-        };
-        map.set_cache_bytes(cache_bytes);
-        map
+        }
     }
 
     /// Changes the bound of the cache.
@@ -108,23 +98,17 @@ impl Map {
         self.slice_left_bytes(spot) + (slices_behind << (self.slice_bits + self.cluster.bits()))
     }
 
-    fn l1(&self) -> RwLockReadGuard<'_, L1> {
-        self.l1.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn l1_mut(&self) -> RwLockWriteGuard<'_, L1> {
-        self.l1.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn l1_len(&self) -> usize {
-        self.l1().entries.len()
+        self.l1.len()
     }
 
     /// The L2 table of a slice.
     pub(super) fn table(&self, slice: SliceId) -> Result<Option<Allocated>> {
         let index = self.l1_index(slice);
-        let raw = self.l1().entries.get(index).copied().unwrap_or(0);
-        self.parse_table(index, raw)
+        match self.l1.raw(index) {
+            0 => Ok(None),
+            raw => self.parse_table(index, raw),
+        }
     }
 
     fn parse_table(&self, index: usize, raw: u64) -> Result<Option<Allocated>> {
@@ -135,38 +119,31 @@ impl Map {
     }
 
     /// Every L2 table.
-    pub(super) fn all_tables(&self) -> Result<Vec<Allocated>> {
-        let l1 = self.l1();
-        let tables = l1.entries.iter().enumerate().map(|(index, raw)| self.parse_table(index, *raw));
-        tables.filter_map(Result::transpose).collect()
+    pub(super) fn all_tables(&self) -> impl Iterator<Item = Result<Allocated>> + '_ {
+        let tables = self.l1.raws().enumerate().map(|(index, raw)| self.parse_table(index, raw));
+        tables.filter_map(Result::transpose)
     }
 
     /// The L1 entry of the table that a slice is of is `raw` now.
     pub(super) fn set_table(&self, slice: SliceId, raw: u64) {
-        let index = self.l1_index(slice);
-        let mut l1 = self.l1_mut();
-        let Some(entry) = l1.entries.get_mut(index) else { panic!("no L1 entry {index} for a new table") };
-        *entry = raw;
-        l1.dirty.insert(index);
+        self.l1.set(self.l1_index(slice), raw);
     }
 
     /// The whole L1 table, grown to `len` entries.
     pub(super) fn l1_grown(&self, len: usize) -> Vec<u64> {
-        let mut entries = self.l1().entries.clone();
+        let mut entries: Vec<u64> = self.l1.raws().collect();
         entries.resize(len.max(entries.len()), 0);
         entries
     }
 
     /// The L1 table has got `len` entries.
     pub(super) fn grow_l1(&self, len: usize) {
-        let mut l1 = self.l1_mut();
-        let len = len.max(l1.entries.len());
-        l1.entries.resize(len, 0);
+        self.l1.grow(len);
     }
 
     /// Starts again with another L1 table. Nothing is dirty and nobody is inside.
-    pub(super) fn reset(&self, l1: Vec<u64>) {
-        *self.l1_mut() = L1 { entries: l1, dirty: BTreeSet::new() };
+    pub(super) fn reset(&self, l1: &[u64]) {
+        self.l1.reset(l1);
         self.slices.clear();
     }
 
@@ -230,17 +207,12 @@ impl Map {
 
     /// Takes the dirty L1 entries: index and value.
     pub(super) fn take_dirty_l1(&self) -> Vec<(usize, u64)> {
-        if self.l1().dirty.is_empty() {
-            return Vec::new();
-        }
-        let mut l1 = self.l1_mut();
-        let dirty = std::mem::take(&mut l1.dirty);
-        dirty.into_iter().filter_map(|index| Some((index, *l1.entries.get(index)?))).collect()
+        self.l1.take_dirty()
     }
 
     /// L1 entries that could not be written.
     pub(super) fn l1_dirty_again(&self, entries: &[(usize, u64)]) {
-        self.l1_mut().dirty.extend(entries.iter().map(|(index, _)| *index));
+        self.l1.dirty_again(entries);
     }
 
     /// Keeps every table from being made or moved.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
-//! | `map`, `cache` | the mapping in memory |
+//! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
@@ -27,8 +27,10 @@
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
 mod cache;
+mod frame;
 mod free;
 mod growth;
+mod l1;
 mod map;
 mod mark;
 pub mod open;
@@ -38,6 +40,7 @@ mod read;
 mod refs;
 mod reserve;
 mod resize;
+mod segments;
 mod source;
 mod stage;
 mod store;

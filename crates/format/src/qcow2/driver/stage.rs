@@ -59,7 +59,7 @@ impl Qcow2 {
 
     /// Starts again with what was read. Nobody is inside, and nothing is dirty.
     fn install(&self, loaded: Loaded) {
-        self.map.reset(loaded.l1);
+        self.map.reset(&loaded.l1);
         self.refs.reset(loaded.refcounts);
         self.frees.clear();
         self.decompressed.forget();

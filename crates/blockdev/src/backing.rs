@@ -1,0 +1,95 @@
+//! [`change_backing_file`]: another name for the backing file in an image's header. What is behind the image stays.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::control::{Demand, GraphView, Plan, Task};
+use drystone_core::driver::BackingFile;
+use drystone_core::graph::node::{ChildKey, NodeId};
+
+use crate::given::Given;
+
+/// `change-backing-file`: the header of `image`, one of the images behind `top` or that one itself, names `name` from now
+/// on; nothing, if that is empty. The format that it names is that of the node behind it. An image that is read-only is
+/// made writable for the moment.
+///
+/// # Errors
+/// [`Kind::NotFound`]; [`Kind::InvalidInput`] for an image that is not in the chain, or has nothing behind it;
+/// [`Kind::InUse`] while a job works on it; those of writing. A power cut leaves the old name or the new one.
+pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, name: &OsStr) -> Result<()> {
+    let (top_id, id) = (task.gs().find(top)?, task.gs().find(image)?);
+    let backing = task.gs().with(|graph| named(graph, top_id, id, name)).map_err(|e| e.on_node(image))?;
+    let locked = task.gs().with(|graph| read_only_part(graph, id));
+    set_read_only(task, &locked, false).await?;
+    let written = write(task, id, backing.as_ref()).await.map_err(|error| error.on_node(image));
+    let restored = set_read_only(task, &locked, true).await;
+    written.and(restored)
+}
+
+/// What the header is to say.
+fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
+    let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
+    if graph.nodes().iter().any(|node| node.edges.iter().any(|edge| edge.child == top)) {
+        return refuse("the chain begins above the node that is said to be its top");
+    }
+    let mut chain = std::iter::successors(Some(top), |id| graph.child(*id, ChildKey::Backing));
+    if !chain.any(|id| id == image) {
+        return refuse("the image is not in that chain");
+    }
+    let Some(behind) = graph.child(image, ChildKey::Backing).and_then(|id| graph.node(id)) else {
+        return refuse("it has no backing image");
+    };
+    // What is no image of a format is read as it is.
+    let is_image = behind.edges.iter().any(|edge| edge.key == ChildKey::File);
+    let format = if is_image { behind.format_name } else { "raw" };
+    let format = Some(format.as_bytes().to_vec());
+    Ok((!name.is_empty()).then(|| BackingFile { name: name.as_bytes().to_vec(), format }))
+}
+
+/// The image and the files below it that came with it, as far as they are read-only.
+fn read_only_part(graph: &GraphView<'_>, image: NodeId) -> Vec<NodeId> {
+    let file_of = |id: &NodeId| {
+        let file = graph.child(*id, ChildKey::File)?;
+        Given::of(graph, file).is_some_and(|given| given.heir_of == Some(*id)).then_some(file)
+    };
+    let parts = std::iter::successors(Some(image), file_of);
+    parts.filter(|id| graph.node(*id).is_some_and(|node| node.read_only)).collect()
+}
+
+async fn set_read_only(task: &mut Task<'_>, nodes: &[NodeId], read_only: bool) -> Result<()> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let mut plan = Plan::new();
+    for node in nodes {
+        plan.set_read_only(*node, read_only);
+    }
+    task.apply(plan).await
+}
+
+async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>) -> Result<()> {
+    let mut plan = Plan::new();
+    plan.demand(image, Demand::NoJob);
+    plan.hold(image);
+    let checked = plan.check(task.gs()).map_err(|(_plan, error)| error)?;
+    let staged = task.stage(checked).await?;
+    let change = task.admit(staged).await?;
+    let written = match change.private(image) {
+        Ok(private) => {
+            let io = private.io();
+            io.node().driver().change_backing_file(io, backing).await
+        }
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(()) => {
+            change.settle().await?.commit().finish().await;
+            Ok(())
+        }
+        Err(error) => {
+            change.abort().await;
+            Err(error)
+        }
+    }
+}

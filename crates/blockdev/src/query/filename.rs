@@ -1,0 +1,180 @@
+//! [`Filename`]: by which name somebody else can open what a node shows.
+//!
+//! | node | name |
+//! |---|---|
+//! | a file | its path |
+//! | `null-co`, `null-aio` as they are by default | `null-co://`, `null-aio://` |
+//! | an image with nothing special said of it, on one of these | the name of that; opening it finds the rest |
+//! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use drystone_core::control::{GraphView, Plan, Task};
+use drystone_core::graph::node::{ChildKey, Node, NodeId};
+use drystone_format::qcow2::driver::Qcow2;
+use drystone_protocol::file::HostFile;
+
+use crate::given::Given;
+use crate::name;
+use crate::options::Options;
+
+/// By which name a node can be opened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filename {
+    /// A path, or a protocol and what is behind it.
+    Path(PathBuf),
+    /// Options, to be written behind `json:`.
+    Options(Options),
+}
+
+impl Filename {
+    /// As it is written.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Path(path) => path.to_string_lossy().into_owned(),
+            Self::Options(options) => format!("json:{}", options.to_value()),
+        }
+    }
+}
+
+/// Where nodes are looked up.
+pub(crate) trait LookUp {
+    fn node(&self, id: NodeId) -> Option<Arc<Node>>;
+    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
+    fn explicit(&self, id: NodeId) -> Options;
+}
+
+impl LookUp for GraphView<'_> {
+    fn node(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.node_handle(id)
+    }
+
+    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
+        GraphView::child(self, id, key)
+    }
+
+    fn explicit(&self, id: NodeId) -> Options {
+        Given::of(self, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    }
+}
+
+struct Planned<'p, 't>(&'p Task<'t>, &'p Plan);
+
+impl LookUp for Planned<'_, '_> {
+    fn node(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.1.node(self.0.gs(), id)
+    }
+
+    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
+        let children = self.1.children(self.0.gs(), id);
+        children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
+    }
+
+    fn explicit(&self, id: NodeId) -> Options {
+        Given::planned(self.0, self.1, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    }
+}
+
+/// The name of a node of the graph.
+#[must_use]
+pub fn of(graph: &GraphView<'_>, node: NodeId) -> Filename {
+    filename(graph, node)
+}
+
+/// The name of a node of the graph or of those that a plan brings in.
+pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename {
+    filename(&Planned(task, plan), node)
+}
+
+/// Options that decide which bytes a node shows, beside its children.
+const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
+
+pub(crate) fn filename(graph: &impl LookUp, id: NodeId) -> Filename {
+    match plain(graph, id) {
+        Some(path) => Filename::Path(path),
+        None => Filename::Options(options(graph, id)),
+    }
+}
+
+/// The name without options, if it says everything.
+fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
+    let node = graph.node(id)?;
+    if let Some(path) = file_path(&node) {
+        return Some(path);
+    }
+    let is_special = graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let format_name = node.driver().format_name();
+    let Some(file) = graph.child(id, ChildKey::File) else {
+        return (!is_special).then(|| PathBuf::from(format!("{format_name}://")));
+    };
+    // A filter is found by nobody who opens the file, nor an image inside of an image.
+    let is_image = !matches!(format_name, "copy-on-read" | "throttle");
+    if is_special
+        || !is_image
+        || graph.child(file, ChildKey::File).is_some()
+        || overridden(graph, id).is_some()
+    {
+        return None;
+    }
+    plain(graph, file)
+}
+
+fn file_path(node: &Node) -> Option<PathBuf> {
+    Some(node.driver_as::<HostFile>()?.path().to_owned())
+}
+
+/// The backing child, if it is not the one that the image names; `Some(None)` if there is none though one is named.
+fn overridden(graph: &impl LookUp, id: NodeId) -> Option<Option<NodeId>> {
+    let child = graph.child(id, ChildKey::Backing);
+    let named = full_backing_path(graph, id);
+    match (child, named) {
+        (None, None) => None,
+        (None, Some(_)) => Some(None),
+        (Some(child), None) => Some(Some(child)),
+        (Some(child), Some(named)) => {
+            // Loops end at the first file.
+            let same = plain(graph, child).is_some_and(|path| path == named);
+            (!same).then_some(Some(child))
+        }
+    }
+}
+
+/// The name in an image's header, as it is to be opened; none if there is none, or it cannot be opened by itself.
+pub(crate) fn full_backing_path(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
+    let recorded = recorded_backing(&*graph.node(id)?)?;
+    let path = graph.child(id, ChildKey::File).and_then(|file| plain(graph, file));
+    let folder = path.as_deref().and_then(Path::parent);
+    Some(name::resolve(recorded.as_os_str(), folder).unwrap_or(recorded))
+}
+
+/// The name of the backing file in the header of an image.
+pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let name = node.driver_as::<Qcow2>()?.header_now().backing_name()?.to_vec();
+    (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name)))
+}
+
+/// What decides which bytes are shown, of the node and all below it.
+fn options(graph: &impl LookUp, id: NodeId) -> Options {
+    let mut options = Options::default();
+    let Some(node) = graph.node(id) else { return options };
+    let explicit = graph.explicit(id);
+    options.put_new("driver", node.driver().format_name());
+    for (key, value) in explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
+        options.put_new(key, value.clone());
+    }
+    if let Some(path) = file_path(&node) {
+        options.put_new("filename", path.to_string_lossy().into_owned());
+    }
+    if let Some(file) = graph.child(id, ChildKey::File) {
+        options.put_below("file", self::options(graph, file));
+    }
+    match overridden(graph, id) {
+        None => {}
+        Some(None) => options.put_new("backing", serde_json::Value::Null),
+        Some(Some(child)) => options.put_below("backing", self::options(graph, child)),
+    }
+    options
+}

@@ -1,0 +1,2 @@
+//! The storage daemon.
+#![forbid(unsafe_code)]

@@ -1,0 +1,128 @@
+//! Which slices stay, and that readers never see one for another.
+
+use super::*;
+
+fn filled(slices_max: usize, count: u64) -> Slices {
+    let slices = Slices::new(slices_max, 4);
+    (0..count).for_each(|id| slices.insert(SliceId(id), 0..4));
+    slices
+}
+
+#[test]
+fn clean_slices_leave_when_others_come() {
+    for slices_max in [0, 1, 4, 5, 64, 100, 8192] {
+        let slices = filled(slices_max, 20_000);
+        assert_eq!(slices.pool().in_use(), slices_max.max(SLICES_MIN), "{slices_max}");
+        assert!(slices.has(SliceId(19_999)), "{slices_max}");
+    }
+}
+
+#[test]
+fn a_slice_that_is_looked_at_outlives_others() {
+    let slices = filled(4, 4);
+    for id in 4..100 {
+        slices.insert(SliceId(id), 0..4);
+        assert_eq!(slices.with(SliceId(3), |slice| slice.raw(1)), Some(1), "{id}");
+    }
+}
+
+#[test]
+fn dirty_slices_stay_until_they_are_stored() {
+    let slices = filled(4, 0);
+    for id in 0..16 {
+        slices.insert(SliceId(id), 0..4);
+        assert_eq!(slices.publish(SliceId(id), 1, &[1, 2], &[7, 8]), Published::Done);
+    }
+    assert!(slices.wants_store());
+    assert_eq!(slices.pool().in_use(), 16);
+    let taken = slices.take_dirty(|_| Some(HostOffset::ZERO));
+    assert_eq!(taken.len(), 16);
+    slices.insert(SliceId(16), 0..4);
+    assert_eq!(slices.pool().in_use(), 17, "slices that are being written stay");
+    taken.iter().for_each(|image| slices.stored(image.id, image.id != SliceId(2)));
+    slices.insert(SliceId(17), 0..4);
+    assert!(slices.pool().in_use() <= slices.max());
+    assert_eq!(slices.with(SliceId(2), |slice| slice.raw(2)), Some(8), "dirty again");
+    assert_eq!(slices.take_dirty(|_| Some(HostOffset::ZERO)).len(), 1);
+}
+
+#[test]
+fn entries_that_are_not_as_expected_are_not_changed() {
+    let slices = filled(4, 1);
+    assert_eq!(slices.publish(SliceId(0), 0, &[0, 2], &[7, 7]), Published::Changed);
+    assert_eq!(slices.publish(SliceId(0), 3, &[3, 4], &[7, 7]), Published::Changed, "past the end");
+    assert_eq!(slices.publish(SliceId(1), 0, &[0], &[7]), Published::Absent);
+    assert!(slices.take_dirty(|_| None).is_empty());
+}
+
+#[test]
+fn a_smaller_bound_lets_slices_leave_and_keeps_no_others() {
+    let slices = filled(100, 100);
+    slices.set_max(10);
+    slices.insert(SliceId(100), 0..4);
+    assert_eq!(slices.pool().in_use(), 10);
+    slices.set_max(200);
+    (200..400).for_each(|id| slices.insert(SliceId(id), 0..4));
+    assert_eq!(slices.pool().in_use(), 200);
+}
+
+#[test]
+fn what_is_forgotten_is_not_stored() {
+    let slices = filled(4, 3);
+    assert_eq!(slices.publish(SliceId(1), 0, &[0], &[7]), Published::Done);
+    slices.clear();
+    assert!((0..3).all(|id| !slices.has(SliceId(id))));
+    assert!(slices.take_dirty(|_| None).is_empty());
+    slices.insert(SliceId(1), 0..4);
+    assert_eq!(slices.with(SliceId(1), |slice| slice.raw(0)), Some(0));
+}
+
+#[test]
+fn a_slice_that_is_brought_in_twice_stays_as_it_is() {
+    let slices = filled(4, 1);
+    assert_eq!(slices.publish(SliceId(0), 0, &[0], &[7]), Published::Done);
+    slices.insert(SliceId(0), 0..4);
+    assert_eq!(slices.with(SliceId(0), |slice| slice.raw(0)), Some(7));
+}
+
+/// Slices come and go under readers. Every entry of a slice says whose it is.
+#[test]
+fn readers_never_see_one_slice_for_another() {
+    let slices = Slices::new(8, 64);
+    let ids = 0..40_u64;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|reader| {
+                let (slices, is_over, mut ids) = (&slices, &is_over, ids.clone().cycle().skip(reader * 7));
+                scope.spawn(move || {
+                    let mut found = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        let id = ids.next().unwrap();
+                        let raws: Option<Vec<u64>> =
+                            slices.with(SliceId(id), |slice| slice.raws(0, 64).collect());
+                        if let Some(raws) = raws {
+                            assert!(raws.iter().all(|raw| raw >> 32 == id), "{id}: {raws:x?}");
+                            found += 1;
+                        }
+                    }
+                    found
+                })
+            })
+            .collect();
+        let mut rng = drystone_base::rng::Rng::new(1);
+        for round in 0..20_000 {
+            let id = rng.below(ids.end);
+            slices.insert(SliceId(id), std::iter::repeat(id << 32));
+            let old = slices.with(SliceId(id), |slice| slice.raw(1)).unwrap();
+            assert_eq!(slices.publish(SliceId(id), 1, &[old], &[id << 32 | round]), Published::Done);
+            slices
+                .take_dirty(|_| Some(HostOffset::ZERO))
+                .iter()
+                .for_each(|image| slices.stored(image.id, true));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let found: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        println!("{found} slices found");
+    });
+}
