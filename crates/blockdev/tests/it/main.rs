@@ -12,6 +12,7 @@ mod chain;
 mod create;
 mod draft;
 mod hostile;
+mod load;
 mod locks;
 mod probe;
 mod reopen;
