@@ -16,6 +16,7 @@ mod load;
 mod locks;
 mod probe;
 mod reopen;
+mod simulated;
 mod spec;
 mod tiny;
 mod trap;
