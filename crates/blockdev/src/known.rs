@@ -69,6 +69,7 @@ pub(crate) fn is_changeable(driver: &str, key: &str) -> bool {
     let below =
         |name: &&str| key.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let own = known(driver).map_or(&[][..], |known| known.changeable);
+    ALWAYS.contains(&key) || own.iter().any(below)
     ALWAYS.contains(&key) || own.iter().any(|name| below(name))
 }
 

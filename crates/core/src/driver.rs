@@ -319,9 +319,15 @@ pub trait Driver: Any + Send + Sync {
         None
     }
 
-    /// How the device is allocated, for protocol drivers. All data unless the driver knows better.
-    fn device_status<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
-        let _ = io;
+    /// How the device is allocated, for protocol drivers. All data unless the driver knows better. As with
+    /// [`Disk::submit`], `local` is the calling thread, for asking the device.
+    fn device_status<'a>(
+        &'a self,
+        io: Io<'a>,
+        local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
+        let _ = (io, local);
         let at = range.start().get();
         Box::pin(async move {
             Ok(Status {

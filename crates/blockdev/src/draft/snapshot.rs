@@ -16,6 +16,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::Grant;
 use drystone_core::graph::role::Role;
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::path::{canonical, exists};
 
 use super::Draft;
@@ -51,6 +52,20 @@ pub struct SnapshotSync {
     pub format: Option<String>,
     /// `mode`.
     pub mode: OverlayMode,
+}
+
+impl SnapshotSync {
+    /// A new qcow2 image in `file` as `node_name`, on `node`.
+    #[must_use]
+    pub fn new(node: &str, file: impl Into<OsString>, node_name: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            file: file.into(),
+            node_name: Some(node_name.to_owned()),
+            format: None,
+            mode: OverlayMode::AbsolutePaths,
+        }
+    }
 }
 
 impl Draft {
@@ -175,6 +190,7 @@ impl Draft {
             len_bytes,
             backing: Some(backing),
             options: Options::default(),
+            existing: Existing::Replace,
             locking: Locking::Auto,
         };
         create_image(task.local_ref(), &self.opener.formats, request).await

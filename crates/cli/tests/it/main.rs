@@ -16,5 +16,6 @@ mod keys;
 mod kill;
 mod load;
 mod monitor;
+mod output;
 mod serve;
 mod snapshot;

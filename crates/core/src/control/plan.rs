@@ -72,7 +72,7 @@ impl Plan {
     /// [`Self::insert`]; without them the plan is refused.
     #[must_use]
     pub fn resume(&mut self, task: &Task<'_>) -> Opening {
-        Opening::resume(&task.gs().inner, std::mem::take(&mut self.opened))
+        Opening::resume(task, std::mem::take(&mut self.opened))
     }
 
     fn brought(&self) -> impl Iterator<Item = NodeId> {
