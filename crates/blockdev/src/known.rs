@@ -70,7 +70,6 @@ pub(crate) fn is_changeable(driver: &str, key: &str) -> bool {
         |name: &&str| key.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let own = known(driver).map_or(&[][..], |known| known.changeable);
     ALWAYS.contains(&key) || own.iter().any(below)
-    ALWAYS.contains(&key) || own.iter().any(|name| below(name))
 }
 
 /// Fails for an option that is left and that the driver has elsewhere, but not here.
