@@ -30,9 +30,7 @@ pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, na
 /// What the header is to say.
 fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
     let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
-    if graph.nodes().iter().any(|node| node.edges.iter().any(|edge| edge.child == top)) {
-        return refuse("the chain begins above the node that is said to be its top");
-    }
+    graph.demand(top, Demand::NoParent)?;
     let mut chain = std::iter::successors(Some(top), |id| graph.child(*id, ChildKey::Backing));
     if !chain.any(|id| id == image) {
         return refuse("the image is not in that chain");
