@@ -1,7 +1,10 @@
 //! Reports of nodes.
 
+use std::collections::BTreeMap;
+
 use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
 use drystone_core::control::Task;
+use drystone_core::graph::node::ChildKey;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_qmp::schema::types::blockdev::BlockdevDetectZeroesOptions;
 use drystone_qmp::schema::types::common::Data;
@@ -19,7 +22,47 @@ pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcom
     let nested = how.flat != Some(true);
     let look = async move |task: &mut Task<'_>| Ok(task.gs().with(|graph| report(graph, nested)));
     let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
-    Ok(nodes.into_iter().map(node).collect())
+    Ok(in_order(nodes).into_iter().map(node).collect())
+}
+
+/// The nodes in the order in which the C daemon names them: what was added last comes first, with its backing images
+/// before and its files behind it.
+pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
+    let index: BTreeMap<String, usize> =
+        nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
+    let mut slots: Vec<Option<NodeReport>> = nodes.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(slots.len());
+    let owned = (0..slots.len()).filter(|index| is_owned(&slots, *index)).collect::<Vec<_>>();
+    for start in owned.into_iter().chain(0..slots.len()) {
+        // What is to be done, the next at the end: a node is named itself (`true`) between its images and its files.
+        let mut todo = vec![(start, false)];
+        while let Some((at, is_named)) = todo.pop() {
+            if is_named {
+                ordered.extend(slots.get_mut(at).and_then(Option::take));
+                continue;
+            }
+            let Some(Some(node)) = slots.get(at) else { continue };
+            let below = |wants_backing: bool| {
+                node.children.iter().rev().filter_map({
+                    let (index, slots) = (&index, &slots);
+                    move |(key, name)| {
+                        let child = *index.get(name)?;
+                        let is_wanted = (*key == ChildKey::Backing) == wants_backing;
+                        (is_wanted && !is_owned(slots, child)).then_some((child, false))
+                    }
+                })
+            };
+            let (files, images): (Vec<_>, Vec<_>) = (below(false).collect(), below(true).collect());
+            todo.extend(files);
+            todo.push((at, true));
+            todo.extend(images);
+        }
+    }
+    ordered
+}
+
+fn is_owned(slots: &[Option<NodeReport>], index: usize) -> bool {
+    slots.get(index).and_then(Option::as_ref).is_some_and(|node| node.owned)
 }
 
 fn signed(number: u64) -> i64 {

@@ -214,14 +214,16 @@ impl NbdServer {
         Ok(export.reader.id())
     }
 
-    /// Semantics of the C tools: an export shares every permission.
+    /// Semantics of the C tools: an export shares every permission but that to change the length of its disk, which its
+    /// clients were told.
     fn plan_export(&self, task: &Task<'_>, node: NodeId, options: ExportOptions) -> Result<(Plan, Export)> {
         let gs = task.gs();
         let len_bytes = gs.with(|graph| graph.node(node)).map_or(0, |node| node.len);
         let perm =
             if options.writable { Perm::CONSISTENT_READ.with(Perm::WRITE) } else { Perm::CONSISTENT_READ };
         let name = format!("NBD export '{}'", options.name);
-        let spec = RootSpec { name, grant: Grant { perm, shared: Perm::ALL }, stays: false };
+        let spec =
+            RootSpec { name, grant: Grant { perm, shared: Perm::ALL.without(Perm::RESIZE) }, stays: false };
         let mut plan = Plan::new();
         let backends = if options.writable {
             let writer: Backend<ReadWrite> = plan.attach_root(gs, node, spec);
