@@ -250,6 +250,16 @@ impl Interrupt {
         self.0.state().interrupts()
     }
 
+    /// Ready once the job is asked to pause or to end; wakes the caller then.
+    pub fn poll_set(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.state();
+        if state.interrupts() {
+            return Poll::Ready(());
+        }
+        state.wait(cx);
+        Poll::Pending
+    }
+
     /// Enters the graph, unless the job is asked to pause or to end first: a job that waits at a closed gate can do both.
     pub async fn enter<'l, M: Mode>(
         &self,
@@ -258,12 +268,8 @@ impl Interrupt {
     ) -> Option<Ticket<'l, M>> {
         let mut entering = pin!(lane.enter(backend));
         poll_fn(|cx| {
-            {
-                let mut state = self.0.state();
-                if state.interrupts() {
-                    return Poll::Ready(None);
-                }
-                state.wait(cx);
+            if self.poll_set(cx).is_ready() {
+                return Poll::Ready(None);
             }
             entering.as_mut().poll(cx).map(Some)
         })

@@ -115,6 +115,12 @@ impl<M: Mode> Ticket<'_, M> {
         status.ok_or_else(|| Error::new(Kind::Cancelled, "the request left no answer"))
     }
 
+    /// The thread that the request runs on.
+    #[must_use]
+    pub fn local(&self) -> &dyn Local {
+        &*self.lane.local
+    }
+
     /// Length of the disk in bytes; 0 once the backend has no node any more.
     #[must_use]
     pub fn len(&self) -> u64 {

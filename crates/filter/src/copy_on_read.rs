@@ -44,16 +44,17 @@ pub struct CopyOnRead {
 }
 
 /// How far down is copied from.
-#[derive(Debug, Clone, Copy)]
-struct Reach {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
     /// How many backing images below the top.
-    layers: u32,
+    pub layers: u32,
     /// There is one more, which is not copied from.
-    has_base: bool,
+    pub has_base: bool,
 }
 
 impl Reach {
-    const ALL: Self = Self { layers: u32::MAX, has_base: false };
+    /// All layers.
+    pub const ALL: Self = Self { layers: u32::MAX, has_base: false };
 
     /// What the first bytes of `range` need, and how many they are.
     async fn look(self, top: Io<'_>, range: GuestRange) -> Result<(Need, u64)> {
@@ -65,7 +66,9 @@ impl Reach {
         Ok((self.need(status), status.len))
     }
 
-    fn need(self, status: Status) -> Need {
+    /// What a range needs whose status is `status`, looking through [`Self::layers`] backing images of the top.
+    #[must_use]
+    pub fn need(self, status: Status) -> Need {
         let Status { allocated, zero, depth, .. } = status;
         match (allocated, zero) {
             (true, _) if depth == 0 => Need::Nothing,
@@ -86,7 +89,7 @@ impl Reach {
 
 /// What is to be done with the first bytes of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     /// The top has them, or they are not to be copied.
     Nothing,
     /// A lower layer has bytes.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use drystone_base::{Error, Kind, Result};
 
 use crate::control::commit::{After, commit};
-use crate::control::gs::Inner;
+use crate::control::gs::{GraphView, Inner};
 use crate::control::outlook::Outlook;
 use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::Quiet;
@@ -170,6 +170,11 @@ pub struct Change<'k> {
 }
 
 impl<'k> Change<'k> {
+    /// Looks at the graph, in which nobody else changes what the change reaches.
+    pub fn sees<T>(&self, look: impl FnOnce(&GraphView<'_>) -> T) -> T {
+        look(&GraphView::of(&self.plan.inner))
+    }
+
     /// I/O on a node of the change, with nobody else inside.
     pub fn private(&self, id: NodeId) -> Result<PrivateIo<'_>> {
         let Some((node, _)) = self.plan.find(id) else {

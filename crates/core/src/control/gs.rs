@@ -62,7 +62,7 @@ impl Gs {
 
     /// Looks at the graph. The closure cannot wait and returns nothing that borrows from it.
     pub fn with<T>(&self, look: impl FnOnce(&GraphView<'_>) -> T) -> T {
-        look(&GraphView { shape: self.inner.shape.borrow() })
+        look(&GraphView::of(&self.inner))
     }
 
     /// Who waits for what in this graph: see [`Waits`].
@@ -140,6 +140,12 @@ pub struct RootInfo {
     pub stays: bool,
     /// A drain keeps new requests out.
     pub closed: bool,
+}
+
+impl<'g> GraphView<'g> {
+    pub(crate) fn of(inner: &'g Inner) -> Self {
+        Self { shape: inner.shape.borrow() }
+    }
 }
 
 impl GraphView<'_> {

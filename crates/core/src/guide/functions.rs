@@ -75,6 +75,7 @@
 //! | `Plan::check` | `Plan`, `&Gs` | control | computes; nothing happens |
 //! | `Checked::quiet_nodes` | `&Checked` | control |  |
 //! | `StagedPlan::undo` | `StagedPlan` | control | drivers take back |
+//! | `Change::sees` | `&Change` | control | lends a view to a closure that cannot wait |
 //! | `Change::private` | `&Change` | control | lends I/O with nobody else inside |
 //! | `Change::settle` | `Change` | control | the last stores and flushes |
 //! | `Change::abort` | `Change` | control | opens the gates, then drivers take back |
@@ -98,6 +99,7 @@
 //! | `Ticket::read` | `&mut Ticket` | I/O | waits for devices and for other requests |
 //! | `Ticket::flush` | `&mut Ticket` | I/O | waits for devices |
 //! | `Ticket::status` | `&mut Ticket` | I/O | waits for devices |
+//! | `Ticket::local` | a `Ticket` | I/O |  |
 //! | `Ticket::len` | `&Ticket` | I/O |  |
 //! | `Ticket::is_empty` | `&Ticket` | I/O |  |
 //! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
@@ -157,6 +159,7 @@
 //! | `JobHandle::nudge` | `&JobHandle` | any | ends a rest |
 //! | `JobHandle::is_cancelled` | `&JobHandle` | any |  |
 //! | `Interrupt::is_set` | `&Interrupt` | any |  |
+//! | `Interrupt::poll_set` | `&Interrupt` | any |  |
 //! | `Interrupt::enter` | `&mut Lane` | I/O | waits for a gate, unless the job is to pause or to end |
 //!
 //! # Drivers, devices and threads

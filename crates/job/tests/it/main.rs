@@ -1,0 +1,12 @@
+//! Jobs through the public interface, on simulated threads and disks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, outside of the tests themselves"
+)]
+
+mod chain;
+mod drain;
+mod life;
+mod stream;
+mod world;
