@@ -9,8 +9,10 @@ use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, Plan, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::runtime::LocalRef;
+use drystone_job::Jobs;
 use drystone_sys::{ThreadHandle, ThreadStarter};
 
+use crate::command::job::{self, JobThreads};
 use crate::events::Events;
 use crate::exports::Exports;
 use crate::monitor::Monitors;
@@ -28,6 +30,7 @@ pub(crate) struct Daemon {
     pub(crate) events: Events,
     pub(crate) exports: Exports,
     pub(crate) objects: Objects,
+    pub(crate) jobs: Jobs,
     pub(crate) monitors: Monitors,
     pub(crate) stop: Stop,
 }
@@ -40,11 +43,16 @@ impl Daemon {
         threads: Vec<ThreadHandle>,
         starter: ThreadStarter,
     ) -> Self {
+        let events = Events::default();
+        let told = events.clone();
+        let tell = move |happened| job::event(happened).into_iter().for_each(|event| told.emit(event));
+        let jobs = Jobs::new(control.clone(), JobThreads::new(threads.clone()), tell);
         Self {
             local,
             control,
             opener: Opener::trusting(),
-            events: Events::default(),
+            events,
+            jobs,
             exports: Exports::new(threads),
             objects: Objects::new(starter),
             monitors: Monitors::default(),
@@ -70,6 +78,8 @@ impl Daemon {
     pub(crate) async fn take_down(&self) -> Result<()> {
         self.monitors.settle().await;
         let exports = self.exports.stop_all(self).await;
+        self.jobs.cancel_all();
+        self.jobs.all_ended().await;
         exports.and(self.close_nodes().await)
     }
 

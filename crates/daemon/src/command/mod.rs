@@ -23,8 +23,10 @@ mod stats;
 use std::rc::Rc;
 
 use drystone_base::Error;
+use drystone_job::{Cancel, Jobs};
 use drystone_qmp::schema::commands::{Call, Command, call};
 use drystone_qmp::schema::types::common::Empty;
+use drystone_qmp::schema::types::job::{BlockJobDevice, BlockJobSetSpeed, JobId};
 use drystone_qmp::{Pending, QmpError, Session};
 
 use crate::daemon::Daemon;
@@ -105,7 +107,23 @@ pub(crate) async fn run(daemon: &Rc<Daemon>, command: Command) -> Answer {
 async fn run_job(daemon: &Rc<Daemon>, command: Command) -> Answer {
     use Command as C;
     match command {
-        C::QueryJobs(_) => Answer::of::<call::QueryJobs>(Ok(Vec::new())),
-        _ => Answer::of::<call::Quit>(process::quit(daemon)),
+        C::BlockStream(options) => Answer::of::<call::BlockStream>(job::stream(daemon, *options).await),
+        C::QueryJobs(_) => Answer::of::<call::QueryJobs>(Ok(job::list(daemon))),
+        C::QueryBlockJobs(_) => Answer::of::<call::QueryBlockJobs>(Ok(job::block_list(daemon))),
+        C::JobPause(JobId { id }) => Answer::of::<call::JobPause>(job::verb(daemon, &id, Jobs::pause)),
+        C::JobResume(JobId { id }) => Answer::of::<call::JobResume>(job::verb(daemon, &id, Jobs::resume)),
+        C::JobCancel(JobId { id }) => Answer::of::<call::JobCancel>(job::verb(daemon, &id, |jobs, id| jobs.cancel(id, Cancel::Force))),
+        C::JobComplete(JobId { id }) => Answer::of::<call::JobComplete>(job::verb(daemon, &id, Jobs::complete)),
+        C::JobFinalize(JobId { id }) => Answer::of::<call::JobFinalize>(job::verb(daemon, &id, Jobs::finalize)),
+        C::JobDismiss(JobId { id }) => Answer::of::<call::JobDismiss>(job::verb(daemon, &id, Jobs::dismiss)),
+        C::BlockJobPause(BlockJobDevice { device }) => Answer::of::<call::BlockJobPause>(job::block_verb(daemon, &device, Jobs::pause)),
+        C::BlockJobResume(BlockJobDevice { device }) => Answer::of::<call::BlockJobResume>(job::block_verb(daemon, &device, Jobs::resume)),
+        C::BlockJobComplete(BlockJobDevice { device }) => Answer::of::<call::BlockJobComplete>(job::block_verb(daemon, &device, Jobs::complete)),
+        C::BlockJobSetSpeed(BlockJobSetSpeed { device, speed }) => Answer::of::<call::BlockJobSetSpeed>(job::block_verb(daemon, &device, |jobs, id| jobs.set_speed(id, speed))),
+        C::BlockJobCancel(which) => Answer::of::<call::BlockJobCancel>(job::block_cancel(daemon, &which)),
+        C::BlockJobFinalize(JobId { id }) => Answer::of::<call::BlockJobFinalize>(job::block_verb(daemon, &id, Jobs::finalize)),
+        C::BlockJobDismiss(JobId { id }) => Answer::of::<call::BlockJobDismiss>(job::block_verb(daemon, &id, Jobs::dismiss)),
+        C::BlockJobChange(change) => Answer::of::<call::BlockJobChange>(job::block_change(daemon, &change)),
+        other => unreachable!("'{}' is carried out above", other.name()),
     }
 }

@@ -1,6 +1,7 @@
 //! Nodes: opening, closing, reopening, lengths, names of backing files.
 
 use drystone_base::{Error, Kind, Result};
+use drystone_blockdev::backing::change_backing_file;
 use drystone_blockdev::draft;
 use drystone_blockdev::options::Options;
 use drystone_blockdev::resize;
@@ -84,6 +85,10 @@ pub(super) async fn resize(daemon: &Daemon, typed: BlockResize) -> Outcome<Empty
 }
 
 /// `change-backing-file`.
-pub(super) async fn change_backing(_daemon: &Daemon, _typed: ChangeBackingFile) -> Outcome<Empty> {
-    done(Err(Error::new(Kind::Unsupported, "this is not supported")))
+pub(super) async fn change_backing(daemon: &Daemon, typed: ChangeBackingFile) -> Outcome<Empty> {
+    let changed = daemon.on_control(async move |task: &mut Task<'_>| {
+        let ChangeBackingFile { device, image_node_name, backing_file } = typed;
+        change_backing_file(task, &device, &image_node_name, &backing_file).await
+    });
+    done(changed.await)
 }

@@ -12,6 +12,7 @@ use drystone_qmp::schema::types::stats::{
 };
 
 use super::Outcome;
+use super::query::in_order;
 use crate::daemon::Daemon;
 use crate::error::to_qmp;
 
@@ -25,7 +26,9 @@ pub(super) async fn report(daemon: &Daemon, how: &QueryBlockstats) -> Outcome<Ve
     }
     let look = async |task: &mut Task<'_>| Ok(task.gs().with(|graph| nodes(graph, false)));
     let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
-    Ok(nodes.iter().map(|node| stats(&nodes, node, NESTING_MAX)).collect())
+    let nodes = in_order(nodes);
+    // What the C daemon begins with at its other end.
+    Ok(nodes.iter().rev().map(|node| stats(&nodes, node, NESTING_MAX)).collect())
 }
 
 fn stats(nodes: &[NodeReport], node: &NodeReport, nesting: usize) -> BlockStats {

@@ -6,7 +6,8 @@ use crate::common::records::{Script, all, differences};
 
 #[test]
 fn this_daemon_says_what_the_installed_one_said() {
-    let check = |script: &Script| script.compare(&play(&script.steps, |args| Box::new(Inside::start(args))));
+    let check =
+        |script: &Script| script.compare_ours(&play(&script.steps, |args| Box::new(Inside::start(args))));
     let differences = differences(all(), check);
     assert!(differences.is_empty(), "{differences}");
 }
