@@ -21,6 +21,8 @@
 //! | `Gs::find` | `&Gs` | control |  |
 //! | `Gs::waits` | `&Gs` | control | the report itself may be taken from any thread |
 //! | `Gs::with` | `&Gs` | control | lends a view to a closure that cannot wait |
+//! | `GraphView::child` | a view | control |  |
+//! | `GraphView::memo` | a view | control |  |
 //! | `GraphView::node` | a view | control |  |
 //! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `GraphView::node_named` | a view | control |  |
