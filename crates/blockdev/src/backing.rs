@@ -7,6 +7,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{Demand, GraphView, Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::role::Role;
 
 use crate::given::Given;
 
@@ -30,10 +31,10 @@ pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, na
 /// What the header is to say.
 fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
     let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
-    if graph.nodes().iter().any(|node| node.edges.iter().any(|edge| edge.child == top)) {
-        return refuse("the chain begins above the node that is said to be its top");
-    }
-    let mut chain = std::iter::successors(Some(top), |id| graph.child(*id, ChildKey::Backing));
+    graph.demand(top, Demand::NoParent)?;
+    let mut chain = std::iter::successors(Some(top), |id| {
+        graph.child(*id, ChildKey::Backing).or_else(|| filtered(graph, *id))
+    });
     if !chain.any(|id| id == image) {
         return refuse("the image is not in that chain");
     }
@@ -45,6 +46,12 @@ fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Res
     let format = if is_image { behind.format_name } else { "raw" };
     let format = Some(format.as_bytes().to_vec());
     Ok((!name.is_empty()).then(|| BackingFile { name: name.as_bytes().to_vec(), format }))
+}
+
+/// What a filter stands on.
+fn filtered(graph: &GraphView<'_>, node: NodeId) -> Option<NodeId> {
+    let info = graph.node(node)?;
+    info.edges.iter().find(|edge| edge.role.has(Role::FILTERED)).map(|edge| edge.child)
 }
 
 /// The image and the files below it that came with it, as far as they are read-only.

@@ -85,6 +85,7 @@ fn main() {
         std::fs::remove_file(&socket).unwrap();
         std::fs::write(&path, script.to_text()).unwrap();
     }
+    record_keyval(&golden.join("keyval.txt"));
     let daemon = start(&socket);
     let input = [NEGOTIATION, b"{\"execute\":\"query-qmp-schema\",\"id\":\"probe\"}"].concat();
     let output = ask(&socket, &input);
@@ -92,6 +93,21 @@ fn main() {
     std::fs::write(golden.join("schema.json"), schema::reduced(&schema["return"])).unwrap();
     drop(daemon);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What `--blockdev` says. A second one that always fails ends the daemon if the first does not.
+fn record_keyval(path: &Path) {
+    let mut script = Script::parse(&std::fs::read_to_string(path).unwrap());
+    for case in &mut script.cases {
+        let text = String::from_utf8(case.input.clone()).unwrap();
+        let arguments = ["--blockdev", &text, "--blockdev", "driver="];
+        let output = Command::new("qemu-storage-daemon").args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let refusal =
+            said.lines().next().unwrap().strip_prefix(&format!("qemu-storage-daemon: --blockdev {text}: "));
+        case.recorded = vec![refusal.unwrap_or("(accepted)").to_owned()];
+    }
+    std::fs::write(path, script.to_text()).unwrap();
 }
 
 fn tempdir() -> std::path::PathBuf {

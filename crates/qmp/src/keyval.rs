@@ -87,10 +87,8 @@ fn pair<'a>(
             let (value, rest) = value(after);
             Ok((word, value, rest))
         }
-        (None, Some(implied)) => {
-            let (value, rest) = value(text);
-            Ok((implied, value, rest))
-        }
+        // Which ends at the first comma, be it doubled or not.
+        (None, Some(implied)) => Ok((implied, word.to_owned(), after.strip_prefix(',').unwrap_or(after))),
         (None, None) if word.is_empty() => Err(invalid(word)),
         (None, None) if bare == Bare::Flag => {
             let rest = after.strip_prefix(',').unwrap_or(after);
@@ -125,6 +123,9 @@ fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(),
         if !is_fragment(fragment, depth == 0) || depth >= NESTING_MAX {
             return Err(invalid(key));
         }
+        if fragment.len() > FRAGMENT_MAX {
+            return Err(QmpError::generic(format!("Parameter '{fragment}' is too long")));
+        }
         prefix_bytes += fragment.len() + usize::from(depth > 0);
         let is_last = fragments.peek().is_none();
         let slot = map.entry(fragment).or_insert_with(|| match is_last {
@@ -148,7 +149,7 @@ fn is_fragment(fragment: &str, is_first: bool) -> bool {
     let bytes = fragment.as_bytes();
     let is_name = bytes.first().is_some_and(u8::is_ascii_alphabetic)
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    fragment.len() <= FRAGMENT_MAX && (is_name || (!is_first && is_index(fragment)))
+    is_name || (!is_first && is_index(fragment))
 }
 
 fn is_index(fragment: &str) -> bool {

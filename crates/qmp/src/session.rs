@@ -21,7 +21,7 @@ use crate::schema::events::Event;
 use crate::schema::types::common::Empty;
 use crate::schema::types::control::{QMPCapability, QmpCapabilities, VersionInfo};
 use crate::schema::visit::{Notation, parse};
-use crate::wire::{Decoder, Limits, Writer};
+use crate::wire::{Decoder, Limits, Sink, Writer};
 use crate::{ErrorClass, QmpError};
 
 /// The state of a connection to a client.

@@ -9,9 +9,14 @@ use proptest::prelude::*;
 use crate::script::{PROBE, Script, replies};
 
 /// Stands where the session took a command: what the C daemon then said came from running it.
-const ACCEPTED: &str = "(accepted)";
+pub(crate) const ACCEPTED: &str = "(accepted)";
 /// What a refusal of arguments by their definition looks like.
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 11] = [
+    "Expecting at most one JSON value",
+    "Invalid parameter '",
+    "Parameters '",
+    "Expected '='",
+    "Parameter fragment",
     "Invalid parameter type for '",
     "Parameter '",
     "' is missing",
@@ -55,7 +60,7 @@ fn replayed(script: &Script, input: &[u8], cuts: &[usize]) -> Vec<String> {
     replies(std::str::from_utf8(&output).unwrap(), script.is_negotiated, "PACKAGE")
 }
 
-fn agrees(expected: &[String], actual: &[String]) -> bool {
+pub(crate) fn agrees(expected: &[String], actual: &[String]) -> bool {
     expected.len() == actual.len()
         && expected.iter().zip(actual).all(|(expected, actual)| {
             let is_refused = REFUSALS.iter().any(|refusal| expected.contains(refusal));

@@ -9,7 +9,7 @@ use drystone_qmp::schema::events::{
     BlockExportDeleted, BlockImageCorrupted, BlockIoError, BlockJobCancelled, BlockJobCompleted,
     BlockJobError, BlockJobPending, BlockJobReady, Event, JobStatusChange,
 };
-use drystone_qmp::schema::visit::{Notation, parse};
+use drystone_qmp::schema::{Notation, parse, to_value};
 use drystone_qmp::wire::{Decoder, Limits, Writer};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -97,6 +97,7 @@ fn written(write: impl FnOnce(&mut Writer)) -> Value {
 
 fn again<T: Qapi>(value: &Value) -> Value {
     let typed: T = parse(value.clone(), Notation::Json).unwrap_or_else(|error| panic!("{error}: {value}"));
+    assert_eq!(to_value(&typed), *value);
     written(|out| typed.write(out))
 }
 

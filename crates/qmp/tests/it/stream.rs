@@ -3,7 +3,7 @@
 use drystone_qmp::schema::commands::{Command, call};
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::control::VersionInfo;
-use drystone_qmp::wire::{Decoder, Limits, Writer};
+use drystone_qmp::wire::{Decoder, Limits, Sink, Writer};
 use drystone_qmp::{Incoming, QmpError, Session, Value};
 use proptest::prelude::*;
 
