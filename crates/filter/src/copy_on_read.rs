@@ -15,8 +15,9 @@
 //! | the base has it, or nobody | is passed on |
 //!
 //! A copy holds a range lock from the look at the layers to the end of its write, and so does every write, zeroing and
-//! discard that passes the filter: what a guest writes is never replaced by an older copy. All users of the top reach it
-//! through the filter; a plan that inserts one sees to that.
+//! discard that passes the filter: what a guest writes is never replaced by an older copy. So nobody may write to the top
+//! around the filter: a plan that inserts one moves all users of the top to it, and [`entry`] says where users attach who
+//! come later.
 //!
 //! Invariant: the bytes that the disk shows do not change. So a copy that fails costs a reader nothing, who has the bytes
 //! already; a user that holds `WRITE_UNCHANGED` itself reads in order to copy and is told. For such a user
@@ -26,7 +27,7 @@
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, LEN_MAX, Result};
 use drystone_buf::Buf;
-use drystone_core::control::NewNode;
+use drystone_core::control::{GraphView, NewNode};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BufResult, Driver, Extent, NodeFacts, Place, Status, Tail, WriteFlags, ZeroFlags,
@@ -36,6 +37,9 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
+
+/// The driver's name.
+const FORMAT_NAME: &str = "copy-on-read";
 
 /// The driver.
 #[derive(Debug)]
@@ -85,6 +89,31 @@ impl Reach {
         let (need, len) = self.look(top, range).await?;
         Ok(need == Need::Nothing && len >= range.len())
     }
+}
+
+/// What a filter wants of its child: what its users want, and to write what they would have seen anyway. Nobody writes
+/// around it.
+#[must_use]
+pub fn file_grant(parent: ParentState) -> Grant {
+    let ParentState { users: Grant { perm, shared }, active, .. } = parent;
+    if !active {
+        return Grant { perm, shared };
+    }
+    let around = Perm::WRITE.with(Perm::WRITE_UNCHANGED).with(Perm::RESIZE);
+    Grant { perm: perm.with(Perm::WRITE_UNCHANGED), shared: shared.without(around) }
+}
+
+/// Where a user of `node` attaches that writes: the filter above it, or above that, if there is one; else the node itself.
+#[must_use]
+pub fn entry(graph: &GraphView<'_>, node: NodeId) -> NodeId {
+    let filters = graph.nodes().into_iter().filter(|info| info.format_name == FORMAT_NAME);
+    let above: Vec<(NodeId, NodeId)> =
+        filters.filter_map(|info| Some((info.edges.first()?.child, info.id))).collect();
+    let mut entry = node;
+    while let Some((_, filter)) = above.iter().find(|(child, _)| *child == entry) {
+        entry = *filter;
+    }
+    entry
 }
 
 /// What is to be done with the first bytes of a range.
@@ -212,7 +241,7 @@ fn whole_disk() -> GuestRange {
 
 impl Driver for CopyOnRead {
     fn format_name(&self) -> &'static str {
-        "copy-on-read"
+        FORMAT_NAME
     }
 
     fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
@@ -312,11 +341,8 @@ impl Driver for CopyOnRead {
         })
     }
 
-    /// What the filter's users want, and to write what they would have seen anyway.
     fn grant(&self, _child: ChildKey, _role: Role, parent: ParentState) -> Grant {
-        let ParentState { users: Grant { perm, shared }, active, .. } = parent;
-        let own = if active { Perm::WRITE_UNCHANGED } else { Perm::NONE };
-        Grant { perm: perm.with(own), shared }
+        file_grant(parent)
     }
 }
 

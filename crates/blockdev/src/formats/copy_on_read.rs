@@ -3,10 +3,11 @@
 use drystone_base::{Error, Kind, Result};
 use drystone_core::driver::NodeFacts;
 use drystone_core::graph::node::{ChildKey, NodeId};
-use drystone_core::graph::role::Role;
+use drystone_core::graph::permission::Grant;
+use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
-use drystone_filter::copy_on_read::CopyOnRead;
+use drystone_filter::copy_on_read::{CopyOnRead, file_grant};
 use drystone_protocol::file::create::Contents;
 
 use super::{Backing, BackingName, Configured, Format, OpenedImage};
@@ -51,6 +52,10 @@ impl Format for CopyOnReadFilter {
 impl Configured for ConfiguredFilter {
     fn file_role(&self) -> Role {
         Role::FILTER_CHILD
+    }
+
+    fn file_grant(&self, parent: ParentState) -> Grant {
+        file_grant(parent)
     }
 
     fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {

@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use drystone_base::rng::Rng;
-use drystone_base::{Kind, Result};
-use drystone_core::control::Task;
-use drystone_core::graph::permission::Perm;
+use drystone_base::{Error, Kind, Result};
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::control::{Plan, RootSpec, Task};
+use drystone_core::graph::permission::{Grant, Perm};
+use drystone_filter::copy_on_read::entry;
 use drystone_testkit::client::{Load, Mix};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind};
 use drystone_testkit::graph::SimGraph;
@@ -148,5 +150,29 @@ fn the_filter_needs_to_write_what_is_unchanged_and_nothing_else() {
         task.gs().with(|graph| graph.node(filter).unwrap().edges[0].grant)
     });
     assert_eq!(grant.perm, Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::WRITE_UNCHANGED));
-    assert_eq!(grant.shared, Perm::CONSISTENT_READ.with(Perm::WRITE_UNCHANGED));
+    assert_eq!(grant.shared, Perm::CONSISTENT_READ);
+}
+
+/// A writer that does not pass the filter could have its bytes replaced by a copy of what was there before.
+#[test]
+fn nobody_writes_around_the_filter() {
+    let sim = Sim::seeded(9);
+    let graph = SimGraph::start(&sim);
+    let chain = open(&sim, &graph);
+    let filter = chain.filter;
+    graph.call(async move |task: &mut Task<'_>| {
+        let top = task.gs().find("layer1").unwrap();
+        assert_eq!(task.gs().with(|graph| (entry(graph, top), entry(graph, filter))), (filter, filter));
+        for (node, is_allowed) in [(top, false), (filter, true)] {
+            let mut plan = Plan::new();
+            let grant = Grant { perm: Perm::WRITE_UNCHANGED, shared: Perm::ALL };
+            let spec = RootSpec { name: "late".to_owned(), grant, stays: false };
+            let _late: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
+            let result = task.apply(plan).await;
+            assert_eq!(result.as_ref().map_err(Error::kind).err(), (!is_allowed).then_some(Kind::InUse));
+            if let Err(error) = result {
+                assert!(error.report().contains("node 'cor'"), "{}", error.report());
+            }
+        }
+    });
 }

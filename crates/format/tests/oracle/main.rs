@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backing;
 #[path = "../it/driver/chain.rs"]
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod chain;

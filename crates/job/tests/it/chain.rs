@@ -199,23 +199,32 @@ impl Chain {
     }
 }
 
-/// The names of the nodes of the backing chain of `top`, filters among them.
+/// The names of the nodes of the backing chain of the guest, filters among them.
 pub(crate) fn names_below(world: &World<'_>, guest: &Backend<ReadWrite>) -> Vec<String> {
     let id = guest.id();
     world.call(async move |task: &mut Task<'_>| {
         task.gs().with(|graph| {
             let root = graph.roots().into_iter().find(|root| root.id == id);
-            let mut at = root.and_then(|root| root.node);
-            let mut names = Vec::new();
-            while let Some(node) = at.and_then(|id| graph.node(id)) {
-                let next =
-                    |role: Role| node.edges.iter().find(|edge| edge.role.has(role)).map(|edge| edge.child);
-                at = next(Role::COW).or_else(|| next(Role::FILTERED));
-                names.push(node.name);
-            }
-            names
+            let nodes = root.and_then(|root| root.node).map(|top| nodes_below(graph, top));
+            names_of(graph, &nodes.unwrap_or_default())
         })
     })
+}
+
+/// The nodes of the backing chain of `top`, from there down.
+pub(crate) fn nodes_below(graph: &GraphView<'_>, top: NodeId) -> Vec<NodeId> {
+    let mut nodes = Vec::new();
+    let mut at = Some(top);
+    while let Some(node) = at.and_then(|id| graph.node(id)) {
+        let next = |role: Role| node.edges.iter().find(|edge| edge.role.has(role)).map(|edge| edge.child);
+        at = next(Role::COW).or_else(|| next(Role::FILTERED));
+        nodes.push(node.id);
+    }
+    nodes
+}
+
+pub(crate) fn names_of(graph: &GraphView<'_>, nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().filter_map(|node| Some(graph.node(*node)?.name)).collect()
 }
 
 async fn add_image(

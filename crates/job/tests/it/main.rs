@@ -8,5 +8,6 @@
 mod chain;
 mod drain;
 mod life;
+mod real;
 mod stream;
 mod world;
