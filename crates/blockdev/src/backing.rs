@@ -18,15 +18,9 @@ use crate::given::Given;
 /// # Errors
 /// [`Kind::NotFound`]; [`Kind::InvalidInput`] for an image that is not in the chain, or has nothing behind it;
 /// [`Kind::InUse`] while a job works on it; those of writing. A power cut leaves the old name or the new one.
-pub async fn change_backing_file(
-    task: &mut Task<'_>,
-    top: &str,
-    image: &str,
-    name: impl AsRef<OsStr>,
-) -> Result<()> {
+pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, name: &OsStr) -> Result<()> {
     let (top_id, id) = (task.gs().find(top)?, task.gs().find(image)?);
-    let backing =
-        task.gs().with(|graph| named(graph, top_id, id, name.as_ref())).map_err(|e| e.on_node(image))?;
+    let backing = task.gs().with(|graph| named(graph, top_id, id, name)).map_err(|e| e.on_node(image))?;
     let locked = task.gs().with(|graph| read_only_part(graph, id));
     set_read_only(task, &locked, false).await?;
     let written = write(task, id, backing.as_ref()).await.map_err(|error| error.on_node(image));
@@ -38,7 +32,10 @@ pub async fn change_backing_file(
 fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
     let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
     graph.demand(top, Demand::NoParent)?;
-    if !chain(graph, top).any(|id| id == image) {
+    let mut chain = std::iter::successors(Some(top), |id| {
+        graph.child(*id, ChildKey::Backing).or_else(|| filtered(graph, *id))
+    });
+    if !chain.any(|id| id == image) {
         return refuse("the image is not in that chain");
     }
     let Some(behind) = graph.child(image, ChildKey::Backing).and_then(|id| graph.node(id)) else {
@@ -51,14 +48,10 @@ fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Res
     Ok((!name.is_empty()).then(|| BackingFile { name: name.as_bytes().to_vec(), format }))
 }
 
-/// The node, what it filters, and all images behind it.
-fn chain(graph: &GraphView<'_>, top: NodeId) -> impl Iterator<Item = NodeId> {
-    let filtered = |id: NodeId| {
-        let info = graph.node(id)?;
-        let is_filter = |role: Role| info.format_name != "raw" && role.has(Role::FILTERED);
-        info.edges.iter().find(|edge| is_filter(edge.role)).map(|edge| edge.child)
-    };
-    std::iter::successors(Some(top), move |id| graph.child(*id, ChildKey::Backing).or_else(|| filtered(*id)))
+/// What a filter stands on.
+fn filtered(graph: &GraphView<'_>, node: NodeId) -> Option<NodeId> {
+    let info = graph.node(node)?;
+    info.edges.iter().find(|edge| edge.role.has(Role::FILTERED)).map(|edge| edge.child)
 }
 
 /// The image and the files below it that came with it, as far as they are read-only.

@@ -323,7 +323,7 @@ fn a_header_names_another_backing_file_and_the_graph_stays() {
         let user = export(task, "top").await.unwrap();
         let locks = locked_by("self", &folder.path("middle"));
         let change = async |task: &mut Task<'_>, top: &str, image: &str, name: &str| {
-            change_backing_file(task, top, image, name).await
+            change_backing_file(task, top, image, name.as_ref()).await
         };
         change(task, "top", "middle", "other").await.unwrap();
         let middle = report(task, "middle");

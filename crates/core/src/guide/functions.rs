@@ -24,6 +24,7 @@
 //! | `GraphView::child` | a view | control |  |
 //! | `GraphView::demand` | a view | control |  |
 //! | `GraphView::memo` | a view | control | means nothing to the core |
+//! | `GraphView::memo` | a view | control |  |
 //! | `GraphView::node` | a view | control |  |
 //! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `GraphView::node_named` | a view | control |  |
