@@ -279,6 +279,33 @@ fn a_disk_is_as_long_as_the_file_that_takes_its_files_place() {
 }
 
 #[test]
+fn an_image_is_stored_in_its_file_before_it_gets_another_one() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        const FILE: &str = r#"{"driver":"file","node-name":"f","filename":"$/top"}"#;
+        const COPY: &str = r#"{"driver":"file","node-name":"g","filename":"$/copy"}"#;
+        let image =
+            |file: &str| format!(r#"{{"driver":"qcow2","node-name":"top","backing":null,"file":"{file}"}}"#);
+        overlay(task, &folder.path("top"), None).await;
+        std::fs::copy(folder.path("top"), folder.path("copy")).unwrap();
+        add_in(task, &folder, FILE).await;
+        add_in(task, &folder, COPY).await;
+        add_in(task, &folder, &image("f")).await;
+        let user = export(task, "top").await.unwrap();
+        write(task, &user, 0, b"not flushed").await.unwrap();
+        accept(task, &folder, &[&image("g")]).await;
+        detach(task, &user).await;
+        for name in ["top", "f", "g"] {
+            del(task, name).await.unwrap();
+        }
+        add_in(task, &folder, TOP).await;
+        let user = export(task, "top").await.unwrap();
+        assert_eq!(read(task, &user, 0, 12).await, b"not flushed\0");
+        detach(task, &user).await;
+    });
+}
+
+#[test]
 fn zeroes_are_detected_where_a_node_is_told_to() {
     on_control(async |task| {
         let folder = Folder::new();

@@ -227,18 +227,23 @@ impl<'k> Change<'k> {
         Ok(())
     }
 
-    /// Nodes that can be written now and will not be afterwards, parents before children.
+    /// Nodes that can be written now and will not be afterwards, or that get another place to store things in; parents
+    /// before children.
     fn to_store(&self) -> Vec<Arc<Node>> {
         let Some(checked) = &self.plan.checked else { return Vec::new() };
         let shape = self.plan.inner.shape.borrow();
         let stays_writable = |id: &NodeId| {
             checked.modes.iter().any(|(known, mode)| known == id && mode.users.perm.writes() && mode.active)
         };
+        let is_key_of_store = |key: &ChildKey| *key != ChildKey::Backing;
+        let moves = |id: &NodeId| {
+            checked.new_edges.get(id).is_some_and(|edges| edges.iter().any(|(key, _)| is_key_of_store(key)))
+        };
         let written: BTreeSet<NodeId> = checked.sets.write.iter().filter_map(|place| place.node()).collect();
         let order = shape.below(written.iter().copied());
         // What is further down is not quiet: others may be inside.
         let quiet = order.iter().filter(|id| written.contains(id));
-        let leaving = quiet.filter_map(|id| shape.node(*id).filter(|_| !stays_writable(id)));
+        let leaving = quiet.filter_map(|id| shape.node(*id).filter(|_| !stays_writable(id) || moves(id)));
         // Metadata can be dirty in a node that is open for writing and has no writer at the moment.
         leaving
             .filter(|shape| !shape.read_only && shape.active)

@@ -17,13 +17,6 @@ pub enum FileKind {
     HostDevice,
 }
 
-impl FileKind {
-    /// Whether one node can be meant by both: whoever does not say the driver says nothing against it.
-    fn agrees_with(self, other: Self) -> bool {
-        self == other || self == Self::ByPath || other == Self::ByPath
-    }
-}
-
 /// `aio`: how requests reach the kernel. The I/O threads have one engine for all files; the option is checked, kept for
 /// whoever asks, and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +42,8 @@ pub enum Discard {
     Unmap,
 }
 
-/// How to open a file or device. Also what a reopen takes: `path`, `kind`, `aio` and `locking` cannot change then.
+/// How to open a file or device. Also what a reopen takes: `path`, `aio` and `locking` cannot change
+/// then, and `kind` has to be what the node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FileOptions {
     /// `filename`.
@@ -92,7 +86,6 @@ impl FileOptions {
         new.check()?;
         let fixed = [
             ("filename", self.path == new.path),
-            ("driver", self.kind.agrees_with(new.kind)),
             ("aio", self.aio == new.aio),
             ("locking", self.locking == new.locking),
         ];

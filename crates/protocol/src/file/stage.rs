@@ -15,7 +15,7 @@ use drystone_core::runtime::LocalFuture;
 use drystone_sys::{Create, OpenOptions, Prepared, Reopened};
 
 use super::options::FileOptions;
-use super::{Image, alignment};
+use super::{Image, alignment, check_kind};
 
 /// What has been prepared.
 struct StagedFile {
@@ -35,6 +35,7 @@ pub(super) async fn stage(image: &Arc<Image>, request: &StageRequest<'_>) -> Res
             None => return Err(Error::new(Kind::InvalidInput, "these are not the options of a file")),
             Some(new) => {
                 current.check_reopen(new)?;
+                check_kind(&image.file, new.kind).map_err(|error| error.in_option("driver"))?;
                 Some(new.clone())
             }
         },

@@ -140,13 +140,15 @@ fn options_change_while_the_disk_is_in_use() {
         task.enter(&writer).await.flush().await.unwrap();
         for fixed in [
             FileOptions { path: folder.path("other"), ..options.clone() },
-            FileOptions { kind: FileKind::File, ..options.clone() },
             FileOptions { locking: Locking::Off, ..options.clone() },
         ] {
             let error = reopen(task, node, fixed).await.unwrap_err();
             assert_eq!(error.kind(), Kind::InvalidInput);
             assert!(error.report().ends_with("it cannot be changed"), "{}", error.report());
         }
+        reopen(task, node, FileOptions { kind: FileKind::File, ..options.clone() }).await.unwrap();
+        let other = FileOptions { kind: FileKind::HostDevice, ..options };
+        assert_eq!(reopen(task, node, other).await.unwrap_err().option(), Some("driver"));
     });
 }
 
