@@ -1,6 +1,6 @@
 //! A daemon that listens on sockets, and its clients.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -155,17 +155,5 @@ impl Client {
     /// Ends the daemon.
     pub(crate) fn quit(mut self) {
         assert_eq!(self.call("quit", &json!({})), json!({ "return": {} }));
-    }
-
-    /// Whether the daemon has ended the connection, once everything was read.
-    pub(crate) fn is_cut(&mut self) -> bool {
-        let mut rest = vec![0; 1 << 16];
-        loop {
-            match self.output.read(&mut rest) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
-            }
-        }
     }
 }
