@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use crate::common::Scratch;
-use crate::common::serve::drystone;
+use crate::common::serve::{PATIENCE, drystone};
 
 const HELLO: &str = r#"{"execute": "qmp_capabilities"}"#;
 
@@ -172,10 +173,9 @@ fn in_the_background_it_is_found_by_its_number() {
     let (_input, mut output) = connect(&scratch.path().join("qmp.sock"));
     signal(process, "-TERM");
     assert_eq!(line(&mut output), "", "the connection ends");
-    while Path::new(&format!("/proc/{process}/fd/0")).exists() {
-        std::thread::yield_now();
-    }
+    let until = Instant::now() + PATIENCE;
     while files(scratch.path()) != ["a.raw"] {
+        assert!(Instant::now() < until, "it leaves {:?}", files(scratch.path()));
         std::thread::yield_now();
     }
 }
