@@ -1,81 +1,102 @@
-//! [`change_backing_file`]: another name for what is behind an image, in its header alone.
+//! [`change_backing_file`]: another name for the backing file in an image's header. What is behind the image stays.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::control::{GraphView, Plan, Task};
+use drystone_core::control::{Demand, GraphView, Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::role::Role;
 
-/// `change-backing-file`: what the image in node `image`, which is in the chain of `top`, names as its backing file. An
-/// empty name: none. What is behind it in the graph stays. The format that is named is that of the node behind it.
+use crate::given::Given;
+
+/// `change-backing-file`: the header of `image`, one of the images behind `top` or that one itself, names `name` from now
+/// on; nothing, if that is empty. The format that it names is that of the node behind it. An image that is read-only is
+/// made writable for the moment.
 ///
 /// # Errors
-/// [`Kind::NotFound`]; [`Kind::InvalidInput`] for an image that is not in the chain or has nothing behind it; those of the
-/// plan and of writing, after which the image names what it did.
-pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, name: &str) -> Result<()> {
-    let (top, id) = (task.gs().find(top)?, task.gs().find(image)?);
-    let (is_read_only, backing) = task.gs().with(|graph| {
-        if !chain(graph, top).any(|node| node == id) {
-            let text = "it is not in the chain of the other node";
-            return Err(Error::new(Kind::InvalidInput, text).on_node(image));
-        }
-        let behind = graph.child(id, ChildKey::Backing).and_then(|behind| graph.node(behind));
-        let Some(behind) = behind else {
-            return Err(Error::new(Kind::InvalidInput, "there is nothing behind it").on_node(image));
-        };
-        let format = Some(behind.format_name.as_bytes().to_vec());
-        let backing = (!name.is_empty()).then(|| BackingFile { name: name.into(), format });
-        Ok((graph.node(id).is_some_and(|node| node.read_only), backing))
-    })?;
-    if !is_read_only {
-        return rename(task, id, backing.as_ref()).await;
+/// [`Kind::NotFound`]; [`Kind::InvalidInput`] for an image that is not in the chain, or has nothing behind it;
+/// [`Kind::InUse`] while a job works on it; those of writing. A power cut leaves the old name or the new one.
+pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, name: &OsStr) -> Result<()> {
+    let (top_id, id) = (task.gs().find(top)?, task.gs().find(image)?);
+    let backing = task.gs().with(|graph| named(graph, top_id, id, name)).map_err(|e| e.on_node(image))?;
+    let locked = task.gs().with(|graph| read_only_part(graph, id));
+    set_read_only(task, &locked, false).await?;
+    let written = write(task, id, backing.as_ref()).await.map_err(|error| error.on_node(image));
+    let restored = set_read_only(task, &locked, true).await;
+    written.and(restored)
+}
+
+/// What the header is to say.
+fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
+    let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
+    graph.demand(top, Demand::NoParent)?;
+    let mut chain = std::iter::successors(Some(top), |id| {
+        graph.child(*id, ChildKey::Backing).or_else(|| filtered(graph, *id))
+    });
+    if !chain.any(|id| id == image) {
+        return refuse("the image is not in that chain");
     }
-    set_read_only(task, id, false).await?;
-    let renamed = rename(task, id, backing.as_ref()).await;
-    renamed.and(set_read_only(task, id, true).await)
+    let Some(behind) = graph.child(image, ChildKey::Backing).and_then(|id| graph.node(id)) else {
+        return refuse("it has no backing image");
+    };
+    // What is no image of a format is read as it is.
+    let is_image = behind.edges.iter().any(|edge| edge.key == ChildKey::File);
+    let format = if is_image { behind.format_name } else { "raw" };
+    let format = Some(format.as_bytes().to_vec());
+    Ok((!name.is_empty()).then(|| BackingFile { name: name.as_bytes().to_vec(), format }))
 }
 
-/// The node, what it filters, and all images behind it.
-fn chain(graph: &GraphView<'_>, top: NodeId) -> impl Iterator<Item = NodeId> {
-    std::iter::successors(Some(top), move |node| {
-        let filtered = || {
-            let info = graph.node(*node)?;
-            let is_filter = matches!(info.format_name, "copy-on-read" | "throttle");
-            if is_filter { graph.child(*node, ChildKey::File) } else { None }
-        };
-        graph.child(*node, ChildKey::Backing).or_else(filtered)
-    })
+/// What a filter stands on.
+fn filtered(graph: &GraphView<'_>, node: NodeId) -> Option<NodeId> {
+    let info = graph.node(node)?;
+    info.edges.iter().find(|edge| edge.role.has(Role::FILTERED)).map(|edge| edge.child)
 }
 
-async fn set_read_only(task: &mut Task<'_>, node: NodeId, is_read_only: bool) -> Result<()> {
+/// The image and the files below it that came with it, as far as they are read-only.
+fn read_only_part(graph: &GraphView<'_>, image: NodeId) -> Vec<NodeId> {
+    let file_of = |id: &NodeId| {
+        let file = graph.child(*id, ChildKey::File)?;
+        Given::of(graph, file).is_some_and(|given| given.heir_of == Some(*id)).then_some(file)
+    };
+    let parts = std::iter::successors(Some(image), file_of);
+    parts.filter(|id| graph.node(*id).is_some_and(|node| node.read_only)).collect()
+}
+
+async fn set_read_only(task: &mut Task<'_>, nodes: &[NodeId], read_only: bool) -> Result<()> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
     let mut plan = Plan::new();
-    plan.set_read_only(node, is_read_only);
+    for node in nodes {
+        plan.set_read_only(*node, read_only);
+    }
     task.apply(plan).await
 }
 
-/// With nobody else inside, so that no request meets a header that is half written.
-async fn rename(task: &mut Task<'_>, node: NodeId, backing: Option<&BackingFile>) -> Result<()> {
+async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>) -> Result<()> {
     let mut plan = Plan::new();
-    plan.set_read_only(node, false);
-    let checked = match plan.check(task.gs()) {
-        Ok(checked) => checked,
-        Err((plan, error)) => {
-            plan.close().await;
-            return Err(error);
-        }
-    };
+    plan.demand(image, Demand::NoJob);
+    plan.hold(image);
+    let checked = plan.check(task.gs()).map_err(|(_plan, error)| error)?;
     let staged = task.stage(checked).await?;
     let change = task.admit(staged).await?;
-    let renamed = match change.private(node) {
+    let written = match change.private(image) {
         Ok(private) => {
             let io = private.io();
             io.node().driver().change_backing_file(io, backing).await
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = renamed {
-        change.abort().await;
-        return Err(error);
+    match written {
+        Ok(()) => {
+            change.settle().await?.commit().finish().await;
+            Ok(())
+        }
+        Err(error) => {
+            change.abort().await;
+            Err(error)
+        }
     }
-    change.settle().await?.commit().finish().await;
-    Ok(())
 }

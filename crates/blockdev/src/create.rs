@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use drystone_base::{Error, Kind, Result};
 use drystone_core::runtime::LocalRef;
 use drystone_protocol::file::Locking;
-use drystone_protocol::file::create::create;
+use drystone_protocol::file::create::{Existing, create};
 
 use crate::formats::{BackingName, Formats};
 use crate::name::{self, Name};
@@ -24,21 +24,23 @@ pub struct CreateRequest {
     pub backing: Option<BackingName>,
     /// Options of the format.
     pub options: Options,
+    /// What becomes of a file that is there already.
+    pub existing: Existing,
     /// Whether the file is locked meanwhile.
     pub locking: Locking,
 }
 
-/// Makes the image. A file that is there already is emptied, unless somebody uses it as an image.
+/// Makes the image.
 ///
 /// # Errors
 /// Those of the format for its options, before anything is touched; then those of files ([`create`]).
 pub async fn create_image(local: &LocalRef, formats: &Formats, request: CreateRequest) -> Result<()> {
-    let CreateRequest { name, format, len_bytes, backing, mut options, locking } = request;
+    let CreateRequest { name, format, len_bytes, backing, mut options, existing, locking } = request;
     let format = formats.find(&format)?;
     let contents = format.contents(len_bytes, backing.as_ref(), &mut options)?;
     options.finish(format.name())?;
     match name::parse(&name)? {
-        Name::Path { path, .. } => create(local, path, locking, contents).await,
+        Name::Path { path, .. } => create(local, path, existing, locking, contents).await,
         Name::Options(_) => {
             Err(Error::new(Kind::Unsupported, "an image is made in a file, which is named by its path"))
         }

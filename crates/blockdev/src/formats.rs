@@ -1,4 +1,4 @@
-//! The image formats that this build knows, and what it takes to add one: an entry in [`Formats::builtin`].
+//! The image formats and filters that this build knows, and what it takes to add one: an entry in [`Formats::builtin`].
 //!
 //! ```text
 //!   Format::probe(first bytes) -> how sure        Format::configure(options) -> Configured
@@ -22,10 +22,12 @@ use drystone_protocol::file::create::Contents;
 use crate::options::Options;
 use crate::settings::Settings;
 
+mod copy_on_read;
 mod foreign;
 mod qcow2;
 mod raw;
 
+use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;
 use raw::RawFormat;
 
@@ -123,7 +125,7 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format)])
+        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter)])
     }
 
     /// Adds one.

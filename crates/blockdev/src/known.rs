@@ -6,6 +6,7 @@
 //! | `file`, `host_device` | `drop-cache` | `pr-manager`, `x-check-cache-dropped` |
 //! | `null-co`, `null-aio`, `memory` | | |
 //! | `raw` | `offset`, `size` | |
+//! | `copy-on-read` | nothing: it cannot be reopened | |
 //! | `qcow2` | all of its own | `encrypt`, `data-file` |
 //!
 //! What is in neither list has to be said again at a reopen, and as it was.
@@ -68,7 +69,7 @@ pub(crate) fn is_changeable(driver: &str, key: &str) -> bool {
     let below =
         |name: &&str| key.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let own = known(driver).map_or(&[][..], |known| known.changeable);
-    ALWAYS.contains(&key) || own.iter().any(|name| below(&name))
+    ALWAYS.contains(&key) || own.iter().any(below)
 }
 
 /// Fails for an option that is left and that the driver has elsewhere, but not here.

@@ -12,6 +12,7 @@
 //! | [`policy`] | what images may name |
 //! | [`request`], [`open`], [`report`] | opening |
 //! | [`create`] | new images |
+//! | [`backing`] | another name for the backing file in a header |
 //! | [`draft`] | commands that change the graph, composed into one plan: add, delete, snapshot, reopen |
 //! | [`given`] | what a node was given when it was opened or reopened |
 //! | `known` | options by name: which a reopen can change |

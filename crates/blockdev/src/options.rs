@@ -205,6 +205,12 @@ impl Options {
         self.0.contains_key(key)
     }
 
+    /// Whether options are given below `key`.
+    #[must_use]
+    pub fn is_nested(&self, key: &str) -> bool {
+        matches!(self.0.get(key), Some(Entry::Nested(_)))
+    }
+
     /// The options, without those of `keys` and what is below them.
     #[must_use]
     pub fn without(&self, keys: &[&str]) -> Self {

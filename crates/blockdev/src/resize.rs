@@ -9,7 +9,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 /// `block_resize`: sets the length of the node's disk, in bytes. Users that do not expect it keep it from happening.
 ///
 /// # Errors
-/// [`Kind::NotFound`]; [`Kind::InUse`] naming who is in the way; those of the driver.
+/// [`Kind::NotFound`](drystone_base::Kind::NotFound); [`Kind::InUse`](drystone_base::Kind::InUse) naming who is in the way; those of the driver.
 pub async fn resize(task: &mut Task<'_>, node: &str, len_bytes: u64) -> Result<()> {
     let id = task.gs().find(node)?;
     let mut plan = Plan::new();

@@ -3,15 +3,22 @@
 //! Invariant: nobody reading is no reason to stop: a server goes on when the terminal that started it has gone.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
-use drystone_base::Error;
+use drystone_base::{Error, Kind, Result};
 
-/// Prints text as it is to standard output.
-pub(crate) fn print(text: &str) {
+/// Prints text as it is to standard output. That nobody wants to read it is no error.
+///
+/// # Errors
+/// [`Kind::Io`] if it cannot be stored where it shall go.
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Io, "cannot write to standard output").because(cause))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints a line to standard error.

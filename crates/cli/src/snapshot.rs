@@ -16,10 +16,10 @@ use crate::monitor::{SnapshotArguments, client};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
-  drystone snapshot /tmp/disk.sock.ctl monday.qcow2
+  drystone snapshot /tmp/disk.sock monday.qcow2
       disk.qcow2 can be copied now; monday.qcow2 lies on it")]
 pub(crate) struct SnapshotArgs {
-    /// The control socket that `drystone serve` has printed
+    /// The socket of `drystone serve`, its control socket or that of its NBD clients
     #[arg(value_name = "SOCKET")]
     socket: PathBuf,
 
@@ -39,7 +39,7 @@ pub(crate) struct SnapshotArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// Those of the connection; what the server says.
+/// Those of the connection and of printing; what the server says.
 pub(crate) fn run(args: SnapshotArgs) -> Result<()> {
     let invalid = |text: &str| Error::new(Kind::InvalidInput, text).at_path(&args.file);
     // The server has another working folder.
@@ -49,6 +49,5 @@ pub(crate) fn run(args: SnapshotArgs) -> Result<()> {
     let arguments = serde_json::to_value(arguments)
         .map_err(|cause| Error::new(Kind::InvalidInput, "cannot write the command").because(cause))?;
     let done = client::call(&args.socket, "snapshot", &arguments)?;
-    console::print(&format!("{}\n", done.get("file").and_then(Value::as_str).unwrap_or_default()));
-    Ok(())
+    console::print(&format!("{}\n", done.get("file").and_then(Value::as_str).unwrap_or_default()))
 }

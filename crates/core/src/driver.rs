@@ -170,8 +170,18 @@ pub struct StageRequest<'a> {
     pub new: NodeMode,
     /// New options, in the driver's own type, if the plan reopens the node.
     pub options: Option<&'a (dyn Any + Send + Sync)>,
+    /// The children that the plan gives it, if these are not the same as now.
+    pub children: &'a [(ChildKey, Arc<Node>)],
     /// The control thread, for opening files.
     pub local: &'a LocalRef,
+}
+
+impl StageRequest<'_> {
+    /// The node that will be the child `key` and is not now.
+    #[must_use]
+    pub fn new_child(&self, key: ChildKey) -> Option<Arc<Node>> {
+        self.children.iter().find(|(known, _)| *known == key).map(|(_, child)| Arc::clone(child))
+    }
 }
 
 /// What a driver has prepared for a change. Exactly one of `commit` and `undo` is called.
@@ -309,9 +319,15 @@ pub trait Driver: Any + Send + Sync {
         None
     }
 
-    /// How the device is allocated, for protocol drivers. All data unless the driver knows better.
-    fn device_status<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
-        let _ = io;
+    /// How the device is allocated, for protocol drivers. All data unless the driver knows better. As with
+    /// [`Disk::submit`], `local` is the calling thread, for asking the device.
+    fn device_status<'a>(
+        &'a self,
+        io: Io<'a>,
+        local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
+        let _ = (io, local);
         let at = range.start().get();
         Box::pin(async move {
             Ok(Status {

@@ -68,15 +68,25 @@ impl Lane {
             }
             None => enter(backend.root(), &self.local).await,
         };
-        Ticket { lane: self, presence: Some(presence), mode: PhantomData }
+        Ticket { lane: self, presence: Some(presence), absent: ABANDONED, mode: PhantomData }
+    }
+
+    /// A ticket that is not inside: all its operations fail.
+    pub(crate) fn refuse<M: Mode>(&mut self, why: &'static str) -> Ticket<'_, M> {
+        Ticket { lane: self, presence: None, absent: (Kind::InvalidInput, why), mode: PhantomData }
     }
 }
+
+/// Why a ticket is not inside any more.
+const ABANDONED: (Kind, &str) = (Kind::Cancelled, "an earlier operation of this ticket was abandoned");
 
 /// One request's presence in the graph, until it is dropped. Its operations run one after the other.
 pub struct Ticket<'l, M: Mode> {
     lane: &'l mut Lane,
     /// Gone for good if an operation was abandoned: that operation has taken it along.
     presence: Option<Presence>,
+    /// What operations fail with when there is no presence.
+    absent: (Kind, &'static str),
     mode: PhantomData<fn() -> M>,
 }
 
@@ -90,7 +100,7 @@ impl<M: Mode> Ticket<'_, M> {
         let (here, there) = (self.lane.local.shard(), lane.local.shard());
         assert_eq!(here, there, "a sub-task was forked into a lane of another thread");
         let presence = self.presence.as_ref().map(Presence::fork);
-        Ticket { lane, presence, mode: PhantomData }
+        Ticket { lane, presence, absent: self.absent, mode: PhantomData }
     }
 
     /// Fills `buf` from `at` and gives it back. Its contents are unspecified after an error.
@@ -136,9 +146,8 @@ impl<M: Mode> Ticket<'_, M> {
 
     async fn run(&mut self, work: Work) -> Outcome {
         let Some(presence) = self.presence.take() else {
-            let result =
-                Err(Error::new(Kind::Cancelled, "an earlier operation of this ticket was abandoned"));
-            return Outcome { result, buf: None, status: None };
+            let (kind, text) = self.absent;
+            return Outcome { result: Err(Error::new(kind, text)), buf: work.into_buf(), status: None };
         };
         let Finished { outcome, presence } =
             Running::start(&mut self.lane.place, &self.lane.local, work, presence).await;

@@ -33,7 +33,7 @@
 //! or a socket; a child is not used after the request that reached it; an edge is not written without a change; an unchecked
 //! plan is not committed. The programs in `tests/misuse` show each rule by breaking it: they do not compile.
 //!
-//! What types cannot say is said by ranks (job < right to change < gate < resources of a ticket < device), which
+//! What types cannot say is said by ranks (job < control task < right to change < gate < resources of a ticket < device), which
 //! [`waits`] asserts where a wait begins, and is looked for by models and simulation.
 //!
 //! # Where to begin
@@ -56,6 +56,7 @@
 //! runs to its end, whoever waits for it. Does not know: formats, JSON, sockets, clocks, executors.
 #![deny(unsafe_code)]
 
+pub mod answer;
 pub mod backend;
 pub mod control;
 pub mod disk;

@@ -1,6 +1,6 @@
 //! What is waiting for what: so that a stuck run prints its cycle instead of nothing.
 //!
-//! Ranks forbid cycles: **job < right to change < gate < resources of a ticket < device**. Whoever holds something of a
+//! Ranks forbid cycles: **job < control task < right to change < gate < resources of a ticket < device**. Whoever holds something of a
 //! rank waits only for something of a higher one. The types make most violations impossible; [`Waits::begin`] asserts the
 //! rest where a wait begins, which is never on the fast path.
 
@@ -15,6 +15,8 @@ pub enum Rank {
     Nothing,
     /// A job, or a group of jobs.
     Job,
+    /// A control task: callers wait for its answer, and it waits for everything below.
+    Task,
     /// The right to change a set of nodes.
     Change,
     /// A place at a gate; a drain holds gates closed.

@@ -22,7 +22,7 @@ use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, Driver, Extent, NodeFacts, NothingStaged, Place, Publish, StageRequest, Staged, Tail, ZeroFlags,
 };
-use drystone_core::graph::node::ChildKey;
+use drystone_core::graph::node::{ChildKey, Node};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::request::io::Io;
@@ -129,6 +129,14 @@ impl Window {
         self.len_bytes.store(options.len_bytes.unwrap_or(OPEN_END), Ordering::Relaxed);
     }
 
+    fn options(&self) -> RawOptions {
+        let len = self.len_bytes.load(Ordering::Relaxed);
+        RawOptions {
+            offset_host: self.offset_host.load(Ordering::Relaxed),
+            len_bytes: Some(len).filter(|len| *len != OPEN_END),
+        }
+    }
+
     /// Where `range` of the disk begins in the child.
     fn host(&self, range: GuestRange) -> Result<HostOffset> {
         let at = range.start().get().checked_add(self.offset_host.load(Ordering::Relaxed));
@@ -209,27 +217,41 @@ impl Driver for Raw {
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
         Box::pin(async move {
-            let Some(options) = request.options else { return Ok(Box::new(NothingStaged) as _) };
-            let Some(options) = options.downcast_ref::<RawOptions>() else {
-                return Err(Error::new(Kind::InvalidInput, "these options are not those of driver 'raw'"));
+            let file = request.new_child(ChildKey::File);
+            let options = match request.options.map(|options| options.downcast_ref::<RawOptions>()) {
+                Some(Some(options)) => *options,
+                Some(None) => {
+                    return Err(Error::new(
+                        Kind::InvalidInput,
+                        "these options are not those of driver 'raw'",
+                    ));
+                }
+                None if file.is_some() => self.window.options(),
+                None => return Ok(Box::new(NothingStaged) as _),
             };
             let window = Arc::clone(&self.window);
-            Ok(Box::new(StagedWindow { window, options: *options, len: None }) as _)
+            Ok(Box::new(StagedWindow { window, options, file, len: None }) as _)
         })
     }
 }
 
-/// Another window on the same child.
+/// Another window, or the same one on another child.
 struct StagedWindow {
     window: Arc<Window>,
     options: RawOptions,
+    /// The node that becomes the child `file`, if it is another one.
+    file: Option<Arc<Node>>,
     len: Option<u64>,
 }
 
 impl Staged for StagedWindow {
     fn settle<'a>(&'a mut self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.len = Some(self.options.len_in(io.file()?.len())?);
+            let len_child = match &self.file {
+                Some(file) => file.len(),
+                None => io.file()?.len(),
+            };
+            self.len = Some(self.options.len_in(len_child)?);
             Ok(())
         })
     }

@@ -82,7 +82,12 @@ impl Driver for Null {
         Some(&self.disk)
     }
 
-    fn device_status<'a>(&'a self, _io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
+    fn device_status<'a>(
+        &'a self,
+        _io: Io<'a>,
+        _local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
         Box::pin(async move { Ok(crate::device_status(range, !self.read_zeroes)) })
     }
 }

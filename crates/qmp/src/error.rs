@@ -65,3 +65,11 @@ impl fmt::Display for QmpError {
 }
 
 impl std::error::Error for QmpError {}
+
+/// The whole report. No class but the general one: release 10.0 gives the others for its object tree and for the older
+/// job commands only, which name them themselves.
+impl From<drystone_base::Error> for QmpError {
+    fn from(error: drystone_base::Error) -> Self {
+        Self::generic(error.report())
+    }
+}

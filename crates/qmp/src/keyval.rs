@@ -30,19 +30,41 @@ pub fn parse<T: Qapi>(text: &str, implied: Option<&str>) -> Result<T, QmpError> 
     visit::parse(parse_value(text, implied)?, Notation::Keyval)
 }
 
+/// As [`parse`], for options that predate JSON: a key without a value is `on`, or `off` if `no` stands before it.
+///
+/// # Errors
+/// The text is malformed, or not what the type takes.
+pub fn parse_flags<T: Qapi>(text: &str, implied: Option<&str>) -> Result<T, QmpError> {
+    visit::parse(parse_pairs(text, implied, Bare::Flag)?, Notation::Keyval)
+}
+
 /// Dotted keys as nested objects and lists of strings.
 ///
 /// # Errors
 /// A key is malformed, used as a value and as an object, or a list has a hole.
 pub fn parse_value(text: &str, implied: Option<&str>) -> Result<Value, QmpError> {
+    parse_pairs(text, implied, Bare::Refused)
+}
+
+/// What a key without a value is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bare {
+    Refused,
+    Flag,
+}
+
+fn parse_pairs(text: &str, implied: Option<&str>, bare: Bare) -> Result<Value, QmpError> {
     let mut root = Map::new();
     let (mut rest, mut implied) = (text, implied);
     while !rest.is_empty() {
-        let (key, value, after) = pair(rest, implied.take())?;
+        let (key, value, after) = pair(rest, implied.take(), bare)?;
         insert(&mut root, key, value)?;
         rest = after;
     }
-    let members = root.into_iter().map(|(key, value)| Ok((key.clone(), listified(value, &key)?)));
+    let members = root.into_iter().map(|(key, value)| {
+        let value = listified(value, &key)?;
+        Ok((key, value))
+    });
     members.collect::<Result<Map<_, _>, _>>().map(Value::Object)
 }
 
@@ -53,7 +75,11 @@ pub fn asks_for_help(text: &str) -> bool {
 }
 
 /// The first key and value, and what follows them.
-fn pair<'a>(text: &'a str, implied: Option<&'a str>) -> Result<(&'a str, String, &'a str), QmpError> {
+fn pair<'a>(
+    text: &'a str,
+    implied: Option<&'a str>,
+    bare: Bare,
+) -> Result<(&'a str, String, &'a str), QmpError> {
     let end = text.find(['=', ',']).unwrap_or(text.len());
     let (word, after) = text.split_at(end);
     match (after.strip_prefix('='), implied) {
@@ -61,11 +87,16 @@ fn pair<'a>(text: &'a str, implied: Option<&'a str>) -> Result<(&'a str, String,
             let (value, rest) = value(after);
             Ok((word, value, rest))
         }
-        (None, Some(implied)) => {
-            let (value, rest) = value(text);
-            Ok((implied, value, rest))
-        }
+        // Which ends at the first comma, be it doubled or not.
+        (None, Some(implied)) => Ok((implied, word.to_owned(), after.strip_prefix(',').unwrap_or(after))),
         (None, None) if word.is_empty() => Err(invalid(word)),
+        (None, None) if bare == Bare::Flag => {
+            let rest = after.strip_prefix(',').unwrap_or(after);
+            Ok(match word.strip_prefix("no") {
+                Some(word) if word != "delay" => (word, "off".to_owned(), rest),
+                _ => (word, "on".to_owned(), rest),
+            })
+        }
         (None, None) => Err(QmpError::generic(format!("Expected '=' after parameter '{word}'"))),
     }
 }
@@ -92,6 +123,9 @@ fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(),
         if !is_fragment(fragment, depth == 0) || depth >= NESTING_MAX {
             return Err(invalid(key));
         }
+        if fragment.len() > FRAGMENT_MAX {
+            return Err(QmpError::generic(format!("Parameter '{fragment}' is too long")));
+        }
         prefix_bytes += fragment.len() + usize::from(depth > 0);
         let is_last = fragments.peek().is_none();
         let slot = map.entry(fragment).or_insert_with(|| match is_last {
@@ -115,7 +149,7 @@ fn is_fragment(fragment: &str, is_first: bool) -> bool {
     let bytes = fragment.as_bytes();
     let is_name = bytes.first().is_some_and(u8::is_ascii_alphabetic)
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    fragment.len() <= FRAGMENT_MAX && (is_name || (!is_first && is_index(fragment)))
+    is_name || (!is_first && is_index(fragment))
 }
 
 fn is_index(fragment: &str) -> bool {

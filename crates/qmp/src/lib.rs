@@ -12,6 +12,7 @@
 //! | [`wire`] | JSON: a stream cut into values by structure, and ASCII text out |
 //! | [`session`] | one monitor: greeting, negotiation, requests in order, who gets events |
 //! | [`schema`] | every type, command and event; parsing, encoding and introspection from one definition each |
+//! | [`limiter`] | events that come too often |
 //! | [`keyval`] | the same types written as `key=value,nested.key=value` on a command line |
 //!
 //! Source: `docs/interop/qmp-spec.rst`, cited as `Spec "Section"`; names, types and optionality of members are those of
@@ -24,10 +25,12 @@
 
 mod error;
 pub mod keyval;
+pub mod limiter;
 pub mod schema;
 pub mod session;
 pub mod wire;
 
 pub use error::{ErrorClass, QmpError};
+pub use limiter::Limiter;
 pub use serde_json::Value;
 pub use session::{Incoming, Pending, Session};

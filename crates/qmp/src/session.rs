@@ -21,7 +21,7 @@ use crate::schema::events::Event;
 use crate::schema::types::common::Empty;
 use crate::schema::types::control::{QMPCapability, QmpCapabilities, VersionInfo};
 use crate::schema::visit::{Notation, parse};
-use crate::wire::{Decoder, Limits, Writer};
+use crate::wire::{Decoder, Limits, Sink, Writer};
 use crate::{ErrorClass, QmpError};
 
 /// The state of a connection to a client.
@@ -147,11 +147,11 @@ impl Session {
             Mode::Negotiation => {
                 Err(not_found("Expecting capabilities negotiation with 'qmp_capabilities'".to_owned()))
             }
-            Mode::Commands { .. } if negotiates => {
-                Err(not_found("Capabilities negotiation is already complete, command ignored".to_owned()))
-            }
             Mode::Commands { .. } if is_oob && Command::NAMES.contains(&name.as_str()) => {
                 Err(QmpError::generic(format!("The command {name} does not support OOB")))
+            }
+            Mode::Commands { .. } if negotiates => {
+                Err(not_found("Capabilities negotiation is already complete, command ignored".to_owned()))
             }
             Mode::Commands { .. } => Command::parse(&name, arguments)
                 .unwrap_or_else(|| Err(not_found(format!("The command {name} has not been found"))))
@@ -162,12 +162,20 @@ impl Session {
     /// Spec "Commands Responses".
     fn reply<T: Qapi>(&self, id: Option<&Value>, result: Result<&T, &QmpError>) -> Vec<u8> {
         self.line(|out| {
+            let put_id = |out: &mut Writer| {
+                if let Some(id) = id {
+                    out.key("id");
+                    out.value(id);
+                }
+            };
             match result {
                 Ok(value) => {
                     out.key("return");
                     value.write(out);
+                    put_id(out);
                 }
                 Err(error) => {
+                    put_id(out);
                     out.key("error");
                     out.begin_object();
                     out.key("class");
@@ -176,10 +184,6 @@ impl Session {
                     out.text(&error.desc);
                     out.end_object();
                 }
-            }
-            if let Some(id) = id {
-                out.key("id");
-                out.value(id);
             }
         })
     }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::answer::answer;
 use drystone_core::runtime::{LocalRef, Shard};
 
 use crate::engine::{Engine, EngineKind};
@@ -224,6 +225,27 @@ impl ThreadHandle {
     {
         let task = Task::starting(&self.inbox, Box::new(|local| Box::pin(make(local))));
         if task.wake_ref() { Ok(()) } else { Err(Error::new(Kind::Cancelled, "the I/O thread has ended")) }
+    }
+
+    /// Runs the future that `make` makes, on the thread, and returns what came of it. It goes on if nobody waits for it.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] if the thread has ended.
+    pub fn call<F, T, R>(&self, make: F) -> impl Future<Output = Result<R>> + use<F, T, R>
+    where
+        F: FnOnce(LocalRef) -> T + Send + 'static,
+        T: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        let (sender, answer) = answer();
+        let spawned = self.spawn(move |local| {
+            let work = make(local);
+            async move { sender.send(work.await) }
+        });
+        async move {
+            spawned?;
+            answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the I/O thread has ended"))
+        }
     }
 
     /// Makes the thread look at what it was told.

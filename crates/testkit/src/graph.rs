@@ -16,7 +16,7 @@ use drystone_core::driver::{Access, Driver, Extent, NodeFacts, Place, Status};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::request::io::Io;
-use drystone_core::runtime::LocalFuture;
+use drystone_core::runtime::{LocalFuture, LocalRef};
 
 use crate::disk::SimDisk;
 use crate::sim::Sim;
@@ -56,7 +56,12 @@ impl Driver for SimDriver {
         Some(&self.0)
     }
 
-    fn device_status<'a>(&'a self, _io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
+    fn device_status<'a>(
+        &'a self,
+        _io: Io<'a>,
+        _local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
         let at = range.start().get();
         let (is_allocated, len) = self.0.image().is_allocated(at);
         let status = Status {

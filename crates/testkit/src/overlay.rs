@@ -10,9 +10,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use drystone_base::{GuestOffset, GuestRange, HostOffset, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::control::NewNode;
+use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, NodeFacts, Place, Tail, WriteFlags,
 };
@@ -66,7 +67,7 @@ impl SimOverlay {
     /// What the block at `block` shows, with `buf` at `at` of it.
     async fn merged(io: Io<'_>, block: GuestOffset, at: GuestOffset, buf: &Buf) -> Result<Buf> {
         let mut whole = Buf::zeroed(index(BLOCK_BYTES));
-        if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| backing.len() > block.get()) {
+        if let Some(backing) = io.child(ChildKey::Backing).filter(|backing| block.get() < backing.len()) {
             let len = BLOCK_BYTES.min(backing.len() - block.get());
             let rest = whole.split_off(index(len));
             let (result, filled) = backing.read(block, whole).await;
@@ -145,5 +146,20 @@ impl Driver for SimOverlay {
 
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { io.file()?.flush().await })
+    }
+
+    /// To more bytes only, which read as zeroes as long as the backing child is not longer than the overlay.
+    fn resize<'a>(
+        &'a self,
+        io: Io<'a>,
+        len: u64,
+        preallocation: Preallocation,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if len < io.len() {
+                return Err(Error::new(Kind::Unsupported, "an overlay without a format does not shrink"));
+            }
+            io.file()?.resize(len, preallocation).await
+        })
     }
 }

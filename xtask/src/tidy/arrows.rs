@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testkit", &["base", "buf", "core", "nbd"]),
     ("xtask", &[]),
     ("bench", &[]),
+    ("examples", &["base", "buf", "core", "sys", "protocol", "format", "blockdev"]),
 ];
 
 pub(super) fn check(tree: &Tree, workspace: &Workspace) -> Vec<Finding> {

@@ -105,6 +105,7 @@ impl Reopening<'_, '_> {
         self.done.insert(item.node);
         let driver = item.given.explicit.clone().take_text("driver")?.unwrap_or_default();
         let own = item.said.without(&["file", "backing"]);
+        known::refuse(&driver, &own)?;
         check_fixed(&driver, &item.given.explicit, &own)?;
         let speaker = Speaker { settings: base, is_image: false };
         let mut said = item.said.clone();

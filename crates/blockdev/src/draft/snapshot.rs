@@ -14,8 +14,10 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{Demand, Task};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::Grant;
+use drystone_core::graph::policy::DetectZeroes;
 use drystone_core::graph::role::Role;
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::path::{canonical, exists};
 
 use super::Draft;
@@ -53,6 +55,20 @@ pub struct SnapshotSync {
     pub mode: OverlayMode,
 }
 
+impl SnapshotSync {
+    /// A new qcow2 image in `file` as `node_name`, on `node`.
+    #[must_use]
+    pub fn new(node: &str, file: impl Into<OsString>, node_name: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            file: file.into(),
+            node_name: Some(node_name.to_owned()),
+            format: None,
+            mode: OverlayMode::AbsolutePaths,
+        }
+    }
+}
+
 impl Draft {
     /// `blockdev-snapshot`: puts a node without users and without a backing image on `node`.
     ///
@@ -76,6 +92,8 @@ impl Draft {
     }
 
     /// `blockdev-snapshot-sync`: makes the overlay, or opens the file of one, and puts it on the node.
+    ///
+    /// The overlay goes with its last user: on a node without any, it is not there when the draft was applied.
     ///
     /// A file that is there already is overwritten in mode `absolute-paths`; it stays then, whatever becomes of the
     /// draft. One that was not there is removed when the draft is aborted.
@@ -108,7 +126,8 @@ impl Draft {
         request.format = Some(format);
         request.settings = self.settings_on(task, below);
         request.node_name = Some(node_name);
-        request.owned = true;
+        // It goes with its last user.
+        request.owned = false;
         request.backing = BackingChoice::Node(below);
         request.users = Some(Grant::PASSIVE);
         self.demand_free(below);
@@ -125,19 +144,11 @@ impl Draft {
 
     /// Finds out early what would be found out late: before a file is made.
     fn demand_now(&mut self, task: &Task<'_>, node: NodeId) -> Result<()> {
-        let above = task.gs().with(|graph| {
-            let is_overlay = |key: ChildKey, child| key == ChildKey::Backing && child == node;
-            let mut nodes = graph.nodes().into_iter();
-            nodes.find(|info| info.edges.iter().any(|edge| is_overlay(edge.key, edge.child)))
-        });
-        let name = self.plan.node(task.gs(), node).map(|node| node.name().to_owned()).unwrap_or_default();
-        match above {
+        task.gs().with(|graph| match graph.node(node) {
+            // It comes with this draft.
             None => Ok(()),
-            Some(above) => {
-                let text = format!("it is the backing image of node '{}'", above.name);
-                Err(Error::new(Kind::InUse, text).on_node(name))
-            }
-        }
+            Some(_) => graph.demand(node, Demand::NoJob).and_then(|()| graph.demand(node, Demand::NoOverlay)),
+        })
     }
 
     /// The overlay is opened as the node was.
@@ -145,7 +156,8 @@ impl Draft {
         let given = Given::planned(task, &self.plan, below);
         let read_only = self.plan.node(task.gs(), below).is_some_and(|node| node.is_read_only());
         let settings = given.map_or_else(Settings::default, |given| given.settings);
-        Settings { read_only, auto_read_only: false, ..settings }
+        let (auto_read_only, force_share, detect_zeroes) = (false, false, DetectZeroes::Off);
+        Settings { read_only, auto_read_only, force_share, detect_zeroes, ..settings }
     }
 
     async fn make_overlay(
@@ -172,6 +184,7 @@ impl Draft {
             len_bytes,
             backing: Some(backing),
             options: Options::default(),
+            existing: Existing::Replace,
             locking: Locking::Auto,
         };
         create_image(task.local_ref(), &self.opener.formats, request).await

@@ -13,8 +13,9 @@ use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::driver::Qcow2;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_format::qcow2::header::{MAGIC, Version};
-use drystone_protocol::file::Discard;
 use drystone_protocol::file::create::Contents;
+
+mod settings;
 
 use super::{Backing, BackingName, Configured, Format, OpenedImage};
 use crate::options::Options;
@@ -44,18 +45,7 @@ impl Format for Qcow2Format {
     }
 
     fn configure(&self, options: &mut Options, settings: Settings) -> Result<Box<dyn Configured>> {
-        let default = Qcow2Options::default();
-        Ok(Box::new(ConfiguredQcow2(Qcow2Options {
-            read_only: settings.read_only,
-            drop_bitmaps: options.take_switch("drop-bitmaps")?.unwrap_or(default.drop_bitmaps),
-            pass_discard: options
-                .take_switch("pass-discard-request")?
-                .unwrap_or(settings.discard == Discard::Unmap),
-            l2_cache_bytes: options.take_number("l2-cache-size")?.unwrap_or(default.l2_cache_bytes),
-            refcount_cache_bytes: options
-                .take_number("refcount-cache-size")?
-                .unwrap_or(default.refcount_cache_bytes),
-        })))
+        Ok(Box::new(ConfiguredQcow2(settings::take(options, settings)?)))
     }
 
     fn contents(

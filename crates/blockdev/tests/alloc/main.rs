@@ -24,6 +24,7 @@ use drystone_core::control::{ControlThread, Plan, RootSpec, Task};
 use drystone_core::driver::WriteFlags;
 use drystone_core::graph::permission::Grant;
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::{EngineKind, Threads};
 use drystone_testkit::allocations::{CountingAllocator, made_here};
 
@@ -71,6 +72,7 @@ async fn create(task: &Task<'_>, path: &Path, format: &str, backing: Option<&str
         len_bytes: LEN,
         backing,
         options: Options::default(),
+        existing: Existing::Replace,
         locking: Locking::Auto,
     };
     create_image(task.local_ref(), &Formats::builtin(), request).await.unwrap();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use drystone_base::{Kind, Result};
+use drystone_blockdev::backing::change_backing_file;
 use drystone_blockdev::draft::{Draft, OverlayMode, SnapshotSync, change};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
@@ -78,6 +79,16 @@ pub(crate) async fn export(task: &mut Task<'_>, node: &str) -> Result<Backend<Re
     let user = plan.attach_root(task.gs(), id, spec);
     task.apply(plan).await?;
     Ok(user)
+}
+
+/// Somebody who reads.
+pub(crate) async fn attach_reader(task: &mut Task<'_>, node: &str) -> Backend<ReadWrite> {
+    let mut plan = Plan::new();
+    let grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
+    let id = task.gs().find(node).unwrap();
+    let user = plan.attach_root(task.gs(), id, RootSpec { name: "reader".to_owned(), grant, stays: false });
+    task.apply(plan).await.unwrap();
+    user
 }
 
 pub(crate) async fn detach(task: &mut Task<'_>, user: &Backend<ReadWrite>) {
@@ -280,5 +291,88 @@ fn a_disk_is_resized_unless_somebody_minds() {
         detach(task, &user).await;
         resize(task, "disk", 3 * LEN).await.unwrap();
         assert_eq!(resize(task, "none", LEN).await.unwrap_err().kind(), Kind::NotFound);
+    });
+}
+
+#[test]
+fn a_header_names_another_backing_file_and_the_graph_stays() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        folder.raw("base", b"base");
+        overlay(task, &folder.path("middle"), Some(("base", "raw"))).await;
+        overlay(task, &folder.path("top"), Some(("middle", "qcow2"))).await;
+        let text = |name: &str, backing: &str| {
+            let path = folder.path(name);
+            let path = path.display();
+            format!(
+                r#"{{"driver":"qcow2","node-name":"{name}","backing":{backing},"file":{{"driver":"file","filename":"{path}"}}}}"#
+            )
+        };
+        add(
+            task,
+            &format!(
+                r#"{{"driver":"file","node-name":"base","filename":"{}"}}"#,
+                folder.path("base").display()
+            ),
+        )
+        .await
+        .unwrap();
+        add(task, &text("middle", r#""base""#)).await.unwrap();
+        add(task, &text("top", r#""middle""#)).await.unwrap();
+        reopen(task, &[&text("middle", r#""base","read-only":true"#)]).await.unwrap();
+        let user = export(task, "top").await.unwrap();
+        let locks = locked_by("self", &folder.path("middle"));
+        let change = async |task: &mut Task<'_>, top: &str, image: &str, name: &str| {
+            change_backing_file(task, top, image, name.as_ref()).await
+        };
+        change(task, "top", "middle", "other").await.unwrap();
+        let middle = report(task, "middle");
+        assert!(middle.read_only);
+        let image = &middle.image;
+        assert_eq!(image.backing_filename.as_deref(), Some("other"));
+        assert_eq!(image.full_backing_filename.as_deref(), folder.path("other").to_str());
+        assert_eq!(image.backing_format.as_deref(), Some("raw"));
+        assert_eq!(middle.backing_file.as_deref(), folder.path("base").to_str());
+        assert_eq!(locked_by("self", &folder.path("middle")), locks);
+        assert_eq!(read(task, &user, 0, 4).await, b"base");
+        change(task, "top", "top", "").await.unwrap();
+        assert_eq!(report(task, "top").image.backing_filename, None);
+        for (top, image) in [("top", "base"), ("middle", "middle"), ("top", "none"), ("none", "top")] {
+            assert!(change(task, top, image, "x").await.is_err(), "{top} {image}");
+        }
+        detach(task, &user).await;
+    });
+}
+
+#[test]
+fn a_filter_keeps_what_is_read_from_below() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        let base = folder.raw("base", b"base");
+        overlay(task, &folder.path("top"), Some(("base", "raw"))).await;
+        let file = folder.path("top");
+        let top = format!(
+            r#"{{"driver":"qcow2","node-name":"top","file":{{"driver":"file","filename":"{}"}}}}"#,
+            file.display()
+        );
+        add(task, &top).await.unwrap();
+        let error =
+            add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top","bottom":"none"}"#).await;
+        assert_eq!(error.unwrap_err().option(), Some("bottom"));
+        add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top","bottom":"top"}"#)
+            .await
+            .unwrap();
+        del(task, "cor").await.unwrap();
+        add(task, r#"{"driver":"copy-on-read","node-name":"cor","file":"top"}"#).await.unwrap();
+        let error = reopen(task, &[r#"{"driver":"copy-on-read","node-name":"cor","file":"top"}"#]).await;
+        assert_eq!(error.unwrap_err().kind(), Kind::Unsupported);
+        let user = export(task, "cor").await.unwrap();
+        assert_eq!(read(task, &user, 0, 4).await, b"base");
+        detach(task, &user).await;
+        del(task, "cor").await.unwrap();
+        reopen(task, &[&top.replacen(r#""file""#, r#""backing":null,"file""#, 1)]).await.unwrap();
+        let user = export(task, "top").await.unwrap();
+        assert_eq!(read(task, &user, 0, 4).await, b"base", "it was copied from {}", base.display());
+        detach(task, &user).await;
     });
 }

@@ -21,6 +21,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::{EngineKind, Threads};
 
 pub(crate) const LEN: u64 = 1 << 20;
@@ -90,6 +91,7 @@ pub(crate) fn new_image(path: impl Into<OsString>, format: &str) -> CreateReques
         len_bytes: LEN,
         backing: None,
         options: Options::default(),
+        existing: Existing::Replace,
         locking: Locking::Auto,
     }
 }

@@ -7,12 +7,16 @@
 
 mod host;
 
+mod atomic;
 mod chain;
 mod create;
 mod draft;
 mod hostile;
+mod load;
 mod locks;
 mod probe;
 mod reopen;
+mod simulated;
 mod spec;
 mod tiny;
+mod trap;

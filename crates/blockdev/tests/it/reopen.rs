@@ -260,6 +260,25 @@ fn a_window_moves_under_its_reader() {
 }
 
 #[test]
+fn a_disk_is_as_long_as_the_file_that_takes_its_files_place() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        std::fs::write(folder.path("short"), [1; 512]).unwrap();
+        std::fs::write(folder.path("long"), [2; 1024]).unwrap();
+        add_in(task, &folder, r#"{"driver":"file","node-name":"short","filename":"$/short"}"#).await;
+        add_in(task, &folder, r#"{"driver":"file","node-name":"long","filename":"$/long"}"#).await;
+        add_in(task, &folder, r#"{"driver":"raw","node-name":"r","file":"short"}"#).await;
+        let user = export(task, "r").await.unwrap();
+        accept(task, &folder, &[r#"{"driver":"raw","node-name":"r","file":"long"}"#]).await;
+        assert_eq!(report(task, "r").image.virtual_size, 1024);
+        assert_eq!(read(task, &user, 1020, 4).await, [2; 4]);
+        accept(task, &folder, &[r#"{"driver":"raw","node-name":"r","file":"short"}"#]).await;
+        assert_eq!(report(task, "r").image.virtual_size, 512);
+        detach(task, &user).await;
+    });
+}
+
+#[test]
 fn zeroes_are_detected_where_a_node_is_told_to() {
     on_control(async |task| {
         let folder = Folder::new();
@@ -291,4 +310,38 @@ fn options_are_compared_as_users_write_them() {
     let flat = options(r#"{"a": true, "b": {"c": 1, "d": "1"}, "e.f": "on"}"#).flat();
     let expected = [("a", "on"), ("b.c", "1"), ("b.d", "1"), ("e.f", "on")];
     assert_eq!(flat.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn options_of_qcow2_are_checked_together() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        overlay(task, &folder.path("top"), None).await;
+        add_in(task, &folder, TOP).await;
+        for more in [
+            r#""lazy-refcounts":true,"pass-discard-snapshot":false,"pass-discard-other":true,"cache-clean-interval":0"#,
+            r#""overlap-check":"none","l2-cache-size":262144,"pass-discard-request":false"#,
+            r#""overlap-check":{"template":"all","main-header":false}"#,
+            r#""cache-size":1048576"#,
+            r#""cache-size":1048576,"l2-cache-size":65536"#,
+            r#""refcount-cache-size":1048576,"l2-cache-size":65536,"l2-cache-entry-size":4096"#,
+            r#""discard-no-unref":false"#,
+        ] {
+            accept(task, &folder, &[&with(TOP, more)]).await;
+        }
+        for (more, option) in [
+            (r#""overlap-check":"sometimes""#, "overlap-check"),
+            (r#""overlap-check":{"bogus":true}"#, "bogus"),
+            (r#""cache-size":0,"l2-cache-size":1"#, "cache-size"),
+            (r#""cache-size":3,"l2-cache-size":1,"refcount-cache-size":2"#, "cache-size"),
+            (r#""cache-size":3,"refcount-cache-size":4"#, "cache-size"),
+            (r#""l2-cache-entry-size":5000"#, "l2-cache-entry-size"),
+            (r#""discard-no-unref":true"#, "discard-no-unref"),
+            (r#""encrypt":{"format":"luks"}"#, "encrypt"),
+            (r#""data-file":"x""#, "data-file"),
+        ] {
+            assert_eq!(refuse(task, &folder, &[&with(TOP, more)]).await.2.as_deref(), Some(option), "{more}");
+        }
+        accept(task, &folder, &[TOP]).await;
+    });
 }

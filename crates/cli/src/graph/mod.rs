@@ -33,7 +33,7 @@ use crate::monitor::client;
 #[command(after_long_help = "\
 Examples:
   drystone graph disk.qcow2
-  drystone graph --dot --control /tmp/disk.sock.ctl | dot -Tsvg > disk.svg")]
+  drystone graph --dot --control /tmp/disk.sock | dot -Tsvg > disk.svg")]
 pub(crate) struct GraphArgs {
     /// The image
     #[arg(value_name = "IMAGE", required_unless_present = "control")]
@@ -43,7 +43,7 @@ pub(crate) struct GraphArgs {
     #[arg(long, value_name = "raw|qcow2")]
     format: Option<String>,
 
-    /// Ask the `drystone serve` that has printed this socket
+    /// Ask the `drystone serve` at this socket, its own or that of its NBD clients
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["image", "format"])]
     control: Option<PathBuf>,
 
@@ -59,7 +59,7 @@ pub(crate) struct GraphArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// Those of opening the image or of the connection.
+/// Those of opening the image, of the connection or of printing.
 pub(crate) fn run(args: &GraphArgs) -> Result<()> {
     let report = match (&args.control, &args.image) {
         (Some(socket), _) => ask(socket)?,
@@ -77,8 +77,7 @@ pub(crate) fn run(args: &GraphArgs) -> Result<()> {
         (_, true) => serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
         _ => draw::tree(&report),
     };
-    console::print(&text);
-    Ok(())
+    console::print(&text)
 }
 
 fn ask(socket: &std::path::Path) -> Result<Report> {

@@ -5,15 +5,18 @@ use std::path::Path;
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
+use drystone_sys::path::exists;
 use drystone_sys::{Address, EngineKind, Stream, Threads};
 use serde_json::{Value, json};
 
+use super::beside;
 use super::server::{read_line, write_line};
 
 /// Longest answer in bytes: a graph can be large.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Sends a command to the socket at `path` and waits until it is done; what it returns.
+/// Sends a command to the control socket at `path`, or to the one beside it if it is that of NBD clients, and waits
+/// until it is done; what it returns.
 ///
 /// # Errors
 /// Those of the connection; what the other side says, in its words.
@@ -30,6 +33,8 @@ pub(crate) fn call(path: &Path, command: &str, arguments: &Value) -> Result<Valu
 }
 
 async fn converse(local: LocalRef, path: &Path, line: String) -> Result<Vec<u8>> {
+    let control = beside(path);
+    let path = if exists(&*local, &control).await.unwrap_or(false) { &control } else { path };
     let mut lane = Lane::new(local);
     let stream = Stream::connect(&mut lane, &Address::Unix(path.to_owned()), None).await;
     let stream = stream.map_err(|error| error.at_path(path))?;

@@ -21,12 +21,21 @@
 pub(crate) mod client;
 pub(crate) mod server;
 
+use std::path::{Path, PathBuf};
+
 use drystone_base::{Error, Kind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Longest line in bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Where the control socket is unless it is said: beside the socket of NBD clients.
+pub(crate) fn beside(nbd: &Path) -> PathBuf {
+    let mut path = nbd.as_os_str().to_owned();
+    path.push(".ctl");
+    path.into()
+}
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -21,6 +21,7 @@ use drystone_blockdev::settings::Settings;
 use drystone_core::control::{GraphView, Plan, Task};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
+use drystone_protocol::file::create::Existing;
 use drystone_protocol::file::{HostFile, Locking};
 use drystone_sys::path::canonical;
 
@@ -231,6 +232,7 @@ impl NewOverlay {
             len_bytes,
             backing,
             options: Options::default(),
+            existing: Existing::Keep,
             locking: Locking::Auto,
         })
     }

@@ -49,7 +49,7 @@ pub(crate) use self::options::ServeArgs;
 use self::session::{Offered, Session};
 use self::stop::Stop;
 use crate::console;
-use crate::monitor::server::Server as Monitor;
+use crate::monitor::{self, server::Server as Monitor};
 
 /// I/O threads where nobody says how many.
 const THREADS_DEFAULT_MAX: usize = 4;
@@ -200,7 +200,9 @@ impl Serving {
         let exports = self.session.exports();
         let names = exports.iter().map(|(name, _)| if exports.len() == 1 { "" } else { name });
         let uris: String = names.map(|name| format!("{}\n", server.uri(name))).collect();
-        console::print(&uris);
+        if let Err(error) = console::print(&uris) {
+            console::complain(&error);
+        }
         console::note(format_args!("control socket: {}", control.display()));
     }
 
@@ -307,11 +309,7 @@ fn runtime_folder() -> PathBuf {
 /// The control socket that belongs to an NBD socket.
 fn control_path(nbd: &Address) -> PathBuf {
     match nbd {
-        Address::Unix(path) => {
-            let mut path = path.clone().into_os_string();
-            path.push(".ctl");
-            PathBuf::from(path)
-        }
+        Address::Unix(path) => monitor::beside(path),
         Address::Tcp(_) => runtime_folder().join(format!("drystone-{}.ctl", std::process::id())),
     }
 }

@@ -17,5 +17,6 @@ mod keys;
 mod kill;
 mod load;
 mod monitor;
+mod output;
 mod serve;
 mod snapshot;

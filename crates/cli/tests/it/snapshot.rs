@@ -1,6 +1,7 @@
 //! Live snapshots: what was acknowledged before is in the old layer, what is issued afterwards is in the new one.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::common::serve::{Serve, drystone};
 use crate::common::{Scratch, run, words};
@@ -99,12 +100,16 @@ fn a_snapshot_that_fails_leaves_everything_as_it_was() {
     let dir = scratch.path();
     tool(dir, "img create -q -f qcow2 disk 1M");
     std::fs::write(dir.join("there"), b"precious").unwrap();
+    std::os::unix::fs::symlink("new", dir.join("link")).unwrap();
     let server = Serve::start(dir, &["disk"]).unwrap();
     let graph = tool(dir, "graph --control nbd.sock.ctl");
     for (line, text) in [
         ("snapshot nbd.sock.ctl there", "there is a file of that name"),
         ("snapshot nbd.sock.ctl disk", "there is a file of that name"),
         ("snapshot nbd.sock.ctl nowhere/new", "nowhere"),
+        ("snapshot nbd.sock.ctl link", "there is a file of that name"),
+        ("snapshot nbd.sock.ctl .", "there is a file of that name"),
+        ("snapshot nbd.sock.ctl new/", "new/'"),
         ("snapshot nbd.sock.ctl new --format raw", "raw"),
         ("snapshot nothing.ctl new", "nothing.ctl"),
     ] {
@@ -138,4 +143,29 @@ fn a_disk_that_a_name_cannot_stand_for_gets_no_overlay() {
     server.stop_cleanly();
     assert!(tool(dir, "img info new").contains("backing file: disk\nbacking file format: raw\n"));
     assert!(read_disk(dir, "new").starts_with(b"above"));
+}
+
+#[test]
+fn without_a_free_descriptor_there_is_no_snapshot_and_no_new_file() {
+    let scratch = Scratch::new("snapshot");
+    let dir = scratch.path();
+    tool(dir, "img create -q -f qcow2 disk 1M");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 32 && exec \"$0\" \"$@\""]).arg(drystone());
+    let server = Serve::start_under(command, dir, &["disk", "--threads", "1"]).unwrap();
+    let mut client = server.connect("");
+    let failed = (0..40).find(|number| {
+        // By the socket of NBD clients, which is as good.
+        let ran = run(&drystone(), &words(&format!("snapshot nbd.sock new{number}")), dir);
+        client.write(0, &[number + 1; 512]).unwrap();
+        ran.status != 0
+    });
+    let failed = failed.expect("each snapshot takes a descriptor");
+    assert!(!dir.join(format!("new{failed}")).exists(), "what was half made is gone");
+    assert_eq!(client.read(0, 512).unwrap(), [failed + 1; 512]);
+    drop(client);
+    server.stop_cleanly();
+    let top = format!("new{}", failed - 1);
+    assert!(read_disk(dir, &top).starts_with(&[failed + 1; 512]));
+    assert!(tool(dir, &format!("img check {top}")).contains("No errors"));
 }

@@ -119,6 +119,34 @@ fn oracle_their_images_are_ours() {
 }
 
 #[test]
+fn oracle_preallocated_images_are_as_long_and_as_clean_as_theirs() {
+    use std::os::unix::fs::MetadataExt as _;
+    let bench = Bench::new();
+    for cluster_size in ["512", "4k", "64k", "2M"] {
+        for mode in ["off", "metadata", "falloc", "full"] {
+            for (size, more) in [("1000", "compat=v2"), ("1M", "refcount_bits=1"), ("5000000", "compat=v3")] {
+                let options = format!("cluster_size={cluster_size},preallocation={mode},{more}");
+                let [ours, theirs] = ["ours", "theirs"].map(|image| {
+                    let line = format!("create -q -f qcow2 -o {options} {image} {size}");
+                    let made = if image == "ours" { bench.ours(&line) } else { bench.theirs(&line) };
+                    assert_eq!(made.status, 0, "{line}: {}", made.stderr);
+                    let checked = bench.theirs(&format!("check {image}"));
+                    assert_eq!(checked.status, 0, "{line}: {}{}", checked.stdout, checked.stderr);
+                    bench.same(&format!("check {image}"));
+                    let file = std::fs::metadata(bench.dir().join(image)).unwrap();
+                    let is_full = file.blocks() * 512 >= file.len();
+                    (checked.stdout, file.len(), is_full && ["falloc", "full"].contains(&mode))
+                });
+                assert_eq!((&ours.0, ours.1), (&theirs.0, theirs.1), "{options}");
+                assert_eq!(ours.2, ["falloc", "full"].contains(&mode), "{options}: space is reserved");
+                let compared = bench.theirs("compare -f qcow2 -F qcow2 ours theirs");
+                assert_eq!(compared.status, 0, "{options}: {}", compared.stdout);
+            }
+        }
+    }
+}
+
+#[test]
 fn oracle_what_we_serve_is_what_they_read() {
     let bench = Bench::new();
     for (index, kind) in matrix().iter().enumerate().filter(|(index, _)| index % 5 == 0) {

@@ -16,7 +16,7 @@ use crate::control::quiet::Quiet;
 use crate::control::rights::{Right, Sets};
 use crate::control::visit::Visit;
 use crate::driver::{NodeMode, StageRequest, Staged};
-use crate::graph::node::{Node, NodeId};
+use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Perm;
 use crate::graph::shape::{NodeShape, Topology};
 use crate::request::io::{Io, Request};
@@ -41,7 +41,9 @@ impl StagedPlan {
             let Some((node, old)) = plan.find(id) else { continue };
             let options =
                 plan.checked.as_ref().and_then(|checked| checked.plan.options.get(&id)).map(|o| &**o);
-            let request = StageRequest { node: &node, old, new, options, local: &inner.local };
+            let children = plan.new_children(id);
+            let request =
+                StageRequest { node: &node, old, new, options, children: &children, local: &inner.local };
             match node.driver().stage(&request).await {
                 Ok(staged) => plan.staged.push((node, staged)),
                 Err(error) => {
@@ -59,6 +61,13 @@ impl StagedPlan {
         let of = |shape: &NodeShape| (Arc::clone(&shape.node), shape.mode());
         let opened = self.checked.as_ref().and_then(|checked| checked.plan.opened.get(id)).map(of);
         opened.or_else(|| self.inner.shape.borrow().node(id).map(of))
+    }
+
+    /// The children that a node gets.
+    fn new_children(&self, id: NodeId) -> Vec<(ChildKey, Arc<Node>)> {
+        let edges = self.checked.as_ref().and_then(|checked| checked.new_edges.get(&id));
+        let edges = edges.into_iter().flatten();
+        edges.filter_map(|(key, child)| Some((*key, self.find(*child)?.0))).collect()
     }
 
     fn sets(&self) -> Sets {
@@ -124,7 +133,8 @@ impl StagedPlan {
         let Some(checked) = &self.checked else { return Ok(false) };
         let shape = self.inner.shape.borrow();
         let outlook = Outlook::of(&checked.plan, &shape)?;
-        Ok(outlook.sets() == checked.sets && outlook.permissions.nodes == checked.modes)
+        let is_same = outlook.sets() == checked.sets && outlook.permissions.nodes == checked.modes;
+        Ok(is_same && outlook.new_edges() == checked.new_edges)
     }
 
     /// Takes back what was prepared, keeping the plan.

@@ -40,17 +40,17 @@ pub(crate) fn commit(inner: &Rc<Inner>, mut checked: Checked, mut staged: Staged
             removed.insert(id, node);
         }
     }
-    for (node, observer, add) in std::mem::take(&mut checked.plan.observers) {
+    for (node, observer, add) in std::mem::take(&mut checked.plan.notes.observers) {
         if let Some(shape) = shape.nodes.get(&node) {
             if add { shape.node.observers.add(observer) } else { shape.node.observers.remove(&observer) }
         }
     }
-    for (node, memo) in std::mem::take(&mut checked.plan.memos) {
+    for (node, memo) in std::mem::take(&mut checked.plan.notes.memos) {
         if let Some(shape) = shape.nodes.get_mut(&node) {
             shape.memo = Some(memo);
         }
     }
-    for (node, policy) in std::mem::take(&mut checked.plan.policies) {
+    for (node, policy) in std::mem::take(&mut checked.plan.notes.policies) {
         if let Some(shape) = shape.nodes.get(&node) {
             shape.node.set_policy(policy);
         }

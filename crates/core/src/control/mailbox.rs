@@ -4,16 +4,18 @@
 //! end whoever waits for it: a dropped [`Control::call`] abandons the answer, not the change.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 
+use crate::answer::answer;
 use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::waits::{Rank, Waits};
 
 /// What a control task may send back: data that owns everything it says and may cross threads. Implemented for all such
 /// types.
@@ -33,9 +35,9 @@ type Job = Box<dyn FnOnce(Rc<Gs>) -> LocalFuture<'static, ()> + Send>;
 /// A handle for sending work to the control thread. Any thread; clones reach the same graph.
 pub struct Control(Arc<Mailbox>);
 
-#[derive(Default)]
 struct Mailbox {
     state: Mutex<MailboxState>,
+    waits: Arc<Waits>,
 }
 
 #[derive(Default)]
@@ -64,9 +66,10 @@ impl ControlThread {
     /// An empty graph for I/O threads `0 .. shards`, owned by the calling thread, which is the thread of `local`.
     #[must_use]
     pub fn new(local: LocalRef, shards: u16) -> (Self, Control) {
-        let gs = Rc::new(Gs::new(Rc::new(Inner::new(local.clone(), shards))));
-        let mailbox = Arc::new(Mailbox::default());
-        mailbox.state().handles = 1;
+        let inner = Rc::new(Inner::new(local.clone(), shards));
+        let state = Mutex::new(MailboxState { handles: 1, ..MailboxState::default() });
+        let mailbox = Arc::new(Mailbox { state, waits: Arc::clone(&inner.waits) });
+        let gs = Rc::new(Gs::new(inner));
         (Self { gs, local, mailbox: Arc::clone(&mailbox) }, Control(mailbox))
     }
 
@@ -152,71 +155,22 @@ impl Control {
     }
 
     /// Runs `work` as a control task and returns what it returns. Fails if the control thread has ended.
+    ///
+    /// Not while holding a ticket: a drain over there would wait for it. Callers that can have one are kept from it by what
+    /// they borrow ([`crate::job::JobCtx::on_control`]); others are seen in [`Waits`], beside the drain that waits for them.
     pub async fn call<T, F>(&self, work: F) -> Result<T>
     where
         T: PlainData,
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> T + Send + 'static,
     {
-        let answer = Arc::new(Answer::new());
-        let sender = AnswerSender(Arc::clone(&answer));
+        let (sender, answer) = answer();
         self.spawn(async move |task: &mut Task<'_>| {
             let value = work(task).await;
             sender.send(value);
         });
+        let what = "the answer of a control task".to_owned();
+        let holder = "the control thread".to_owned();
+        let _waiting = self.0.waits.begin((Rank::Job, Rank::Task), "a caller", what, holder);
         answer.wait().await.ok_or_else(|| Error::new(Kind::Cancelled, "the control thread has ended"))
-    }
-}
-
-/// A value on its way from the control thread to whoever called.
-struct Answer<T>(Mutex<AnswerState<T>>);
-
-struct AnswerState<T> {
-    value: Option<T>,
-    waker: Option<Waker>,
-    gone: bool,
-}
-
-struct AnswerSender<T>(Arc<Answer<T>>);
-
-impl<T> Answer<T> {
-    fn new() -> Self {
-        Self(Mutex::new(AnswerState { value: None, waker: None, gone: false }))
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, AnswerState<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait(&self) -> impl Future<Output = Option<T>> + '_ {
-        poll_fn(|cx| {
-            let mut state = self.state();
-            match state.value.take() {
-                Some(value) => Poll::Ready(Some(value)),
-                None if state.gone => Poll::Ready(None),
-                None => {
-                    state.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-    }
-}
-
-impl<T> AnswerSender<T> {
-    fn send(self, value: T) {
-        self.0.state().value = Some(value);
-    }
-}
-
-impl<T> Drop for AnswerSender<T> {
-    fn drop(&mut self) {
-        let waker = {
-            let mut state = self.0.state();
-            state.gone = true;
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use drystone_base::{Error, Kind, Result};
 
 use crate::control::gs::Inner;
+use crate::control::quiet::Sections;
 use crate::control::task::Task;
 use crate::control::visit::Visit;
 use crate::driver::{Driver, NodeFacts, NodeMode, Publish, StageRequest};
@@ -44,6 +45,8 @@ pub struct Opening {
     nodes: Detached,
     /// Of the nodes.
     names: BTreeSet<String>,
+    /// Of the task that builds it.
+    sections: Sections,
 }
 
 /// Nodes that are in no graph: of an opening, or of a plan before its commit. Dropping them closes them.
@@ -103,7 +106,12 @@ impl Opening {
     #[must_use]
     pub fn new(task: &Task<'_>) -> Self {
         let inner = &task.gs().inner;
-        Self { inner: Rc::clone(inner), nodes: Detached::new(inner), names: BTreeSet::new() }
+        Self {
+            inner: Rc::clone(inner),
+            nodes: Detached::new(inner),
+            names: BTreeSet::new(),
+            sections: task.sections.clone(),
+        }
     }
 
     /// Adds a node. Fails if its name is malformed or taken, or a child does not exist.
@@ -211,7 +219,8 @@ impl Opening {
         let old = shape.mode();
         let new = NodeMode { users, ..old };
         let node = Arc::clone(&shape.node);
-        let request = StageRequest { node: &node, old, new, options: None, local: &self.inner.local };
+        let request =
+            StageRequest { node: &node, old, new, options: None, children: &[], local: &self.inner.local };
         node.driver().check(new).map_err(|error| error.on_node(node.name()))?;
         let mut staged = node.driver().stage(&request).await.map_err(|error| error.on_node(node.name()))?;
         staged.commit(&Publish::to(&node));
@@ -219,12 +228,13 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads from a node of the opening or of the graph. The opening gets no further nodes, and no plan takes it, while
+    /// Reads from a node of the opening or of the graph; not below a quiet section of the task that builds the opening, which
+    /// would wait for itself ([`Kind::InvalidInput`]). The opening gets no further nodes, and no plan takes it, while
     /// the visit lasts.
     pub async fn visit(&self, id: NodeId) -> Result<Visit<'_>> {
         let node = self.node(id)?;
         let boundary = self.boundary(id);
-        Visit::begin(&self.inner, node, boundary).await
+        Visit::begin(&self.inner, node, boundary, &self.sections).await
     }
 
     /// The nodes of the graph that are reached first from `id`.
@@ -241,10 +251,10 @@ impl Opening {
     }
 
     /// What a plan brings in, to open more upon it.
-    pub(crate) fn resume(inner: &Rc<Inner>, mut nodes: Detached) -> Self {
-        nodes.inner = Some(Rc::clone(inner));
+    pub(crate) fn resume(task: &Task<'_>, mut nodes: Detached) -> Self {
+        nodes.inner = Some(Rc::clone(&task.gs().inner));
         let names = nodes.nodes.values().map(|shape| shape.node.name().to_owned()).collect();
-        Self { inner: Rc::clone(inner), nodes, names }
+        Self { nodes, names, ..Self::new(task) }
     }
 
     pub(crate) fn into_detached(self) -> Detached {

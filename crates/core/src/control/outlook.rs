@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use drystone_base::Result;
 
-use crate::control::plan::Plan;
+use crate::control::plan::{NewEdges, Plan};
 use crate::control::rights::Sets;
 use crate::control::step::{Demand, Step, apply, sweep};
 use crate::graph::check::{Permissions, check};
@@ -15,7 +15,7 @@ use crate::graph::shape::{NodeShape, Parent, Place, Shape, Topology, View};
 pub(crate) struct Outlook<'g> {
     pub(crate) view: View<'g>,
     pub(crate) permissions: Permissions,
-    /// Get new options or observers.
+    /// Get new options or observers, or are held.
     reopened: BTreeSet<NodeId>,
     /// All whose users move.
     replaced: BTreeSet<NodeId>,
@@ -39,8 +39,8 @@ impl<'g> Outlook<'g> {
                 node.version += 1;
             }
         }
-        let observed = plan.observers.iter().map(|(node, ..)| *node);
-        let reopened = plan.options.keys().copied().chain(observed).collect();
+        let observed = plan.notes.observers.iter().map(|(node, ..)| *node);
+        let reopened = plan.options.keys().chain(&plan.notes.held).copied().chain(observed).collect();
         let (mut replaced, mut demanded) = (BTreeSet::new(), BTreeSet::new());
         for step in &plan.steps {
             match step {
@@ -99,6 +99,22 @@ impl<'g> Outlook<'g> {
         });
         let nodes = changed.map(|(id, _)| *id).chain(turned.map(|(id, _)| *id)).map(Place::Node);
         nodes.chain(roots.map(|(id, _)| Place::Root(*id))).collect()
+    }
+
+    /// The edges of nodes of the graph that lead elsewhere than now.
+    pub(crate) fn new_edges(&self) -> NewEdges {
+        let base = self.view.base();
+        let mut moved = NewEdges::new();
+        for (id, after) in &self.view.nodes {
+            let Some((before, after)) = base.node(*id).zip(after.as_ref()) else { continue };
+            let is_same = |key, child| before.edge(key).is_some_and(|edge| edge.child == child);
+            let edges = after.edges.iter().filter(|edge| !is_same(edge.key, edge.child));
+            let edges: Vec<_> = edges.map(|edge| (edge.key, edge.child)).collect();
+            if !edges.is_empty() {
+                moved.insert(*id, edges);
+            }
+        }
+        moved
     }
 
     /// Nodes of the graph that get a user of a kind that demands exclude.

@@ -30,10 +30,18 @@ pub struct Plan {
     /// Nodes that the plan brings in, until its commit.
     pub(crate) opened: Detached,
     pub(crate) options: BTreeMap<NodeId, Box<dyn Any + Send + Sync>>,
+    pub(crate) notes: Box<Notes>,
+}
+
+/// What a plan changes of nodes beside edges, options and modes.
+#[derive(Default)]
+pub(crate) struct Notes {
     /// Observers to be added (`true`) or removed.
     pub(crate) observers: Vec<(NodeId, Arc<dyn WriteObserver>, bool)>,
     pub(crate) memos: Vec<(NodeId, Memo)>,
     pub(crate) policies: Vec<(NodeId, NodePolicy)>,
+    /// Nodes that nobody may be inside of.
+    pub(crate) held: Vec<NodeId>,
 }
 
 /// A root to be attached.
@@ -64,7 +72,7 @@ impl Plan {
     /// [`Self::insert`]; without them the plan is refused.
     #[must_use]
     pub fn resume(&mut self, task: &Task<'_>) -> Opening {
-        Opening::resume(&task.gs().inner, std::mem::take(&mut self.opened))
+        Opening::resume(task, std::mem::take(&mut self.opened))
     }
 
     fn brought(&self) -> impl Iterator<Item = NodeId> {
@@ -101,7 +109,7 @@ impl Plan {
     /// What is remembered of the node `id`, once the plan is done, as far as it is planned now.
     #[must_use]
     pub fn memo(&self, gs: &Gs, id: NodeId) -> Option<Rc<dyn Any>> {
-        let planned = self.memos.iter().rev().find(|(known, _)| *known == id).map(|(_, memo)| memo);
+        let planned = self.notes.memos.iter().rev().find(|(known, _)| *known == id).map(|(_, memo)| memo);
         let brought = || self.opened.get(id).and_then(|shape| shape.memo.as_ref());
         let found = planned.or_else(brought).map(Rc::clone);
         found.or_else(|| gs.inner.shape.borrow().node(id).and_then(|shape| shape.memo.clone()))
@@ -110,13 +118,13 @@ impl Plan {
     /// Remembers something of a node from the commit on, in place of what is remembered now. It means nothing to the
     /// core: whoever opened the node keeps there what it was opened with.
     pub fn remember(&mut self, node: NodeId, memo: Rc<dyn Any>) {
-        self.memos.push((node, memo));
+        self.notes.memos.push((node, memo));
         self.steps.push(Step::Touch(node));
     }
 
     /// Changes what a node makes of zeroes and discards, for requests that begin after the commit.
     pub fn set_policy(&mut self, node: NodeId, policy: NodePolicy) {
-        self.policies.push((node, policy));
+        self.notes.policies.push((node, policy));
         self.steps.push(Step::Touch(node));
     }
 
@@ -190,6 +198,12 @@ impl Plan {
         self.steps.push(Step::Touch(node));
     }
 
+    /// Keeps everybody out of a node during the change, which need not change anything else of it: for private I/O.
+    pub fn hold(&mut self, node: NodeId) {
+        self.notes.held.push(node);
+        self.steps.push(Step::Touch(node));
+    }
+
     /// Makes a node read-only or writable.
     pub fn set_read_only(&mut self, node: NodeId, read_only: bool) {
         self.steps.push(Step::SetReadOnly { node, read_only });
@@ -202,13 +216,13 @@ impl Plan {
 
     /// Tells `observer` of every write to `node` from the commit on.
     pub fn observe(&mut self, node: NodeId, observer: Arc<dyn WriteObserver>) {
-        self.observers.push((node, observer, true));
+        self.notes.observers.push((node, observer, true));
         self.steps.push(Step::Touch(node));
     }
 
     /// Ends [`Self::observe`]: no write that begins after the commit is told.
     pub fn unobserve(&mut self, node: NodeId, observer: Arc<dyn WriteObserver>) {
-        self.observers.push((node, observer, false));
+        self.notes.observers.push((node, observer, false));
         self.steps.push(Step::Touch(node));
     }
 
@@ -240,8 +254,9 @@ impl Plan {
         match Outlook::of(&self, &shape) {
             Ok(outlook) => {
                 let (sets, modes) = (outlook.sets(), outlook.permissions.nodes.clone());
+                let new_edges = outlook.new_edges();
                 drop(shape);
-                Ok(Checked { plan: self, sets, modes })
+                Ok(Checked { plan: self, sets, modes, new_edges })
             }
             Err(error) => {
                 drop(shape);
@@ -261,7 +276,12 @@ pub struct Checked {
     pub(crate) plan: Plan,
     pub(crate) sets: Sets,
     pub(crate) modes: Vec<(NodeId, NodeMode)>,
+    /// The edges of nodes of the graph that lead elsewhere than now.
+    pub(crate) new_edges: NewEdges,
 }
+
+/// Where edges of nodes lead that lead elsewhere now.
+pub(crate) type NewEdges = BTreeMap<NodeId, Vec<(ChildKey, NodeId)>>;
 
 impl Checked {
     /// The nodes of the graph that will be quiet during the change.

@@ -9,7 +9,7 @@ use crate::control::change::{Admission, Change, StagedPlan};
 use crate::control::commit::After;
 use crate::control::gs::{Gs, Inner};
 use crate::control::plan::{Checked, Plan};
-use crate::control::quiet::Quiet;
+use crate::control::quiet::{OWN_SECTION, Quiet, Sections};
 use crate::graph::node::NodeId;
 use crate::graph::shape::Place;
 use crate::lane::{Lane, Ticket};
@@ -22,11 +22,12 @@ use crate::runtime::{Local, LocalRef};
 pub struct Task<'r> {
     gs: &'r Gs,
     lane: Lane,
+    pub(crate) sections: Sections,
 }
 
 impl<'r> Task<'r> {
     pub(crate) fn new(gs: &'r Gs) -> Self {
-        Self { gs, lane: Lane::new(gs.inner.local.clone()) }
+        Self { gs, lane: Lane::new(gs.inner.local.clone()), sections: Sections::default() }
     }
 
     /// The global state. The reference ends with the borrow of the task.
@@ -51,9 +52,13 @@ impl<'r> Task<'r> {
         &self.gs.inner.local
     }
 
-    /// Enters the graph on the control thread.
+    /// Enters the graph on the control thread. Below a quiet section of this task it would wait for itself: every operation
+    /// of the ticket fails then, with [`drystone_base::Kind::InvalidInput`].
     pub async fn enter<M: Mode>(&mut self, backend: &Backend<M>) -> Ticket<'_, M> {
-        self.lane.enter(backend).await
+        match self.sections.demand_open(&self.gs.inner, backend.root().gate()) {
+            Ok(()) => self.lane.enter(backend).await,
+            Err(_) => self.lane.refuse(OWN_SECTION),
+        }
     }
 
     /// Waits until `at_ns` of [`Local::now_ns`].
@@ -64,12 +69,13 @@ impl<'r> Task<'r> {
     /// Waits until no request is in flight below any root that reaches `nodes`, and keeps new ones out. Does not flush.
     /// Other disks do not notice.
     pub async fn drain(&mut self, nodes: &[NodeId]) -> Quiet {
-        Quiet::begin(self.inner(), nodes.iter().map(|id| Place::Node(*id)).collect()).await
+        let places = nodes.iter().map(|id| Place::Node(*id)).collect();
+        Quiet::begin_listed(self.inner(), places, &self.sections).await
     }
 
     /// As [`Self::drain`], for every node that there is and every one that comes before the section ends.
     pub async fn drain_all(&mut self) -> Quiet {
-        Quiet::begin(self.inner(), vec![Place::Everything]).await
+        Quiet::begin_listed(self.inner(), vec![Place::Everything], &self.sections).await
     }
 
     /// Asks the drivers of a checked plan to prepare. The gates are open.

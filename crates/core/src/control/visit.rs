@@ -13,6 +13,7 @@ use drystone_base::{Error, Kind, Result};
 use crate::backend::{Root, RootId};
 use crate::control::gs::Inner;
 use crate::control::opening::Opening;
+use crate::control::quiet::Sections;
 use crate::graph::gate::Gate;
 use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::{Grant, Perm};
@@ -33,9 +34,15 @@ pub struct Visit<'o> {
 
 impl Visit<'_> {
     /// Enters `node`, of which the nodes `boundary` of the graph are reached. Fails if one of these has left the graph
-    /// while the visit waited for the end of a drain.
-    pub(crate) async fn begin(inner: &Rc<Inner>, node: Arc<Node>, boundary: Vec<NodeId>) -> Result<Self> {
+    /// while the visit waited for the end of a drain, and if `sections` are what it would wait for.
+    pub(crate) async fn begin(
+        inner: &Rc<Inner>,
+        node: Arc<Node>,
+        boundary: Vec<NodeId>,
+        sections: &Sections,
+    ) -> Result<Self> {
         let root = VisitRoot::new(inner, boundary);
+        sections.demand_open(inner, root.root.gate()).map_err(|error| error.on_node(node.name()))?;
         let presence = run::enter(&root.root, &inner.local).await;
         if !root.boundary_is_there() {
             return Err(Error::new(Kind::NotFound, "a child of it has left the graph").on_node(node.name()));

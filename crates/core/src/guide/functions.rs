@@ -21,6 +21,10 @@
 //! | `Gs::find` | `&Gs` | control |  |
 //! | `Gs::waits` | `&Gs` | control | the report itself may be taken from any thread |
 //! | `Gs::with` | `&Gs` | control | lends a view to a closure that cannot wait |
+//! | `GraphView::child` | a view | control |  |
+//! | `GraphView::demand` | a view | control |  |
+//! | `GraphView::memo` | a view | control | means nothing to the core |
+//! | `GraphView::memo` | a view | control |  |
 //! | `GraphView::node` | a view | control |  |
 //! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `GraphView::node_named` | a view | control |  |
@@ -40,6 +44,16 @@
 //! | `Task::apply` | `&mut Task`, `Plan` | control | all phases |
 //! | `Quiet::covers` | `&Quiet` | control |  |
 //!
+//! # Between threads
+//!
+//! In [`answer`](mod@crate::answer).
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `answer` | nothing | any | both ends of one value |
+//! | `Answer::wait` | the end where it arrives | any | waits |
+//! | `AnswerSender::send` | the other end | any |  |
+//!
 //! # Changes of the graph
 //!
 //! In [`control`](crate::control).
@@ -49,12 +63,27 @@
 //! | `Opening::new` | `&Task` | control |  |
 //! | `Opening::add` | `&mut Opening` | control | a node beside the graph |
 //! | `Opening::node` | `&Opening` | control |  |
+//! | `Opening::find` | `&Opening` | control |  |
+//! | `Opening::remember` | `&mut Opening` | control |  |
+//! | `Opening::set_policy` | `&mut Opening` | control |  |
+//! | `StageRequest::new_child` | `&StageRequest` | control | a child as the plan would have it |
 //! | `Opening::claim` | `&mut Opening` | control | the driver prepares for its users |
 //! | `Opening::visit` | `&mut Opening` | control | waits for a gate if the node stands on the graph |
 //! | `Opening::close` | `Opening` | control |  |
 //! | `Visit::io` | `&Visit` | control | lends `Io` |
 //! | `Plan::new` | nothing | control |  |
 //! | `Plan::insert` | `&mut Plan`, `Opening` | control |  |
+//! | `Plan::resume` | `&mut Plan`, `&Task` | control | what the plan brings in, to open more upon it |
+//! | `Plan::find` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::node` | `&Plan`, `&Gs` | control | facts of the driver; gives no right to do I/O |
+//! | `Plan::node` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::children` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::memo` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::remember` | `&mut Plan` | control |  |
+//! | `Plan::set_policy` | `&mut Plan` | control |  |
+//! | `Plan::hold` | `&mut Plan` | control |  |
+//! | `Plan::close` | `Plan` | control | gives the plan up |
+//! | `Plan::close` | `Plan` | control | waits for what it would have brought in |
 //! | `Plan::remove` | `&mut Plan` | control |  |
 //! | `Plan::attach_root` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
 //! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
@@ -116,7 +145,8 @@
 //! | `Io::perm` | `Io` | I/O |  |
 //! | `Io::len` | `Io` | I/O |  |
 //! | `Io::is_empty` | `Io` | I/O |  |
-//! | `Io::local` | `Io` | I/O |  |
+//! | `Io::shard` | `Io` | I/O |  |
+//! | `Io::now_ns` | `Io` | I/O | for stepping back; a request cannot wait for a time |
 //! | `Io::sim_point` | `Io` | I/O |  |
 //! | `Io::read` | `Io` | I/O | waits for devices and for other requests |
 //! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |
@@ -170,6 +200,7 @@
 //! |---|---|---|---|
 //! | `Publish::len` | `&Publish`, lent to a commit | control |  |
 //! | `Publish::request_alignment` | `&Publish`, lent to a commit | control |  |
+//! | `StageRequest::new_child` | `&StageRequest` | control |  |
 //! | `Completion::ready` | nothing | any |  |
 //! | `Completion::pending` | nothing | I/O |  |
 //! | `Completion::try_take` | `&mut Completion` | I/O |  |
@@ -188,6 +219,7 @@
 //!
 //! | function | needs | thread | |
 //! |---|---|---|---|
+//! | `Node::policy` | `&Node` | any |  |
 //! | `Node::id` | `&Node` | any |  |
 //! | `Node::name` | `&Node` | any |  |
 //! | `Node::driver` | `&Node` | any |  |
@@ -197,6 +229,7 @@
 //! | `Node::is_active` | `&Node` | any |  |
 //! | `Node::is_read_only` | `&Node` | any |  |
 //! | `Node::request_alignment` | `&Node` | any |  |
+//! | `Node::policy` | `&Node` | any |  |
 //! | `Perm::from_bits` | nothing | any |  |
 //! | `Perm::bits` | nothing | any |  |
 //! | `Perm::with` | nothing | any |  |

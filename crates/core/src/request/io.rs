@@ -15,7 +15,7 @@ use crate::graph::permission::Perm;
 use crate::request::presence::Presence;
 use crate::request::serialise::RangeGuard;
 use crate::request::{read, status, write, zero};
-use crate::runtime::{Local, LocalRef, sim_point};
+use crate::runtime::{LocalRef, Shard, sim_point};
 
 /// What all steps of one request share.
 pub(crate) struct Request {
@@ -108,10 +108,16 @@ impl<'t> Io<'t> {
         self.len() == 0
     }
 
-    /// The thread that the request runs on.
+    /// The number of the thread that the request runs on.
     #[must_use]
-    pub fn local(self) -> &'t dyn Local {
-        &*self.request.local
+    pub fn shard(self) -> Shard {
+        self.request.local.shard()
+    }
+
+    /// [`Local::now_ns`](crate::runtime::Local::now_ns), for [`Self::step_back`]. A request cannot wait for a time: a drain would wait for it, too.
+    #[must_use]
+    pub fn now_ns(self) -> u64 {
+        self.request.local.now_ns()
     }
 
     pub(crate) fn local_ref(self) -> &'t LocalRef {
@@ -190,7 +196,7 @@ impl<'t> Io<'t> {
         self.node.grace.stamp()
     }
 
-    /// Gives up the ticket and comes again at `until_ns` (of [`Local::now_ns`]): for a driver that must wait for
+    /// Gives up the ticket and comes again at `until_ns` (of [`Local::now_ns`](crate::runtime::Local::now_ns)): for a driver that must wait for
     /// something other than a device, before the request's first visible effect. Return the error as it is.
     #[must_use]
     pub fn step_back(self, until_ns: u64) -> Error {

@@ -272,7 +272,7 @@ impl Work {
         })
     }
 
-    fn into_buf(self) -> Option<Buf> {
+    pub(crate) fn into_buf(self) -> Option<Buf> {
         match self {
             Self::Read { buf, .. } | Self::Write { buf, .. } => Some(buf),
             _ => None,

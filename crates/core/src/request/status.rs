@@ -22,7 +22,7 @@ pub(crate) fn status<'a>(io: Io<'a>, range: GuestRange, layers: u32) -> LocalFut
         }
         let (range, place) = locate(io, range).await?;
         let status = match place {
-            Place::Device { .. } => io.node().driver().device_status(io, range).await?,
+            Place::Device { .. } => io.node().driver().device_status(io, io.local_ref(), range).await?,
             Place::Zero { explicit } => Status { len: range.len(), allocated: explicit, ..ZERO },
             Place::Ask => Status {
                 len: range.len(),

@@ -39,7 +39,7 @@ pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFla
 
 fn is_zeroes(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
-    rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| u128::from_ne_bytes(*word) == 0)
+    rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| u128::from_le_bytes(*word) == 0)
 }
 
 /// Stores `buf`, whatever is in it.

@@ -46,7 +46,7 @@ impl Throttle {
             return Ok(());
         }
         self.back.store(left - 1, Ordering::SeqCst);
-        Err(io.step_back(io.local().now_ns() + WAIT_NS))
+        Err(io.step_back(io.now_ns() + WAIT_NS))
     }
 }
 

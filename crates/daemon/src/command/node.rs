@@ -88,7 +88,7 @@ pub(super) async fn resize(daemon: &Daemon, typed: BlockResize) -> Outcome<Empty
 pub(super) async fn change_backing(daemon: &Daemon, typed: ChangeBackingFile) -> Outcome<Empty> {
     let changed = daemon.on_control(async move |task: &mut Task<'_>| {
         let ChangeBackingFile { device, image_node_name, backing_file } = typed;
-        change_backing_file(task, &device, &image_node_name, &backing_file).await
+        change_backing_file(task, &device, &image_node_name, backing_file.as_ref()).await
     });
     done(changed.await)
 }

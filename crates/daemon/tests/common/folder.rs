@@ -8,6 +8,7 @@ use drystone_blockdev::create::{CreateRequest, create_image};
 use drystone_blockdev::formats::{BackingName, Formats};
 use drystone_blockdev::options::Options;
 use drystone_protocol::file::Locking;
+use drystone_protocol::file::create::Existing;
 use drystone_sys::{EngineKind, Threads};
 
 /// A folder that is gone after the test.
@@ -51,6 +52,7 @@ impl Folder {
             len_bytes: image.len_bytes,
             backing,
             options: Options::default(),
+            existing: Existing::Replace,
             locking: Locking::Auto,
         };
         let mut threads = Threads::start(1, EngineKind::Pool).unwrap();

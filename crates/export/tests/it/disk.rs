@@ -209,7 +209,12 @@ impl Driver for RamDriver {
         Some(&self.0)
     }
 
-    fn device_status<'a>(&'a self, _io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
+    fn device_status<'a>(
+        &'a self,
+        _io: Io<'a>,
+        _local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
         let status = self.0.0.media.lock().unwrap().status(range);
         Box::pin(async move { Ok(status) })
     }

@@ -218,6 +218,11 @@ impl Extensions {
         self.bitmaps
     }
 
+    /// The image is written by a program that does not keep its bitmaps: what their extension says is not valid any more.
+    pub(super) fn invalidate_bitmaps(&mut self) {
+        self.bitmaps = None;
+    }
+
     /// Whether there is a bitmaps extension, valid or not.
     #[must_use]
     pub fn has_bitmaps_extension(&self) -> bool {

@@ -8,7 +8,7 @@ use drystone_format::qcow2::check::Outcome;
 use crate::common::{Image, outcome_of_json};
 use crate::tools::{Scratch, add_bitmap, io, run, run_ok};
 
-const MATRIX: [&str; 12] = [
+pub(crate) const MATRIX: [&str; 12] = [
     "cluster_size=512",
     "cluster_size=512,refcount_bits=64",
     "cluster_size=1k,refcount_bits=1",
@@ -27,7 +27,7 @@ const MATRIX: [&str; 12] = [
 const DAMAGES: u64 = 100;
 
 /// Makes an image with something of everything in it.
-fn make(path: &Path, options: &str, len: &str) {
+pub(crate) fn make(path: &Path, options: &str, len: &str) {
     run_ok("qemu-img", &format!("create -q -f qcow2 -o size={len},{options}"), path);
     io(path, &["write -P 1 0 40k", "write -P 2 64k 4k", "write -P 3 1M 70k", "write -P 6 300k 4k"]);
     if options.contains("2M") {
@@ -47,7 +47,7 @@ fn make(path: &Path, options: &str, len: &str) {
     }
 }
 
-fn make_with_bitmaps(path: &Path, options: &str, len: &str) {
+pub(crate) fn make_with_bitmaps(path: &Path, options: &str, len: &str) {
     make(path, options, len);
     add_bitmap(path, "first", "512");
     add_bitmap(path, "second", "64k");

@@ -8,6 +8,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../it/driver/chain.rs"]
+#[allow(dead_code, reason = "the other binary needs more of it")]
+mod chain;
 mod check;
 mod create;
+mod driver;
 mod tools;

@@ -521,6 +521,38 @@ fn what_the_job_works_on_is_not_changed_by_others() {
     world.end();
 }
 
+/// 51: every drain cut a rate limit's sleep short, so that the job was faster than its limit.
+#[test]
+fn g51_pauses_and_drains_do_not_make_a_job_faster_than_its_limit() {
+    let full = Images::full(LEN);
+    for is_disturbed in [false, true] {
+        let sim = Sim::seeded(13);
+        let world = World::new(&sim);
+        let set = Set::open(&world, &full);
+        let copied = LEN - set.chain.allocated_in_top(&sim, LEN);
+        let speed = 256 << 10;
+        let begin = sim.now_ns();
+        set.start(StreamOptions { speed, ..set.options() }).unwrap();
+        while world.jobs.info("j").is_ok() {
+            let next = sim.now_ns() + 7_000_000;
+            let local = sim.control();
+            sim.block_on(&sim.control(), async move { local.sleep_until(next).await }).unwrap();
+            if is_disturbed {
+                let top = set.chain.top();
+                world.call(async move |task: &mut Task<'_>| drop(task.drain(&[top]).await));
+                let _ = world.jobs.pause("j");
+                sim.settle().unwrap();
+                let _ = world.jobs.resume("j");
+            }
+        }
+        let ms = (sim.now_ns() - begin) / 1_000_000;
+        let least = (copied - (64 << 10)) * 1000 / (256 << 10);
+        assert!((least..least + 1500).contains(&ms), "{copied} bytes in {ms} ms");
+        set.close();
+        world.end();
+    }
+}
+
 #[test]
 fn a_snapshot_above_a_stream_is_taken_while_it_runs() {
     let images = images(5);

@@ -33,8 +33,17 @@ pub struct Contents {
     pub pieces: Vec<(u64, Vec<u8>)>,
 }
 
-/// Makes the file at `path`, or empties the one that is there. A block device keeps its length; if there are no pieces,
-/// it keeps its contents too, except for the first sector.
+/// What becomes of a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It is emptied, unless somebody uses it as an image.
+    Replace,
+    /// It stays as it is, and so does a link; [`Kind::AlreadyExists`].
+    Keep,
+}
+
+/// Makes the file at `path`. A block device keeps its length; if there are no pieces, it keeps its contents too, except
+/// for the first sector.
 ///
 /// # Errors
 /// Those of the operating system; [`Kind::InUse`] if another process uses the image; [`Kind::NoSpace`] if a device is too
@@ -42,13 +51,17 @@ pub struct Contents {
 pub async fn create(
     local: &LocalRef,
     path: impl Into<PathBuf>,
+    existing: Existing,
     locking: Locking,
     contents: Contents,
 ) -> Result<()> {
     let path = path.into();
-    let (file, is_new) = open(local, &path).await?;
+    let (file, is_new) = open(local, &path, existing).await?;
     let new = NewFile { local, lock: ImageLock::new(&file, locking), file };
-    let result = new.fill(contents).await.map_err(|error| error.at_path(&path));
+    let mut result = new.fill(contents).await.map_err(|error| error.at_path(&path));
+    if result.is_ok() && is_new {
+        result = path::sync_folder_of(&**local, &path).await;
+    }
     if let Err(error) = &result
         && error.kind() != Kind::InUse
         && is_new
@@ -58,15 +71,14 @@ pub async fn create(
     }
     new.lock.give_up();
     new.file.close(&**local).await;
-    result?;
-    if is_new { path::sync_folder_of(&**local, &path).await } else { Ok(()) }
+    result
 }
 
-/// The file, and whether it was made now. A link that leads nowhere makes the file that it names.
-async fn open(local: &LocalRef, path: &Path) -> Result<(File, bool)> {
+/// The file, and whether it was made now. A link that leads nowhere makes the file that it names, if it may be replaced.
+async fn open(local: &LocalRef, path: &Path, existing: Existing) -> Result<(File, bool)> {
     let how = |create| OpenOptions { writable: true, direct: false, create };
     match File::open(&**local, path, how(Create::New)).await {
-        Err(error) if error.kind() == Kind::AlreadyExists => {
+        Err(error) if error.kind() == Kind::AlreadyExists && existing == Existing::Replace => {
             Ok((File::open(&**local, path, how(Create::IfMissing)).await?, false))
         }
         opened => Ok((opened?, true)),

@@ -28,6 +28,7 @@ use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::driver::{
     Access, Driver, Extent, NodeFacts, NodeMode, Place, StageRequest, Staged, Status,
 };
+use drystone_core::graph::node::Node;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::{Local, LocalFuture, LocalRef};
 use drystone_sys::{Create, File, FileId, ImageLock, OpenOptions};
@@ -162,8 +163,13 @@ impl Driver for HostFile {
         Some(&*self.image)
     }
 
-    fn device_status<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
-        Box::pin(async move { self.image.status(io, range).await })
+    fn device_status<'a>(
+        &'a self,
+        io: Io<'a>,
+        local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
+        Box::pin(async move { self.image.status(io.node(), local, range).await })
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
@@ -218,10 +224,10 @@ impl Image {
         !mode.read_only && (!auto_read_only || mode.users.perm.writes())
     }
 
-    async fn status(&self, io: Io<'_>, range: GuestRange) -> Result<Status> {
+    async fn status(&self, node: &Node, local: &LocalRef, range: GuestRange) -> Result<Status> {
         let (is_data, len) = match self.data.look_up(range) {
             Ok(len) => (true, len),
-            Err(since) => match self.file.next_extent(io.local(), range.start().get()).await? {
+            Err(since) => match self.file.next_extent(&**local, range.start().get()).await? {
                 None => (false, range.len()),
                 Some(extent) => {
                     if extent.is_data {
@@ -232,7 +238,7 @@ impl Image {
             },
         };
         let found = range.take(len);
-        let align = u64::from(io.node().request_alignment());
+        let align = u64::from(node.request_alignment());
         Ok(whole_blocks(found, range, is_data, align))
     }
 }

@@ -54,7 +54,12 @@ impl Driver for Memory {
         Some(&self.store)
     }
 
-    fn device_status<'a>(&'a self, _io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<Status>> {
+    fn device_status<'a>(
+        &'a self,
+        _io: Io<'a>,
+        _local: &'a LocalRef,
+        range: GuestRange,
+    ) -> LocalFuture<'a, Result<Status>> {
         Box::pin(async move {
             let (is_data, len) = self.store.extent(range);
             Ok(crate::device_status(range.take(len), is_data))

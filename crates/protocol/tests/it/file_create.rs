@@ -5,7 +5,7 @@ use std::process::Command;
 use drystone_base::{Kind, Result};
 use drystone_core::control::Task;
 use drystone_core::disk::Preallocation;
-use drystone_protocol::file::create::{Contents, create};
+use drystone_protocol::file::create::{Contents, Existing, create};
 use drystone_protocol::file::{FileOptions, Locking};
 
 use crate::host::{FORMAT, Folder, Setup, locked, on_both_engines, open, space};
@@ -16,7 +16,7 @@ fn contents(len_bytes: u64) -> Contents {
 }
 
 async fn make(task: &Task<'_>, path: &std::path::Path, contents: Contents) -> Result<()> {
-    create(task.local_ref(), path, Locking::Auto, contents).await
+    create(task.local_ref(), path, Existing::Replace, Locking::Auto, contents).await
 }
 
 #[test]
@@ -44,6 +44,24 @@ fn an_old_file_is_emptied_first() {
         make(task, &path, contents(8192)).await.unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!((bytes.len(), bytes[6], bytes[8191]), (8192, 0, 0));
+    });
+}
+
+#[test]
+fn an_old_file_or_link_is_kept_if_wanted() {
+    on_both_engines(async |task| {
+        let folder = Folder::new();
+        let (old, link) = (folder.file("old", b"precious"), folder.path("link"));
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        for path in [&old, &link] {
+            let made = create(task.local_ref(), path, Existing::Keep, Locking::Auto, contents(8192)).await;
+            assert_eq!(made.unwrap_err().kind(), Kind::AlreadyExists);
+        }
+        assert_eq!(std::fs::read(&old).unwrap(), b"precious");
+        assert!(!folder.path("nowhere").exists());
+        let new = folder.path("new");
+        create(task.local_ref(), &new, Existing::Keep, Locking::Auto, contents(8192)).await.unwrap();
+        assert_eq!(std::fs::metadata(&new).unwrap().len(), 8192);
     });
 }
 

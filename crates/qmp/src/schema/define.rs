@@ -45,7 +45,7 @@ macro_rules! qapi_struct {
             }
 
             #[allow(unused_variables, reason = "some have no members")]
-            fn put(&self, out: &mut $crate::wire::Writer) {
+            fn put(&self, out: &mut impl $crate::wire::Sink) {
                 $($crate::schema::visit::put_member(
                     out,
                     $crate::schema::name::wire_name!($member $($wire)?),
@@ -106,7 +106,7 @@ macro_rules! qapi_enum {
                 input.one_of(Self::ALL, Self::name)
             }
 
-            fn write(&self, out: &mut $crate::wire::Writer) {
+            fn write(&self, out: &mut impl $crate::wire::Sink) {
                 out.text(self.name());
             }
 
@@ -172,7 +172,7 @@ macro_rules! qapi_union {
                 Ok(Self { $($member,)* $tag })
             }
 
-            fn put(&self, out: &mut $crate::wire::Writer) {
+            fn put(&self, out: &mut impl $crate::wire::Sink) {
                 let tag = self.$tag.tag();
                 $crate::schema::visit::put_member(out, $crate::schema::name::wire_name!($tag), &tag);
                 $($crate::schema::visit::put_member(
@@ -232,7 +232,7 @@ macro_rules! qapi_alternate {
                 Err(input.mistyped(stringify!($name)))
             }
 
-            fn write(&self, out: &mut $crate::wire::Writer) {
+            fn write(&self, out: &mut impl $crate::wire::Sink) {
                 match self {
                     $(Self::$branch(value) => $crate::schema::Qapi::write(value, out),)*
                 }
@@ -284,7 +284,7 @@ macro_rules! qapi_commands {
             }
 
             /// Writes the arguments, as an object.
-            pub fn write_arguments(&self, out: &mut $crate::wire::Writer) {
+            pub fn write_arguments(&self, out: &mut impl $crate::wire::Sink) {
                 match self {
                     $(Self::$command(arguments) => $crate::schema::Qapi::write(arguments, out),)*
                 }
@@ -339,7 +339,7 @@ macro_rules! qapi_events {
             }
 
             /// Writes the data, as an object.
-            pub fn write_data(&self, out: &mut $crate::wire::Writer) {
+            pub fn write_data(&self, out: &mut impl $crate::wire::Sink) {
                 match self {
                     $(Self::$event(data) => $crate::schema::Qapi::write(data, out),)*
                 }

@@ -31,4 +31,4 @@ mod name;
 pub mod types;
 pub mod visit;
 
-pub use visit::{Members, Qapi, parse};
+pub use visit::{Members, Notation, Qapi, parse, to_value};

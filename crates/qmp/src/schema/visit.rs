@@ -11,7 +11,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::introspect::{Builder, ObjectShape, TypeName};
-use crate::wire::Writer;
+use crate::wire::{Sink, Tree};
 use crate::{QmpError, keyval};
 
 /// How deep objects and lists of one argument may be nested. (Options of a node are nested as deep as the graph that they
@@ -29,8 +29,8 @@ pub trait Qapi: Sized {
     /// Anything that the definition does not allow, by name.
     fn parse(input: Input<'_>) -> Result<Self, QmpError>;
 
-    /// The value as JSON.
-    fn write(&self, out: &mut Writer);
+    /// The value as JSON, into whatever takes it.
+    fn write(&self, out: &mut impl Sink);
 
     /// The name of the type in `query-qmp-schema`, after describing it there.
     fn describe(schema: &mut Builder) -> TypeName;
@@ -61,7 +61,7 @@ pub trait Members: Sized {
     fn take(object: &mut Object<'_>) -> Result<Self, QmpError>;
 
     /// Writes the members into an open object.
-    fn put(&self, out: &mut Writer);
+    fn put(&self, out: &mut impl Sink);
 
     /// What the members are.
     fn shape(schema: &mut Builder) -> ObjectShape;
@@ -171,24 +171,56 @@ impl<'a> Input<'a> {
         QmpError::generic(format!("Invalid parameter type for '{path}', expected: {expected}"))
     }
 
+    /// The same of a scalar. Keys below it are what is wrong with dotted keys, not the type of the value.
+    fn no_scalar(&self, expected: Form) -> QmpError {
+        if self.notation == Notation::Keyval && (self.value.is_object() || self.value.is_array()) {
+            return QmpError::generic(format!("Parameters '{}.*' are unexpected", self.path));
+        }
+        self.mistyped(expected.name())
+    }
+
     fn expects(&self, what: &str) -> QmpError {
         QmpError::generic(format!("Parameter '{}' expects {what}", self.path))
     }
 
     /// The value of an enumeration that the string is.
     pub(super) fn one_of<T: Copy>(self, all: &[T], name: fn(T) -> &'static str) -> Result<T, QmpError> {
-        let Value::String(text) = &self.value else { return Err(self.mistyped(Form::String.name())) };
+        let Value::String(text) = &self.value else { return Err(self.no_scalar(Form::String)) };
         let found = all.iter().find(|value| name(**value) == text);
         found.copied().ok_or_else(|| {
             QmpError::generic(format!("Parameter '{}' does not accept value '{text}'", self.path))
         })
     }
 
+    /// The integer that the value is.
+    fn integer(&self) -> Option<i128> {
+        match (&self.value, self.notation) {
+            (Value::Number(number), _) => {
+                number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+            }
+            (Value::String(text), Notation::Keyval) => keyval::integer_of(text),
+            _ => None,
+        }
+    }
+
+    /// What is said about something that is not `expected`, worded as the C daemon does.
+    fn no_integer(&self, expected: &str, is_integer: bool) -> QmpError {
+        let is_nested = self.value.is_object() || self.value.is_array();
+        match (self.notation, expected) {
+            (Notation::Keyval, _) if is_nested => self.no_scalar(Form::Integer),
+            (Notation::Keyval, _) if is_integer => self.expects(expected),
+            (Notation::Keyval, _) => self.expects("integer"),
+            (Notation::Json, "uint64") => self.expects(expected),
+            (Notation::Json, "uint32_t" | "uint16_t") if is_integer => self.expects(expected),
+            (Notation::Json, _) => self.no_scalar(Form::Integer),
+        }
+    }
+
     /// The string that the value is.
     pub(super) fn text(self) -> Result<String, QmpError> {
         match self.value {
             Value::String(text) => Ok(text),
-            _ => Err(self.mistyped(Form::String.name())),
+            _ => Err(self.no_scalar(Form::String)),
         }
     }
 
@@ -247,7 +279,7 @@ impl Object<'_> {
 }
 
 /// Writes a member, unless it is absent.
-pub(super) fn put_member<T: Qapi>(out: &mut Writer, name: &str, value: &T) {
+pub(super) fn put_member<T: Qapi>(out: &mut impl Sink, name: &str, value: &T) {
     if !value.is_absent() {
         out.key(name);
         value.write(out);
@@ -260,6 +292,14 @@ pub(super) fn put_member<T: Qapi>(out: &mut Writer, name: &str, value: &T) {
 /// Anything that the definition does not allow.
 pub fn parse<T: Qapi>(value: Value, notation: Notation) -> Result<T, QmpError> {
     T::parse(Input { value, path: Path::Root, depth: 0, notation })
+}
+
+/// The JSON value of a value of the schema.
+#[must_use]
+pub fn to_value<T: Qapi>(typed: &T) -> Value {
+    let mut out = Tree::default();
+    typed.write(&mut out);
+    out.into_value()
 }
 
 /// [`Qapi`] for a type with [`Members`].
@@ -275,7 +315,7 @@ macro_rules! object_qapi {
                 Ok(value)
             }
 
-            fn write(&self, out: &mut $crate::wire::Writer) {
+            fn write(&self, out: &mut impl $crate::wire::Sink) {
                 out.begin_object();
                 $crate::schema::Members::put(self, out);
                 out.end_object();
@@ -298,7 +338,7 @@ impl Qapi for String {
         input.text()
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.text(self);
     }
 
@@ -316,11 +356,11 @@ impl Qapi for bool {
             (Value::String(text), Notation::Keyval) => {
                 keyval::bool_of(text).ok_or_else(|| input.expects("'on' or 'off'"))
             }
-            _ => Err(input.mistyped(Form::Boolean.name())),
+            _ => Err(input.no_scalar(Form::Boolean)),
         }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.bool(*self);
     }
 
@@ -336,18 +376,12 @@ macro_rules! integer_qapi {
             const FORM: Form = Form::Integer;
 
             fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-                let integer = match (&input.value, input.notation) {
-                    (Value::Number(number), _) if !number.is_f64() => {
-                        number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
-                    }
-                    (Value::String(text), Notation::Keyval) => keyval::integer_of(text),
-                    _ => return Err(input.mistyped(Form::Integer.name())),
-                };
+                let integer = input.integer();
                 let fitting = integer.and_then(|integer| Self::try_from(integer).ok());
-                fitting.ok_or_else(|| input.expects($expected))
+                fitting.ok_or_else(|| input.no_integer($expected, integer.is_some()))
             }
 
-            fn write(&self, out: &mut Writer) {
+            fn write(&self, out: &mut impl Sink) {
                 out.$write((*self).into());
             }
 
@@ -368,10 +402,10 @@ impl Qapi for f64 {
             (Value::String(text), Notation::Keyval) => text.parse().ok().filter(|n: &f64| n.is_finite()),
             _ => None,
         };
-        number.ok_or_else(|| input.mistyped(Form::Number.name()))
+        number.ok_or_else(|| input.no_scalar(Form::Number))
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.float(*self);
     }
 
@@ -391,7 +425,7 @@ impl Qapi for Null {
         if input.value.is_null() { Ok(Self) } else { Err(input.mistyped(Form::Null.name())) }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.null();
     }
 
@@ -407,7 +441,7 @@ impl Qapi for Value {
         Ok(input.value)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.value(self);
     }
 
@@ -435,7 +469,7 @@ impl<T: Qapi> Qapi for Vec<T> {
         }
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         out.begin_array();
         self.iter().for_each(|item| item.write(out));
         out.end_array();
@@ -454,7 +488,7 @@ impl<T: Qapi> Qapi for Option<T> {
         T::parse(input).map(Some)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         if let Some(value) = self {
             value.write(out);
         }
@@ -480,7 +514,7 @@ impl<T: Qapi> Qapi for Box<T> {
         T::parse(input).map(Self::new)
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut impl Sink) {
         (**self).write(out);
     }
 
@@ -497,7 +531,7 @@ impl<T: Members> Members for Box<T> {
         T::take(object).map(Self::new)
     }
 
-    fn put(&self, out: &mut Writer) {
+    fn put(&self, out: &mut impl Sink) {
         (**self).put(out);
     }
 

@@ -162,7 +162,7 @@ pub(crate) fn parse_whole(text: &str) -> Result<Value, QmpError> {
         }
     };
     if input.iter().any(|byte| !byte.is_ascii_whitespace()) {
-        return Err(QmpError::json("expected exactly one value"));
+        return Err(QmpError::generic("Expecting at most one JSON value"));
     }
     Ok(first)
 }

@@ -1,6 +1,6 @@
 //! The tokens of one value to the value.
 //!
-//! Invariants: recursion is as deep as the decoder's limit on nesting allows; every token ends inside the text.
+//! Invariants: no recursion, so nesting costs no stack; every token ends inside the text.
 
 use serde_json::{Map, Number, Value};
 
@@ -16,21 +16,58 @@ pub(super) struct Token {
 }
 
 pub(super) fn parse(text: &[u8], tokens: &[Token]) -> Result<Value, QmpError> {
-    Parser { text, tokens: tokens.iter() }.value()
+    let mut parser = Parser { text, tokens: tokens.iter(), open: Vec::new() };
+    let mut complete = None;
+    loop {
+        complete = match (complete, parser.open.pop()) {
+            (None, container) => {
+                parser.open.extend(container);
+                parser.begin()?
+            }
+            (Some(value), Some(container)) => parser.add(container, value)?,
+            (Some(value), None) => return Ok(value),
+        };
+    }
+}
+
+/// An object or array that is not complete.
+enum Container {
+    Array(Vec<Value>),
+    /// And the key of the member that comes next.
+    Object(Map<String, Value>, String),
 }
 
 struct Parser<'a> {
     text: &'a [u8],
     tokens: std::slice::Iter<'a, Token>,
+    open: Vec<Container>,
 }
 
 impl Parser<'_> {
-    fn value(&mut self) -> Result<Value, QmpError> {
+    /// A scalar or something empty; `None` if a container was opened.
+    fn begin(&mut self) -> Result<Option<Value>, QmpError> {
         let token = self.take()?;
+        match token.kind {
+            TokenKind::OpenBrace if self.took(TokenKind::CloseBrace) => Ok(Some(Value::Object(Map::new()))),
+            TokenKind::OpenBracket if self.took(TokenKind::CloseBracket) => {
+                Ok(Some(Value::Array(Vec::new())))
+            }
+            TokenKind::OpenBrace => {
+                let key = self.key()?;
+                self.open.push(Container::Object(Map::new(), key));
+                Ok(None)
+            }
+            TokenKind::OpenBracket => {
+                self.open.push(Container::Array(Vec::new()));
+                Ok(None)
+            }
+            _ => self.scalar(token).map(Some),
+        }
+    }
+
+    fn scalar(&self, token: Token) -> Result<Value, QmpError> {
         let text = self.text.get(token.start..token.end).unwrap_or_default();
         match token.kind {
-            TokenKind::OpenBrace => self.object(),
-            TokenKind::OpenBracket => self.array(),
             TokenKind::Text => unquoted(text).map(Value::String),
             TokenKind::Integer | TokenKind::Float => number(token.kind, text),
             TokenKind::Keyword => match text {
@@ -42,49 +79,51 @@ impl Parser<'_> {
                     Err(QmpError::json(format_args!("invalid keyword '{word}'")))
                 }
             },
-            TokenKind::CloseBrace | TokenKind::CloseBracket | TokenKind::Colon | TokenKind::Comma => {
-                Err(QmpError::json("expecting value"))
-            }
+            _ => Err(QmpError::json("expecting value")),
         }
     }
 
-    fn object(&mut self) -> Result<Value, QmpError> {
-        let mut map = Map::new();
-        if self.took(TokenKind::CloseBrace) {
-            return Ok(Value::Object(map));
+    /// A key and its colon.
+    fn key(&mut self) -> Result<String, QmpError> {
+        let token = self.take()?;
+        let is_container = matches!(token.kind, TokenKind::OpenBrace | TokenKind::OpenBracket);
+        let key = if is_container { Value::Null } else { self.scalar(token)? };
+        let Value::String(key) = key else {
+            return Err(QmpError::json("key is not a string in object"));
+        };
+        if self.take()?.kind != TokenKind::Colon {
+            return Err(QmpError::json("missing : in object pair"));
         }
-        loop {
-            let Value::String(key) = self.value()? else {
-                return Err(QmpError::json("key is not a string in object"));
-            };
-            if self.take()?.kind != TokenKind::Colon {
-                return Err(QmpError::json("missing : in object pair"));
-            }
-            let value = self.value()?;
-            if map.insert(key, value).is_some() {
-                return Err(QmpError::json("duplicate key"));
-            }
-            match self.take()?.kind {
-                TokenKind::Comma => {}
-                TokenKind::CloseBrace => return Ok(Value::Object(map)),
-                _ => return Err(QmpError::json("expected separator in dict")),
-            }
-        }
+        Ok(key)
     }
 
-    fn array(&mut self) -> Result<Value, QmpError> {
-        let mut values = Vec::new();
-        if self.took(TokenKind::CloseBracket) {
-            return Ok(Value::Array(values));
-        }
-        loop {
-            values.push(self.value()?);
-            match self.take()?.kind {
-                TokenKind::Comma => {}
-                TokenKind::CloseBracket => return Ok(Value::Array(values)),
-                _ => return Err(QmpError::json("expected separator in list")),
+    /// Adds a value to its container; the container if that is complete.
+    fn add(&mut self, container: Container, value: Value) -> Result<Option<Value>, QmpError> {
+        let more = match container {
+            Container::Array(mut values) => {
+                values.push(value);
+                match self.take()?.kind {
+                    TokenKind::Comma => Container::Array(values),
+                    TokenKind::CloseBracket => return Ok(Some(Value::Array(values))),
+                    _ => return Err(QmpError::json("expected separator in list")),
+                }
             }
-        }
+            Container::Object(mut map, key) => {
+                if map.insert(key, value).is_some() {
+                    return Err(QmpError::json("duplicate key"));
+                }
+                match self.take()?.kind {
+                    TokenKind::Comma => {
+                        let key = self.key()?;
+                        Container::Object(map, key)
+                    }
+                    TokenKind::CloseBrace => return Ok(Some(Value::Object(map))),
+                    _ => return Err(QmpError::json("expected separator in dict")),
+                }
+            }
+        };
+        self.open.push(more);
+        Ok(None)
     }
 
     fn take(&mut self) -> Result<Token, QmpError> {
@@ -117,16 +156,18 @@ fn number(kind: TokenKind, text: &[u8]) -> Result<Value, QmpError> {
 
 /// What a string token says, without its quotes.
 fn unquoted(token: &[u8]) -> Result<String, QmpError> {
-    let mut rest = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
+    // The closing quote stays, so that an error can show all of a broken escape at the end.
+    let mut rest = token.get(1..).unwrap_or_default();
     let mut out = String::with_capacity(rest.len());
-    while !rest.is_empty() {
-        let plain_bytes = rest.iter().position(|&byte| byte == b'\\' || byte >= 0x80).unwrap_or(rest.len());
+    while rest.len() > 1 {
+        let is_special = |&byte: &u8| byte == b'\\' || byte >= 0x80;
+        let plain_bytes = rest.iter().position(is_special).unwrap_or(rest.len() - 1);
         let (plain, special) = rest.split_at(plain_bytes);
         out.extend(plain.iter().map(|&byte| char::from(byte)));
         rest = match special.first() {
             Some(b'\\') => escape(special, &mut out)?,
-            Some(_) => multibyte(special, &mut out)?,
-            None => special,
+            Some(0x80..) => multibyte(special, &mut out)?,
+            _ => special,
         };
     }
     Ok(out)

@@ -6,9 +6,10 @@
 //! ```
 //! The text is ASCII: everything else is escaped (Spec "Protocol Specification").
 
-use serde_json::Value;
+use std::fmt;
+use std::io::Write as _;
 
-use super::number;
+use super::{Sink, number};
 
 /// Writes one JSON value after another into memory.
 #[derive(Debug, Default)]
@@ -41,100 +42,10 @@ impl Writer {
         self.out
     }
 
-    /// Opens an object; its members follow.
-    pub fn begin_object(&mut self) {
-        self.begin(b'{');
-    }
-
-    /// Closes an object.
-    pub fn end_object(&mut self) {
-        self.end(b'}');
-    }
-
-    /// Opens an array; its items follow.
-    pub fn begin_array(&mut self) {
-        self.begin(b'[');
-    }
-
-    /// Closes an array.
-    pub fn end_array(&mut self) {
-        self.end(b']');
-    }
-
-    /// The key of the member that follows.
-    pub fn key(&mut self, key: &str) {
+    fn raw(&mut self, text: fmt::Arguments<'_>) {
         self.item();
-        self.quoted(key);
-        self.out.extend_from_slice(b": ");
-        self.is_after_key = true;
-    }
-
-    /// A string.
-    pub fn text(&mut self, text: &str) {
-        self.item();
-        self.quoted(text);
-        self.after();
-    }
-
-    /// `true` or `false`.
-    pub fn bool(&mut self, value: bool) {
-        self.raw(if value { "true" } else { "false" });
-    }
-
-    /// `null`.
-    pub fn null(&mut self) {
-        self.raw("null");
-    }
-
-    /// A signed integer.
-    pub fn signed(&mut self, value: i64) {
-        self.raw(&value.to_string());
-    }
-
-    /// An unsigned integer.
-    pub fn unsigned(&mut self, value: u64) {
-        self.raw(&value.to_string());
-    }
-
-    /// A floating-point number; JSON has none that are not finite, so these become `null`.
-    pub fn float(&mut self, value: f64) {
-        if value.is_finite() {
-            self.raw(&number::text(value));
-        } else {
-            self.null();
-        }
-    }
-
-    /// Any value.
-    pub fn value(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.null(),
-            Value::Bool(value) => self.bool(*value),
-            Value::String(text) => self.text(text),
-            Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(signed), _) => self.signed(signed),
-                (None, Some(unsigned)) => self.unsigned(unsigned),
-                (None, None) => self.float(number.as_f64().unwrap_or_default()),
-            },
-            Value::Array(values) => {
-                self.begin_array();
-                values.iter().for_each(|value| self.value(value));
-                self.end_array();
-            }
-            Value::Object(members) => {
-                self.begin_object();
-                for (key, value) in members {
-                    self.key(key);
-                    self.value(value);
-                }
-                self.end_object();
-            }
-        }
-    }
-
-    fn raw(&mut self, text: &str) {
-        self.item();
-        self.out.extend_from_slice(text.as_bytes());
+        // Writing to memory does not fail.
+        let _ = self.out.write_fmt(text);
         self.after();
     }
 
@@ -182,23 +93,89 @@ impl Writer {
 
     fn quoted(&mut self, text: &str) {
         self.out.push(b'"');
-        for char in text.chars() {
-            match char {
-                '"' => self.out.extend_from_slice(b"\\\""),
-                '\\' => self.out.extend_from_slice(b"\\\\"),
-                '\u{8}' => self.out.extend_from_slice(b"\\b"),
-                '\u{c}' => self.out.extend_from_slice(b"\\f"),
-                '\n' => self.out.extend_from_slice(b"\\n"),
-                '\r' => self.out.extend_from_slice(b"\\r"),
-                '\t' => self.out.extend_from_slice(b"\\t"),
-                ' '..='~' => self.out.extend(u8::try_from(char)),
-                _ => {
-                    for unit in char.encode_utf16(&mut [0; 2]) {
-                        self.out.extend_from_slice(format!("\\u{unit:04X}").as_bytes());
-                    }
-                }
-            }
+        let mut rest = text;
+        while let Some(at) = rest.find(|char| !matches!(char, ' '..='~') || matches!(char, '"' | '\\')) {
+            let (plain, special) = rest.split_at(at);
+            self.out.extend_from_slice(plain.as_bytes());
+            let mut chars = special.chars();
+            self.out.extend(chars.next().into_iter().flat_map(escaped));
+            rest = chars.as_str();
         }
+        self.out.extend_from_slice(rest.as_bytes());
         self.out.push(b'"');
+    }
+}
+
+/// The escape of a character that cannot stand as it is.
+fn escaped(char: char) -> Vec<u8> {
+    let short = match char {
+        '"' => b"\\\"",
+        '\\' => b"\\\\",
+        '\u{8}' => b"\\b",
+        '\u{c}' => b"\\f",
+        '\n' => b"\\n",
+        '\r' => b"\\r",
+        '\t' => b"\\t",
+        _ => {
+            let mut units = [0; 2];
+            let units = char.encode_utf16(&mut units).iter();
+            return units.flat_map(|unit| format!("\\u{unit:04X}").into_bytes()).collect();
+        }
+    };
+    short.to_vec()
+}
+
+impl Sink for Writer {
+    fn begin_object(&mut self) {
+        self.begin(b'{');
+    }
+
+    fn end_object(&mut self) {
+        self.end(b'}');
+    }
+
+    fn begin_array(&mut self) {
+        self.begin(b'[');
+    }
+
+    fn end_array(&mut self) {
+        self.end(b']');
+    }
+
+    fn key(&mut self, key: &str) {
+        self.item();
+        self.quoted(key);
+        self.out.extend_from_slice(b": ");
+        self.is_after_key = true;
+    }
+
+    fn text(&mut self, text: &str) {
+        self.item();
+        self.quoted(text);
+        self.after();
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.raw(format_args!("{value}"));
+    }
+
+    fn null(&mut self) {
+        self.raw(format_args!("null"));
+    }
+
+    fn signed(&mut self, value: i64) {
+        self.raw(format_args!("{value}"));
+    }
+
+    fn unsigned(&mut self, value: u64) {
+        self.raw(format_args!("{value}"));
+    }
+
+    fn float(&mut self, value: f64) {
+        if value.is_finite() {
+            self.raw(format_args!("{}", number::text(value)));
+        } else {
+            self.null();
+        }
     }
 }

@@ -8,7 +8,7 @@ use drystone_core::disk::Preallocation;
 use drystone_core::runtime::LocalRef;
 use drystone_format::qcow2::create::CreateError;
 use drystone_format::raw;
-use drystone_protocol::file::create::{Contents, create};
+use drystone_protocol::file::create::{Contents, Existing, create};
 use drystone_sys::{File, FileId, Locking, OpenOptions};
 
 use super::table::Values;
@@ -37,7 +37,7 @@ pub(super) async fn image(local: &LocalRef, path: &Path, format: Format, values:
         Format::Raw => raw_contents(values)?,
         Format::Qcow2 => qcow2_contents(values)?,
     };
-    create(local, path, Locking::Auto, contents).await
+    create(local, path, Existing::Replace, Locking::Auto, contents).await
 }
 
 fn raw_contents(values: &Values) -> Result<Contents> {

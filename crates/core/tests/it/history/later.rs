@@ -80,7 +80,7 @@ impl Driver for Remote {
     fn locate(&self, io: Io<'_>, range: GuestRange, _access: Access) -> Result<Extent> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         if !self.is_connected.load(Ordering::Relaxed) {
-            return Err(io.step_back(io.local().now_ns() + MS));
+            return Err(io.step_back(io.now_ns() + MS));
         }
         let at = HostOffset::new(range.start().get());
         let place = Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true };

@@ -119,9 +119,9 @@ impl Map {
     }
 
     /// Every L2 table.
-    pub(super) fn all_tables(&self) -> Result<Vec<Allocated>> {
+    pub(super) fn all_tables(&self) -> impl Iterator<Item = Result<Allocated>> + '_ {
         let tables = self.l1.raws().enumerate().map(|(index, raw)| self.parse_table(index, raw));
-        tables.filter_map(Result::transpose).collect()
+        tables.filter_map(Result::transpose)
     }
 
     /// The L1 entry of the table that a slice is of is `raw` now.

@@ -176,8 +176,8 @@ impl Qcow2 {
         for block in self.refs.all_blocks()? {
             self.owned.add(self.clusters_of(block, 1))?;
         }
-        for table in self.map.all_tables()? {
-            self.owned.add(self.clusters_of(table.at, 1))?;
+        for table in self.map.all_tables() {
+            self.owned.add(self.clusters_of(table?.at, 1))?;
         }
         Ok(())
     }

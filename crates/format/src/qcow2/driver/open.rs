@@ -18,6 +18,9 @@ use super::store::Rounds;
 use crate::qcow2::bitmap::Bitmap;
 use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
+/// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
+const WORDS_BYTES_MAX: usize = 1 << 20;
+
 /// How an image is opened, and what a reopening can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qcow2Options {
@@ -145,9 +148,14 @@ async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u6
             format!("a table of {len} bytes at {at} ends past the end of the file ({} bytes)", file.len());
         return Err(Error::new(Kind::InvalidImage, text));
     }
-    let buf = file.read_new(at.in_child(), usize::try_from(len).unwrap_or(usize::MAX)).await?;
-    let mut be = Be(buf.as_slice());
-    Ok(std::iter::from_fn(|| be.u64().ok()).collect())
+    let mut words = Vec::with_capacity(usize::try_from(entries).unwrap_or(0));
+    for start in (0..len).step_by(WORDS_BYTES_MAX) {
+        let part = usize::try_from(len - start).unwrap_or(usize::MAX).min(WORDS_BYTES_MAX);
+        let buf = file.read_new(at.plus(start).in_child(), part).await?;
+        let mut be = Be(buf.as_slice());
+        words.extend(std::iter::from_fn(|| be.u64().ok()));
+    }
+    Ok(words)
 }
 
 async fn demand_access(file: Io<'_>, header: &Header, options: Qcow2Options) -> Result<()> {

@@ -10,7 +10,7 @@
 //! blocks, the table of snapshots and their L1 tables. Not here: L2 tables of snapshots only; clusters of data, whose
 //! overlaps only a check finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,8 +27,23 @@ const FILTERED_CLUSTERS_MAX: u64 = 4096;
 
 pub(super) struct Owned {
     filter: Box<[AtomicU64]>,
+    tables: Mutex<Tables>,
+}
+
+/// Numbers of clusters. There can be millions of L2 tables, each in one.
+#[derive(Default)]
+struct Tables {
+    singles: BTreeSet<u64>,
     /// First cluster to the one behind the last.
-    tables: Mutex<BTreeMap<u64, u64>>,
+    runs: BTreeMap<u64, u64>,
+}
+
+impl Tables {
+    fn overlap(&self, first: u64, end: u64) -> bool {
+        let before_end = self.runs.range(..end).next_back();
+        self.singles.range(first..end).next().is_some()
+            || before_end.is_some_and(|(_, other_end)| *other_end > first)
+    }
 }
 
 impl Owned {
@@ -39,7 +54,7 @@ impl Owned {
         Self { filter, tables: Mutex::default() }
     }
 
-    fn tables(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,13 +74,17 @@ impl Owned {
     pub(super) fn add(&self, run: Run) -> Result<()> {
         let (first, end) = run.bounds();
         let mut tables = self.tables();
-        if overlaps(&tables, first, end) {
+        if tables.overlap(first, end) {
             return Err(Error::new(
                 Kind::Corrupt,
                 format!("two tables of the image overlap at cluster {first}"),
             ));
         }
-        tables.insert(first, end);
+        if run.count == 1 {
+            tables.singles.insert(first);
+        } else {
+            tables.runs.insert(first, end);
+        }
         if run.count > FILTERED_CLUSTERS_MAX {
             self.filter.iter().for_each(|word| word.store(u64::MAX, Ordering::Release));
             return Ok(());
@@ -79,12 +98,16 @@ impl Owned {
 
     /// The table that starts where `run` does is not one any more.
     pub(super) fn remove(&self, run: Run) {
-        self.tables().remove(&run.first.index());
+        let first = run.first.index();
+        let mut tables = self.tables();
+        if !tables.singles.remove(&first) {
+            tables.runs.remove(&first);
+        }
     }
 
     /// Forgets all of them.
     pub(super) fn clear(&self) {
-        self.tables().clear();
+        *self.tables() = Tables::default();
         self.filter.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 
@@ -96,12 +119,8 @@ impl Owned {
             let (word, bit) = self.word(cluster);
             word.load(Ordering::Acquire) & bit != 0
         });
-        maybe && overlaps(&self.tables(), first, end)
+        maybe && self.tables().overlap(first, end)
     }
-}
-
-fn overlaps(tables: &BTreeMap<u64, u64>, first: u64, end: u64) -> bool {
-    tables.range(..end).next_back().is_some_and(|(_, other_end)| *other_end > first)
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Qcow2 {
         if self.store_metadata(io).await.is_err() || self.reap(io).await.is_err() {
             return error;
         }
-        io.step_back(io.local().now_ns() + SPACE_RETRY_NS)
+        io.step_back(io.now_ns() + SPACE_RETRY_NS)
     }
 
     /// Clusters that were reserved and are not used. Something may have been written there.

@@ -86,7 +86,7 @@ impl Header {
     /// among them: ask [`Self::access`], and the user, first.
     ///
     /// # Errors
-    /// [`HeaderError::DoesNotFit`] if the name of the backing file, moved behind the extensions, leaves the cluster.
+    /// As [`Self::changed`].
     pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
         if self.autoclear.is_empty() {
             return Ok(None);

@@ -1,13 +1,15 @@
 //! A header back to bytes, and the changes that a running image makes to it.
 //!
 //! Invariant: what is encoded parses to the same header. Fields and extensions that this build does not know come out
-//! as they went in, in their order. The backing file's name moves to right behind the extensions.
+//! as they went in, in their order. The backing file's name moves to right behind the extensions. A change of a running
+//! image replaces fields where they are, so it needs no room that the image does not have.
 
-use drystone_base::BeMut;
+use drystone_base::{Be, BeMut};
 
+use super::fields::{Fields, parse_compression};
 use super::{Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, Version};
 use crate::qcow2::compress::Compression;
-use crate::qcow2::feature::{Autoclear, Compatible, Incompatible};
+use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
 
 /// Fields of a header to replace; `None` keeps what is there.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +68,22 @@ impl Header {
         if header.version == Version::V2 && features != 0 {
             return Err(HeaderError::Version(2));
         }
-        Self::parse(&header.encode()?)
+        if !header.autoclear.has(AutoclearBit::Bitmaps) {
+            header.extensions.invalidate_bitmaps();
+        }
+        header.demand_fields()?;
+        Ok(header)
+    }
+
+    /// Checks the fields that a change can replace. What is stored behind them stays where it is and was checked.
+    fn demand_fields(&self) -> Result<(), HeaderError> {
+        let mut fixed = Vec::with_capacity(self.header_len());
+        self.encode_fixed(&mut fixed, 0, b"");
+        let fields = Fields::parse(&mut Be(&fixed))?;
+        fields.check_len_guest()?;
+        fields.parse_l1()?;
+        fields.parse_refcounts()?;
+        parse_compression(&self.additional, self.incompatible).map(drop)
     }
 
     /// Replaces, in the first bytes of the image (72 or 104 are enough), those that a [`HeaderChange`] changes.

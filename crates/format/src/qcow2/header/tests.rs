@@ -3,7 +3,7 @@
 use drystone_base::BeMut;
 
 use super::*;
-use crate::qcow2::feature::{AutoclearBit, CompatibleBit};
+use crate::qcow2::feature::{AutoclearBit, CompatibleBit, IncompatibleBit};
 use crate::qcow2::geometry::HOST_END;
 
 /// A version 3 header of a 1 MiB disk with 4 KiB clusters, an unknown extension and a backing file.
@@ -255,6 +255,7 @@ fn autoclear_features_are_cleared_before_the_first_write() {
     let writing = header.for_writing().unwrap().unwrap();
     assert!(writing.autoclear().is_empty());
     assert!(writing.extensions().has_bitmaps_extension());
+    assert_eq!(writing.extensions().bitmaps(), None);
     assert_eq!(with_u64(88, 1 << 40).unwrap().access(&[]), Access::ReadWrite);
 }
 
@@ -285,4 +286,21 @@ fn a_name_that_does_not_fit_behind_the_extensions_any_more_is_an_error() {
     let header = Header::parse(&bytes).unwrap();
     assert_eq!(header.backing_name().map(<[u8]>::len), Some(350));
     assert!(header.encode().is_ok());
+}
+
+/// A header that fills its cluster has no room for another end of extensions: it could not be marked as corrupt.
+#[test]
+fn a_change_needs_no_room() {
+    let mut bytes = valid()[..104].to_vec();
+    bytes[8..20].fill(0);
+    bytes[20..24].copy_from_slice(&9u32.to_be_bytes());
+    bytes[40..56].copy_from_slice(&[0x400u64.to_be_bytes(), 0x200u64.to_be_bytes()].concat());
+    bytes[24..32].copy_from_slice(&4096u64.to_be_bytes());
+    bytes[100..104].copy_from_slice(&512u32.to_be_bytes());
+    bytes.resize(512, 0);
+    let header = Header::parse(&bytes).unwrap();
+    let incompatible = header.incompatible().with(IncompatibleBit::Corrupt, true);
+    let change = HeaderChange { incompatible: Some(incompatible), ..HeaderChange::default() };
+    header.changed(&change).unwrap().patch(&mut bytes);
+    assert!(Header::parse(&bytes).unwrap().incompatible().has(IncompatibleBit::Corrupt));
 }

@@ -2,8 +2,9 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{NewNode, Opening, Plan, Task};
+use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
@@ -44,6 +45,26 @@ impl Chain {
             }
             let Some(top) = top else { panic!("a chain has an image") };
             let backend = insert_with_user(task, opening, top, "guest".to_owned()).await?;
+            Ok(Self { top, backend })
+        })
+    }
+
+    /// Opens an image for a user who reads.
+    pub(crate) fn open_to_read(graph: &SimGraph<'_>, disk: &SimDisk, options: Qcow2Options) -> Result<Self> {
+        let disk = disk.clone();
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut opening = Opening::new(task);
+            let options = Qcow2Options { read_only: true, ..options };
+            let top = add_image(&mut opening, "image", &disk, (None, options)).await?;
+            let mut plan = Plan::new();
+            plan.insert(opening);
+            let spec = RootSpec {
+                name: "reader".to_owned(),
+                grant: Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL },
+                stays: false,
+            };
+            let backend = plan.attach_root(task.gs(), top, spec);
+            task.apply(plan).await?;
             Ok(Self { top, backend })
         })
     }

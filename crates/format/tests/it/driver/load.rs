@@ -18,7 +18,7 @@ use super::snapshot;
 use super::state::{State, read_all};
 
 /// Requests of all kinds to a chain like `kind`.
-fn load_of(kind: Kind, requests: u64) -> Load {
+pub(crate) fn load_of(kind: Kind, requests: u64) -> Load {
     Load { len_max: kind.cluster_bytes * 4, discard: DiscardRule::OldOrZero, ..Load::new(requests, kind.len) }
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn disks(images: &[Image], rng: &mut Rng) -> Vec<SimDisk> {
 }
 
 /// Load on a chain, then a clean close; what was written is there when it is opened again.
-fn load_state(sim: &Sim, state: &State, load: &Load) -> Vec<Image> {
+pub(crate) fn load_state(sim: &Sim, state: &State, load: &Load) -> Vec<Image> {
     let disks = disks(&state.images, &mut sim.rng());
     let model = Rc::new(RefCell::new(state.model.clone()));
     let graph = SimGraph::start(sim);

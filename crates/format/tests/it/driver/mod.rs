@@ -4,13 +4,21 @@
 //! |---|---|
 //! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
 //! | `change` | every change of metadata, cut off and disturbed at each of its operations |
+//! | `damage`, `ordeal` | images that are broken or were made to hurt |
+//! | `matrix` | every size of clusters, width of counts, version and depth |
+//! | `parallel`, `reopen` | what does not wait and does not grow; changes of mode and options |
 //! | `load` | random requests from several threads |
 
 mod backing;
 mod chain;
 mod change;
+mod damage;
 mod kind;
 mod load;
+mod matrix;
+mod ordeal;
+mod parallel;
+mod reopen;
 mod script;
 mod snapshot;
 mod state;

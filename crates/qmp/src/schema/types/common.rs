@@ -4,7 +4,7 @@ use crate::QmpError;
 use crate::schema::Members;
 use crate::schema::introspect::{Builder, ObjectShape};
 use crate::schema::visit::{Object, object_qapi, put_member};
-use crate::wire::Writer;
+use crate::wire::Sink;
 
 qapi_struct! {
     /// No members: the arguments or the answer of a command that has none.
@@ -36,7 +36,7 @@ impl<T: Wrapped + crate::schema::Qapi> Members for Data<T> {
         Ok(Self { data: object.member("data")? })
     }
 
-    fn put(&self, out: &mut Writer) {
+    fn put(&self, out: &mut impl Sink) {
         put_member(out, "data", &self.data);
     }
 

@@ -18,7 +18,7 @@ qapi_struct! {
 
 qapi_struct! {
     /// A version in three numbers.
-    pub struct VersionTriple { major: i64, minor: i64, micro: i64 }
+    pub struct VersionTriple { micro: i64, minor: i64, major: i64 }
 }
 
 qapi_struct! {
@@ -34,7 +34,7 @@ impl VersionInfo {
     /// The release whose interface this is, said by a program of the given name and version.
     #[must_use]
     pub fn of_package(package: impl Into<String>) -> Self {
-        Self { qemu: VersionTriple { major: 10, minor: 0, micro: 2 }, package: package.into() }
+        Self { qemu: VersionTriple { micro: 2, minor: 0, major: 10 }, package: package.into() }
     }
 }
 
