@@ -1,4 +1,9 @@
 //! The daemon, on a thread of the test, as its clients see it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected should stop"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
