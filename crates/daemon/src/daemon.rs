@@ -6,7 +6,7 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::open::Opener;
-use drystone_core::control::{Control, GraphView, Plan, Task};
+use drystone_core::control::{Control, Plan, Task};
 use drystone_core::runtime::LocalRef;
 use drystone_job::Jobs;
 use drystone_sys::{ThreadHandle, ThreadStarter};
@@ -88,7 +88,7 @@ impl Daemon {
         self.on_control(async |task: &mut Task<'_>| {
             let mut result = Ok(());
             loop {
-                let nodes = task.gs().with(GraphView::nodes);
+                let nodes = task.gs().with(|graph| graph.nodes());
                 let owned = nodes.iter().rev().filter(|node| node.owned).map(|node| node.id);
                 let mut is_any_gone = false;
                 for node in owned {
