@@ -30,9 +30,7 @@ pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, na
 /// What the header is to say.
 fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Result<Option<BackingFile>> {
     let refuse = |text: &str| Err(Error::new(Kind::InvalidInput, text));
-    if graph.nodes().iter().any(|node| node.edges.iter().any(|edge| edge.child == top)) {
-        return refuse("the chain begins above the node that is said to be its top");
-    }
+    graph.demand(top, Demand::NoParent)?;
     let mut chain = std::iter::successors(Some(top), |id| graph.child(*id, ChildKey::Backing));
     if !chain.any(|id| id == image) {
         return refuse("the image is not in that chain");
@@ -76,6 +74,74 @@ async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>
     let staged = task.stage(checked).await?;
     let change = task.admit(staged).await?;
     let written = match change.private(image) {
+//! [`change_backing_file`]: another name for what is behind an image, in its header alone.
+
+use drystone_base::{Error, Kind, Result};
+use drystone_core::control::{GraphView, Plan, Task};
+use drystone_core::driver::BackingFile;
+use drystone_core::graph::node::{ChildKey, NodeId};
+
+/// `change-backing-file`: what the image in node `image`, which is in the chain of `top`, names as its backing file. An
+/// empty name: none. What is behind it in the graph stays. The format that is named is that of the node behind it.
+///
+/// # Errors
+/// [`Kind::NotFound`]; [`Kind::InvalidInput`] for an image that is not in the chain or has nothing behind it; those of the
+/// plan and of writing, after which the image names what it did.
+pub async fn change_backing_file(task: &mut Task<'_>, top: &str, image: &str, name: &str) -> Result<()> {
+    let (top, id) = (task.gs().find(top)?, task.gs().find(image)?);
+    let (is_read_only, backing) = task.gs().with(|graph| {
+        if !chain(graph, top).any(|node| node == id) {
+            let text = "it is not in the chain of the other node";
+            return Err(Error::new(Kind::InvalidInput, text).on_node(image));
+        }
+        let behind = graph.child(id, ChildKey::Backing).and_then(|behind| graph.node(behind));
+        let Some(behind) = behind else {
+            return Err(Error::new(Kind::InvalidInput, "there is nothing behind it").on_node(image));
+        };
+        let format = Some(behind.format_name.as_bytes().to_vec());
+        let backing = (!name.is_empty()).then(|| BackingFile { name: name.into(), format });
+        Ok((graph.node(id).is_some_and(|node| node.read_only), backing))
+    })?;
+    if !is_read_only {
+        return rename(task, id, backing.as_ref()).await;
+    }
+    set_read_only(task, id, false).await?;
+    let renamed = rename(task, id, backing.as_ref()).await;
+    renamed.and(set_read_only(task, id, true).await)
+}
+
+/// The node, what it filters, and all images behind it.
+fn chain(graph: &GraphView<'_>, top: NodeId) -> impl Iterator<Item = NodeId> {
+    std::iter::successors(Some(top), move |node| {
+        let filtered = || {
+            let info = graph.node(*node)?;
+            let is_filter = matches!(info.format_name, "copy-on-read" | "throttle");
+            if is_filter { graph.child(*node, ChildKey::File) } else { None }
+        };
+        graph.child(*node, ChildKey::Backing).or_else(filtered)
+    })
+}
+
+async fn set_read_only(task: &mut Task<'_>, node: NodeId, is_read_only: bool) -> Result<()> {
+    let mut plan = Plan::new();
+    plan.set_read_only(node, is_read_only);
+    task.apply(plan).await
+}
+
+/// With nobody else inside, so that no request meets a header that is half written.
+async fn rename(task: &mut Task<'_>, node: NodeId, backing: Option<&BackingFile>) -> Result<()> {
+    let mut plan = Plan::new();
+    plan.set_read_only(node, false);
+    let checked = match plan.check(task.gs()) {
+        Ok(checked) => checked,
+        Err((plan, error)) => {
+            plan.close().await;
+            return Err(error);
+        }
+    };
+    let staged = task.stage(checked).await?;
+    let change = task.admit(staged).await?;
+    let renamed = match change.private(node) {
         Ok(private) => {
             let io = private.io();
             io.node().driver().change_backing_file(io, backing).await
@@ -92,4 +158,10 @@ async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>
             Err(error)
         }
     }
+    if let Err(error) = renamed {
+        change.abort().await;
+        return Err(error);
+    }
+    change.settle().await?.commit().finish().await;
+    Ok(())
 }

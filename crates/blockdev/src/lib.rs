@@ -16,6 +16,7 @@
 //! | [`draft`] | commands that change the graph, composed into one plan: add, delete, snapshot, reopen |
 //! | [`given`] | what a node was given when it was opened or reopened |
 //! | `known` | options by name: which a reopen can change |
+//! | [`backing`] | another name for a backing file |
 //! | [`mod@resize`] | another length for a disk |
 //! | [`query`] | reports of nodes and of the graph |
 //!

@@ -89,3 +89,9 @@ pub trait Events: Send + Sync + 'static {
     /// Something happened.
     fn happened(&self, event: JobEvent);
 }
+
+impl<F: Fn(JobEvent) + Send + Sync + 'static> Events for F {
+    fn happened(&self, event: JobEvent) {
+        self(event);
+    }
+}

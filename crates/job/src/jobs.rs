@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::control::Control;
+use drystone_core::control::{Control, Task};
 use drystone_core::job::JobHandle;
 use drystone_core::runtime::{LocalFuture, LocalRef};
 
@@ -25,6 +25,14 @@ pub trait Threads: Send + Sync + 'static {
     /// # Errors
     /// Whatever keeps it from running; `work` is dropped then.
     fn spawn(&self, work: IoWork) -> Result<()>;
+}
+
+/// Jobs run on the control thread itself: for tools that have no other.
+impl Threads for Control {
+    fn spawn(&self, work: IoWork) -> Result<()> {
+        Control::spawn(self, async move |task: &mut Task<'_>| work(task.local_ref().clone()).await);
+        Ok(())
+    }
 }
 
 /// All jobs of one graph. Any thread; clones are the same table.
@@ -280,9 +288,6 @@ impl Jobs {
             return Ok(());
         }
         entry.handle.cancel();
-        if let Some(waker) = entry.asker.take() {
-            waker.wake();
-        }
         let group = entry.group;
         if entry.is_at_rest() {
             self.0.fail_group(table, group);

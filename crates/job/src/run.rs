@@ -215,7 +215,7 @@ impl Running<'_> {
         });
     }
 
-    /// Waits until a job that is ready is told what to do, at least until `at_ns`, when it may be told nothing yet.
+    /// Waits until a job that is ready is told what to do.
     ///
     /// # Errors
     /// [`Kind::Cancelled`] once the job is cancelled.

@@ -14,6 +14,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{Demand, Task};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::Grant;
+use drystone_core::graph::policy::DetectZeroes;
 use drystone_core::graph::role::Role;
 use drystone_protocol::file::Locking;
 use drystone_protocol::file::create::Existing;
@@ -143,19 +144,11 @@ impl Draft {
 
     /// Finds out early what would be found out late: before a file is made.
     fn demand_now(&mut self, task: &Task<'_>, node: NodeId) -> Result<()> {
-        let above = task.gs().with(|graph| {
-            let is_overlay = |key: ChildKey, child| key == ChildKey::Backing && child == node;
-            let mut nodes = graph.nodes().into_iter();
-            nodes.find(|info| info.edges.iter().any(|edge| is_overlay(edge.key, edge.child)))
-        });
-        let name = self.plan.node(task.gs(), node).map(|node| node.name().to_owned()).unwrap_or_default();
-        match above {
+        task.gs().with(|graph| match graph.node(node) {
+            // It comes with this draft.
             None => Ok(()),
-            Some(above) => {
-                let text = format!("it is the backing image of node '{}'", above.name);
-                Err(Error::new(Kind::InUse, text).on_node(name))
-            }
-        }
+            Some(_) => graph.demand(node, Demand::NoJob).and_then(|()| graph.demand(node, Demand::NoOverlay)),
+        })
     }
 
     /// The overlay is opened as the node was.
@@ -163,7 +156,8 @@ impl Draft {
         let given = Given::planned(task, &self.plan, below);
         let read_only = self.plan.node(task.gs(), below).is_some_and(|node| node.is_read_only());
         let settings = given.map_or_else(Settings::default, |given| given.settings);
-        Settings { read_only, auto_read_only: false, ..settings }
+        let (auto_read_only, force_share, detect_zeroes) = (false, false, DetectZeroes::Off);
+        Settings { read_only, auto_read_only, force_share, detect_zeroes, ..settings }
     }
 
     async fn make_overlay(

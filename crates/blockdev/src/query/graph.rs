@@ -1,6 +1,9 @@
 //! [`GraphReport`]: nodes, users and edges, as `x-debug-query-block-graph` reports them.
 
+use std::collections::BTreeMap;
+
 use drystone_core::control::GraphView;
+use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::Grant;
 
 /// What an end of an edge is.
@@ -53,7 +56,9 @@ pub fn graph(graph: &GraphView<'_>) -> GraphReport {
     let nodes = graph.nodes();
     let mut report = GraphReport::default();
     let number = |index: usize| u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1);
-    let number_of = |id| nodes.iter().position(|node| node.id == id).map(number);
+    let numbers: BTreeMap<NodeId, u64> =
+        nodes.iter().enumerate().map(|(index, node)| (node.id, number(index))).collect();
+    let number_of = |id: NodeId| numbers.get(&id).copied();
     for (index, node) in nodes.iter().enumerate().rev() {
         report.places.push(PlaceReport { id: number(index), kind: PlaceKind::Node, name: node.name.clone() });
         for edge in &node.edges {

@@ -282,3 +282,30 @@ fn an_aborted_transaction_leaves_nothing() {
         }
     });
 }
+
+#[test]
+fn a_reopen_that_is_allowed_when_it_begins_and_not_when_its_turn_comes_leaves_all_as_it_was() {
+    on_control(async |task| {
+        let scene = Scene::new(task).await;
+        let wanted = vec![
+            options(&scene.trap_with("a-file", "a", RO)),
+            options(&image("a", "a-file", r#""a-other""#, RO)),
+        ];
+        let mut draft = Draft::new(&scene.opener);
+        draft.reopen(task, wanted).unwrap();
+        let checked = std::mem::take(draft.plan()).check(task.gs()).map_err(|(_, error)| error).unwrap();
+        // Locks are taken and descriptors opened; then somebody comes who writes.
+        let staged = task.stage(checked).await.unwrap();
+        assert!(descriptors(&scene.folder).len() > 4);
+        let user = export(task, "a-top").await.unwrap();
+        assert!(matches!(task.admit(staged).await.map(drop), Err(error) if error.kind() == Kind::ReadOnly));
+        let after = World::of(task, &scene.folder);
+        detach(task, &user).await;
+        // The same as if only the writer had come.
+        let user = export(task, "a-top").await.unwrap();
+        after.compare(&World::of(task, &scene.folder), "admission");
+        assert_eq!(read(task, &user, 0, 4).await, b"back");
+        detach(task, &user).await;
+        draft.abort(task).await;
+    });
+}

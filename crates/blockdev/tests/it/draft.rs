@@ -81,6 +81,16 @@ pub(crate) async fn export(task: &mut Task<'_>, node: &str) -> Result<Backend<Re
     Ok(user)
 }
 
+/// Somebody who reads.
+pub(crate) async fn attach_reader(task: &mut Task<'_>, node: &str) -> Backend<ReadWrite> {
+    let mut plan = Plan::new();
+    let grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
+    let id = task.gs().find(node).unwrap();
+    let user = plan.attach_root(task.gs(), id, RootSpec { name: "reader".to_owned(), grant, stays: false });
+    task.apply(plan).await.unwrap();
+    user
+}
+
 pub(crate) async fn detach(task: &mut Task<'_>, user: &Backend<ReadWrite>) {
     let mut plan = Plan::new();
     plan.detach_root(user.id());

@@ -177,7 +177,7 @@ impl Serving {
                     is_default: index == 0,
                     ..ExportOptions::default()
                 };
-                result = result.and(server.add_export(task, options).await);
+                result = result.and(server.add_export(task, options).await.map(drop));
             }
             (server, result)
         });

@@ -10,6 +10,7 @@ use drystone_base::{Error, Kind, Result};
 
 use crate::backend::RootId;
 use crate::control::rights::Rights;
+use crate::control::step::{Demand, ask};
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
@@ -194,6 +195,16 @@ impl GraphView<'_> {
     #[must_use]
     pub fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
         Some(self.shape.node(id)?.edge(key)?.child)
+    }
+
+    /// Whether a node is free in this way, now. A plan that depends on it demands it, too ([`Plan::demand`]).
+    ///
+    /// # Errors
+    /// [`Kind::InUse`] naming who is in the way; [`Kind::NotFound`].
+    ///
+    /// [`Plan::demand`]: crate::control::Plan::demand
+    pub fn demand(&self, id: NodeId, demand: Demand) -> Result<()> {
+        ask(&*self.shape, id, demand)
     }
 
     /// What is remembered of a node: see [`crate::control::Plan::remember`].

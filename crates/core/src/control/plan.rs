@@ -249,6 +249,7 @@ impl Plan {
     }
 
     /// Whether the graph that the plan would make is allowed, and what that takes. Nothing happens.
+    #[expect(clippy::result_large_err, reason = "a refused plan goes back to its maker, once per command")]
     pub fn check(self, gs: &Gs) -> Result<Checked, (Self, Error)> {
         let shape = gs.inner.shape.borrow();
         match Outlook::of(&self, &shape) {

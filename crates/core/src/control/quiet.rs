@@ -18,7 +18,12 @@ use crate::waits::{Rank, Waiting};
 ///
 /// Whoever enters below its own section would wait for itself.
 #[derive(Clone, Default)]
-pub(crate) struct Sections(Rc<RefCell<Vec<(u64, Vec<Place>)>>>);
+pub(crate) struct Sections(Rc<RefCell<Vec<Listed>>>);
+
+struct Listed {
+    id: u64,
+    places: Vec<Place>,
+}
 
 /// Why a task cannot enter.
 pub(crate) const OWN_SECTION: &str =
@@ -31,7 +36,7 @@ impl Sections {
         if sections.is_empty() {
             return Ok(());
         }
-        let places = sections.iter().flat_map(|(_, places)| places.iter().copied());
+        let places = sections.iter().flat_map(|listed| listed.places.iter().copied());
         let closes = inner.shape.borrow().gates_above(places);
         match closes.list().iter().any(|closed| Arc::ptr_eq(closed, gate)) {
             true => Err(Error::new(Kind::InvalidInput, OWN_SECTION)),
@@ -84,7 +89,7 @@ impl Quiet {
     pub(crate) async fn begin_listed(inner: &Rc<Inner>, places: Vec<Place>, sections: &Sections) -> Self {
         let mut quiet = Self::begin(inner, places).await;
         let id = inner.next_id();
-        sections.0.borrow_mut().push((id, quiet.places.clone()));
+        sections.0.borrow_mut().push(Listed { id, places: quiet.places.clone() });
         quiet.listed = Some((sections.clone(), id));
         quiet
     }
@@ -111,7 +116,7 @@ fn users_of(shape: &Shape, gate: &Arc<Gate>) -> String {
 impl Drop for Quiet {
     fn drop(&mut self) {
         if let Some((sections, id)) = self.listed.take() {
-            sections.0.borrow_mut().retain(|(known, _)| *known != id);
+            sections.0.borrow_mut().retain(|listed| listed.id != id);
         }
         let mut shape = self.inner.shape.borrow_mut();
         for place in &self.places {

@@ -158,7 +158,7 @@ fn release(view: &mut View<'_>, id: NodeId) -> Result<()> {
     Ok(())
 }
 
-fn ask(view: &View<'_>, id: NodeId, demand: Demand) -> Result<()> {
+pub(crate) fn ask(view: &impl Topology, id: NodeId, demand: Demand) -> Result<()> {
     let shape = view.node(id).ok_or_else(no_node)?;
     if demand == Demand::NoBacking && shape.edge(ChildKey::Backing).is_some() {
         let text = "it has a backing image already";

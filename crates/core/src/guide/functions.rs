@@ -21,6 +21,9 @@
 //! | `Gs::find` | `&Gs` | control |  |
 //! | `Gs::waits` | `&Gs` | control | the report itself may be taken from any thread |
 //! | `Gs::with` | `&Gs` | control | lends a view to a closure that cannot wait |
+//! | `GraphView::child` | a view | control |  |
+//! | `GraphView::demand` | a view | control |  |
+//! | `GraphView::memo` | a view | control | means nothing to the core |
 //! | `GraphView::node` | a view | control |  |
 //! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `GraphView::node_named` | a view | control |  |
@@ -59,12 +62,27 @@
 //! | `Opening::new` | `&Task` | control |  |
 //! | `Opening::add` | `&mut Opening` | control | a node beside the graph |
 //! | `Opening::node` | `&Opening` | control |  |
+//! | `Opening::find` | `&Opening` | control |  |
+//! | `Opening::remember` | `&mut Opening` | control |  |
+//! | `Opening::set_policy` | `&mut Opening` | control |  |
+//! | `StageRequest::new_child` | `&StageRequest` | control | a child as the plan would have it |
 //! | `Opening::claim` | `&mut Opening` | control | the driver prepares for its users |
 //! | `Opening::visit` | `&mut Opening` | control | waits for a gate if the node stands on the graph |
 //! | `Opening::close` | `Opening` | control |  |
 //! | `Visit::io` | `&Visit` | control | lends `Io` |
 //! | `Plan::new` | nothing | control |  |
 //! | `Plan::insert` | `&mut Plan`, `Opening` | control |  |
+//! | `Plan::resume` | `&mut Plan`, `&Task` | control | what the plan brings in, to open more upon it |
+//! | `Plan::find` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::node` | `&Plan`, `&Gs` | control | facts of the driver; gives no right to do I/O |
+//! | `Plan::node` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::children` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::memo` | `&Plan`, `&Gs` | control |  |
+//! | `Plan::remember` | `&mut Plan` | control |  |
+//! | `Plan::set_policy` | `&mut Plan` | control |  |
+//! | `Plan::hold` | `&mut Plan` | control |  |
+//! | `Plan::close` | `Plan` | control | gives the plan up |
+//! | `Plan::close` | `Plan` | control | waits for what it would have brought in |
 //! | `Plan::remove` | `&mut Plan` | control |  |
 //! | `Plan::attach_root` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
 //! | `Plan::attach_root_beside` | `&mut Plan`, `&Gs` | control | the backend works after the commit |
@@ -181,6 +199,7 @@
 //! |---|---|---|---|
 //! | `Publish::len` | `&Publish`, lent to a commit | control |  |
 //! | `Publish::request_alignment` | `&Publish`, lent to a commit | control |  |
+//! | `StageRequest::new_child` | `&StageRequest` | control |  |
 //! | `Completion::ready` | nothing | any |  |
 //! | `Completion::pending` | nothing | I/O |  |
 //! | `Completion::try_take` | `&mut Completion` | I/O |  |
@@ -199,6 +218,7 @@
 //!
 //! | function | needs | thread | |
 //! |---|---|---|---|
+//! | `Node::policy` | `&Node` | any |  |
 //! | `Node::id` | `&Node` | any |  |
 //! | `Node::name` | `&Node` | any |  |
 //! | `Node::driver` | `&Node` | any |  |
@@ -208,6 +228,7 @@
 //! | `Node::is_active` | `&Node` | any |  |
 //! | `Node::is_read_only` | `&Node` | any |  |
 //! | `Node::request_alignment` | `&Node` | any |  |
+//! | `Node::policy` | `&Node` | any |  |
 //! | `Perm::from_bits` | nothing | any |  |
 //! | `Perm::bits` | nothing | any |  |
 //! | `Perm::with` | nothing | any |  |

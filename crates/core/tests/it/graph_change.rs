@@ -485,3 +485,60 @@ fn a_root_beside_another_has_no_node_before_its_plan_is_committed() {
     drop(two);
     world.end();
 }
+
+/// Puts a filter on each of several disks, by one plan.
+async fn cover_all(task: &mut Task<'_>, script: &Script, disks: &[NodeId]) -> Result<()> {
+    let mut opening = Opening::new(task);
+    let mut plan = Plan::new();
+    let mut filters = Vec::new();
+    for (index, disk) in disks.iter().enumerate() {
+        filters.push((*disk, add_filter(&mut opening, &format!("cover{index}"), script, *disk)?));
+    }
+    plan.insert(opening);
+    filters.into_iter().for_each(|(disk, filter)| plan.replace(disk, filter));
+    task.apply(plan).await
+}
+
+#[test]
+fn a_plan_over_several_disks_under_load_happens_to_all_of_them_or_none() {
+    let world = World::new(1);
+    let (script, done) = (Script::default(), Event::default());
+    let own = script.clone();
+    let (disks, backends) = world.on_control(async move |task: &mut Task<'_>| {
+        let (mut disks, mut backends) = (Vec::new(), Vec::new());
+        for name in ["a", "b", "c"] {
+            disks.push(insert_device(task, name, &own).await.unwrap());
+            backends.push(attach_writer(task, disks[disks.len() - 1], name).await.unwrap());
+        }
+        (disks, backends)
+    });
+    for (thread, backend) in [1, 2, 1].into_iter().zip(backends) {
+        let done = done.clone();
+        world.spawn_io(thread, "writes", async move |lane| {
+            let mut byte = 0_u8;
+            while !done.is_set() {
+                byte = byte.wrapping_add(1);
+                fill(lane, &backend, at(0, 512), byte).await.unwrap();
+                assert!(load(lane, &backend, at(0, 512)).await.unwrap().iter().all(|found| *found == byte));
+            }
+        });
+    }
+    world.on_control(async move |task: &mut Task<'_>| {
+        let picture = |task: &Task<'_>| task.gs().with(picture);
+        let before = picture(task);
+        for phase in [Phase::Stage, Phase::Settle] {
+            for failing in ["a", "b", "c", "cover0", "cover1", "cover2"] {
+                script.fail(phase, failing);
+                let error = cover_all(task, &script, &disks).await.unwrap_err();
+                script.mend();
+                assert_eq!(error.node(), Some(failing), "{phase:?}");
+                assert_eq!(picture(task), before, "{phase:?} of {failing}");
+            }
+        }
+        cover_all(task, &script, &disks).await.unwrap();
+        let heads = picture(task).1.into_iter().map(|root| root.node.unwrap());
+        assert!(heads.zip(disks).all(|(head, disk)| head != disk), "all of them");
+        done.set();
+    });
+    world.end();
+}

@@ -23,6 +23,7 @@ mod observer;
 mod opening;
 mod own_wait;
 mod permission;
+mod policy;
 mod range_lock;
 mod scale;
 mod scripted;

@@ -60,7 +60,12 @@ impl Normal {
             let next = format!("#block-{}", self.names.len());
             return self.names.entry(text.to_owned()).or_insert(next).clone();
         }
-        text.replace(&self.folder, "$DIR")
+        let text = text.replace(&self.folder, "$DIR");
+        match text.strip_prefix("json:").map(serde_json::from_str::<Value>) {
+            // Spaces and the order of members mean nothing.
+            Some(Ok(options)) => format!("json:{options}"),
+            _ => text,
+        }
     }
 
     /// Edges by the names of their ends, because numbers and order mean nothing.

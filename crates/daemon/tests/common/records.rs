@@ -35,7 +35,21 @@ impl Script {
 
     /// What was said otherwise than it is recorded; empty if nothing was.
     pub(crate) fn compare(&self, said: &Transcript) -> String {
-        let recorded = std::fs::read_to_string(&self.record).unwrap_or_default();
+        self.differs(&std::fs::read_to_string(&self.record).unwrap_or_default(), said)
+    }
+
+    /// The same with what this daemon is to say where it differs from the C daemon: `NAME.ours` says so, and why.
+    pub(crate) fn compare_ours(&self, said: &Transcript) -> String {
+        match std::fs::read_to_string(self.record.with_extension("ours")) {
+            Ok(ours) => {
+                let lines: Vec<&str> = ours.lines().filter(|line| !line.starts_with('#')).collect();
+                self.differs(&(lines.join("\n") + "\n"), said)
+            }
+            Err(_) => self.compare(said),
+        }
+    }
+
+    fn differs(&self, recorded: &str, said: &Transcript) -> String {
         let said = said.text();
         if recorded == said {
             return String::new();

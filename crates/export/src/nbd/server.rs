@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_buf::Pool;
-use drystone_core::backend::{Backend, ReadWrite, Statistics};
+use drystone_core::backend::{Backend, ReadWrite, RootId, Statistics};
 use drystone_core::control::{Plan, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
@@ -195,12 +195,12 @@ impl NbdServer {
         uri::Uri { address, export: export.to_owned() }
     }
 
-    /// Offers a node.
+    /// Offers a node; the root by which the export uses it.
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`] if there is an export of that name; [`Kind::NotFound`] if there is no such node; those of
     /// the plan: a conflict with another user of the node, a read-only node.
-    pub async fn add_export(&self, task: &mut Task<'_>, options: ExportOptions) -> Result<()> {
+    pub async fn add_export(&self, task: &mut Task<'_>, options: ExportOptions) -> Result<RootId> {
         let registry = &self.shared.registry;
         registry.demand_free(&options.name)?;
         let node = task.gs().find(&options.node)?;
@@ -211,17 +211,19 @@ impl NbdServer {
             detach(task, &export).await?;
             return Err(error);
         }
-        Ok(())
+        Ok(export.reader.id())
     }
 
-    /// Semantics of the C tools: an export shares every permission.
+    /// Semantics of the C tools: an export shares every permission but that to change the length of its disk, which its
+    /// clients were told.
     fn plan_export(&self, task: &Task<'_>, node: NodeId, options: ExportOptions) -> Result<(Plan, Export)> {
         let gs = task.gs();
         let len_bytes = gs.with(|graph| graph.node(node)).map_or(0, |node| node.len);
         let perm =
             if options.writable { Perm::CONSISTENT_READ.with(Perm::WRITE) } else { Perm::CONSISTENT_READ };
         let name = format!("NBD export '{}'", options.name);
-        let spec = RootSpec { name, grant: Grant { perm, shared: Perm::ALL }, stays: false };
+        let spec =
+            RootSpec { name, grant: Grant { perm, shared: Perm::ALL.without(Perm::RESIZE) }, stays: false };
         let mut plan = Plan::new();
         let backends = if options.writable {
             let writer: Backend<ReadWrite> = plan.attach_root(gs, node, spec);

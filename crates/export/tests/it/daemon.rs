@@ -181,7 +181,7 @@ impl Daemon {
 
     pub(crate) fn export(&self, options: ExportOptions) -> Result<()> {
         let server = Arc::clone(self.server());
-        self.call(async move |task: &mut Task<'_>| server.add_export(task, options).await)
+        self.call(async move |task: &mut Task<'_>| server.add_export(task, options).await.map(drop))
     }
 
     pub(crate) fn unexport(&self, name: &str, removal: Removal) -> Result<()> {

@@ -186,6 +186,11 @@ impl Worker<'_> {
                 let flags = ZeroFlags { unchanged: true, ..ZeroFlags::default() };
                 ticket.write_zeroes(part, flags).await
             }
+            // Others have used up what the rate limit allows, since this piece was claimed.
+            Need::Copy if self.state.borrow().is_full => {
+                self.state.borrow_mut().give_back(part);
+                return Ok(());
+            }
             Need::Copy => {
                 if self.meter.spend(part.len(), now_ns) {
                     self.state.borrow_mut().is_full = true;

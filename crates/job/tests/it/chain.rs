@@ -91,18 +91,34 @@ impl Images {
         self.model.end_write(resize, drystone_testkit::model::Ending::Done);
     }
 
+    /// A full image of `len` bytes below an empty one.
+    pub(crate) fn full(len: u64) -> Self {
+        let mut images = Self { list: vec![empty(len, false)], model: ByteModel::zeroed(len) };
+        images.change(&mut Rng::new(1), async |client, _| {
+            client.write(GuestRange::new(GuestOffset::ZERO, len), false).await.unwrap();
+        });
+        images.list.push(empty(len, true));
+        images
+    }
+
     fn write_some(&mut self, len: u64, rng: &mut Rng) {
+        self.change(rng, async |client, rng| {
+            let mix = Mix { reads: 1, writes: 6, zeroes: 2, discards: 1, flushes: 0 };
+            let load = Load { mix, discard: DiscardRule::OldOrZero, ..Load::new(8, len) };
+            load.run(client, rng, |error| panic!("{}", error.report())).await;
+        });
+    }
+
+    /// Lets a guest of the image on top do something.
+    fn change(&mut self, rng: &mut Rng, work: impl AsyncFnOnce(&mut Watched<BackendClient>, &mut Rng)) {
         let sim = Sim::seeded(rng.next_u64());
         let world = World::new(&sim);
         let disks = self.disks(rng);
         let model = Rc::new(RefCell::new(self.model.clone()));
         let chain = Chain::open(&world, &disks, Grant::WRITER).unwrap();
         let mut client = chain.client(&sim, 1, &model);
-        let mix = Mix { reads: 1, writes: 6, zeroes: 2, discards: 1, flushes: 0 };
-        let load = Load { mix, discard: DiscardRule::OldOrZero, ..Load::new(8, len) };
         let mut rng = Rng::new(rng.next_u64());
-        let filling = load.run(&mut client, &mut rng, |error| panic!("{}", error.report()));
-        sim.block_on(&sim.io(1), filling).unwrap();
+        sim.block_on(&sim.io(1), work(&mut client, &mut rng)).unwrap();
         chain.read_all(&sim, &model).unwrap();
         chain.close(&world).unwrap();
         world.end();

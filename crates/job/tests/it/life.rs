@@ -532,6 +532,26 @@ fn a_cancel_at_any_step_ends_the_whole_group() {
     assert!(step > 20);
 }
 
+/// 49: a list of jobs was walked while cancelling one of them freed others.
+#[test]
+fn g49_all_jobs_are_cancelled_while_groups_end() {
+    for steps in 0..40 {
+        let sim = Sim::seeded(18);
+        let world = World::new(&sim);
+        pair(&world, [(1, false), (3, false)]);
+        let created = create(&world, spec("c")).unwrap();
+        launch(&world, spec("d"), 1000);
+        launch_ready(&world, manual("e"));
+        let target = sim.steps() + steps;
+        sim.run_until(|| sim.steps() >= target).unwrap();
+        world.jobs.cancel_all();
+        sim.block_on(&sim.control(), world.jobs.all_ended()).unwrap();
+        drop(created);
+        assert!(world.jobs.info("d").is_err());
+        world.end();
+    }
+}
+
 #[test]
 fn verbs_at_random_moments_leave_no_job_behind() {
     let seen = Arc::new(AtomicU32::new(0));

@@ -19,6 +19,7 @@ use drystone_testkit::crash::PowerSweep;
 use drystone_testkit::disk::{DiskOptions, Fault, FaultEffect, Image, OpFilter, OpKind, SimDisk};
 use drystone_testkit::graph::SimDriver;
 use drystone_testkit::model::DiscardRule;
+use drystone_testkit::overlay::SimOverlay;
 use drystone_testkit::sim::{Sim, explore};
 
 use crate::chain::{Chain, Images, backing_of, demand_consistent, names_below, options};
@@ -518,6 +519,70 @@ fn what_the_job_works_on_is_not_changed_by_others() {
     world.wait("j");
     set.close();
     world.end();
+}
+
+/// 51: every drain cut a rate limit's sleep short, so that the job was faster than its limit.
+#[test]
+fn g51_pauses_and_drains_do_not_make_a_job_faster_than_its_limit() {
+    let full = Images::full(LEN);
+    for is_disturbed in [false, true] {
+        let sim = Sim::seeded(13);
+        let world = World::new(&sim);
+        let set = Set::open(&world, &full);
+        let copied = LEN - set.chain.allocated_in_top(&sim, LEN);
+        let speed = 256 << 10;
+        let begin = sim.now_ns();
+        set.start(StreamOptions { speed, ..set.options() }).unwrap();
+        while world.jobs.info("j").is_ok() {
+            let next = sim.now_ns() + 7_000_000;
+            let local = sim.control();
+            sim.block_on(&sim.control(), async move { local.sleep_until(next).await }).unwrap();
+            if is_disturbed {
+                let top = set.chain.top();
+                world.call(async move |task: &mut Task<'_>| drop(task.drain(&[top]).await));
+                let _ = world.jobs.pause("j");
+                sim.settle().unwrap();
+                let _ = world.jobs.resume("j");
+            }
+        }
+        let ms = (sim.now_ns() - begin) / 1_000_000;
+        let least = (copied - (64 << 10)) * 1000 / (256 << 10);
+        assert!((least..least + 1500).contains(&ms), "{copied} bytes in {ms} ms");
+        set.close();
+        world.end();
+    }
+}
+
+#[test]
+fn a_snapshot_above_a_stream_is_taken_while_it_runs() {
+    let images = images(5);
+    let program = |sim: &Sim| {
+        let world = World::new(sim);
+        let set = Set::open(&world, &images);
+        let running = set.load(15);
+        let options = StreamOptions {
+            base: StreamBase::Base(set.chain.layers[0]),
+            ..options("j", set.chain.layers[2])
+        };
+        set.start(options).unwrap();
+        let (top, file) = (set.chain.top(), SimDisk::zeroed(LEN, 9));
+        world.call(async move |task: &mut Task<'_>| {
+            let mut opening = Opening::new(task);
+            let file = opening.add(SimDriver::node("snapshot-file", &file)).unwrap();
+            let snapshot = opening.add(SimOverlay::node("snapshot", LEN, file, Some(top))).unwrap();
+            let mut plan = Plan::new();
+            plan.demand(top, Demand::NoJob);
+            plan.insert(opening);
+            plan.replace(top, snapshot);
+            task.apply(plan).await.unwrap();
+        });
+        world.wait("j");
+        sim.run_until(|| running.get() == 0).unwrap();
+        assert_eq!(set.names(), ["snapshot", "layer3", "layer2", "layer0"]);
+        set.read_all();
+        world.end();
+    };
+    println!("{}", explore(0..60, program));
 }
 
 #[test]

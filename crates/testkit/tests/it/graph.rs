@@ -217,7 +217,7 @@ fn a_stuck_graph_says_who_waits_for_whom() {
     let stuck = sim.run_until(|| false).unwrap_err().to_string();
     assert!(stuck.contains("thread 1: writer"), "{stuck}");
     assert!(stuck.contains("disk 'sim' op 0 Write 0..512 in flight"), "{stuck}");
-    assert!(stuck.contains("a drain waits for the requests inside to end (Gate)"), "{stuck}");
+    assert!(stuck.contains("a drain waits for the requests of 'user of disk' to end (Gate)"), "{stuck}");
     drop(hold);
     graph.finish();
 }

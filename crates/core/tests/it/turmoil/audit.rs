@@ -15,7 +15,7 @@ use drystone_core::driver::{
 };
 use drystone_core::request::io::Io;
 use drystone_core::runtime::{LocalFuture, LocalRef, Shard};
-use drystone_testkit::disk::SimDisk;
+use drystone_testkit::disk::{Image, SimDisk};
 
 /// In which phase a driver fails next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +89,11 @@ impl Audit {
 
     pub(super) fn mend(&self) {
         self.state().fails.clear();
+    }
+
+    /// What the device `name` holds.
+    pub(super) fn image(&self, name: &str) -> Image {
+        self.state().disks[name].image()
     }
 
     /// Nothing is left over.

@@ -18,7 +18,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
 use drystone_core::runtime::yield_now;
-use drystone_testkit::disk::SimDisk;
+use drystone_testkit::disk::{DiskOptions, SimDisk};
 use drystone_testkit::overlay::SimOverlay;
 
 use super::audit::{ASKED_FOR, Audit, Audited, Fails};
@@ -402,13 +402,19 @@ impl TurmoilDisk {
         let (name, seed) = (self.fresh_name("file"), self.rng.next_u64());
         let len = task.gs().with(|graph| graph.node(old)).unwrap().len;
         let mut opening = Opening::new(task);
-        let file = add_device(&mut opening, &self.audit, &name, SimDisk::zeroed(len, seed)).unwrap();
+        let is_top = overlay == self.top().0;
+        // What cannot change is copied beforehand.
+        let disk = match self.nodes.iter().find(|(id, _)| *id == old) {
+            Some((_, old)) if !is_top => SimDisk::new(self.audit.image(old), DiskOptions::seeded(seed)),
+            _ => SimDisk::zeroed(len, seed),
+        };
+        let file = add_device(&mut opening, &self.audit, &name, disk).unwrap();
         let mut plan = Plan::new();
         plan.insert(opening);
         plan.set_child(overlay, ChildKey::File, file, Role::IMAGE);
         plan.remove(old);
-        if let Some(after) = self.commit_with(task, plan, Some((old, file))).await {
-            if overlay != self.top().0 {
+        if let Some(after) = self.commit_with(task, plan, is_top.then_some((old, file))).await {
+            if !is_top {
                 self.audit.freeze(&name);
             }
             self.layers[index].1 = file;

@@ -1,0 +1,183 @@
+//! Reports of nodes.
+
+use std::collections::BTreeMap;
+
+use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
+use drystone_core::control::Task;
+use drystone_core::graph::node::ChildKey;
+use drystone_core::graph::policy::DetectZeroes;
+use drystone_qmp::schema::types::blockdev::BlockdevDetectZeroesOptions;
+use drystone_qmp::schema::types::common::Data;
+use drystone_qmp::schema::types::info::{
+    BlockDeviceInfo, BlockdevCacheInfo, ImageInfo, ImageInfoSpecific, ImageInfoSpecificData,
+    ImageInfoSpecificFile, ImageInfoSpecificQCow2, Qcow2CompressionType, QueryNamedBlockNodes,
+};
+
+use super::Outcome;
+use crate::daemon::Daemon;
+use crate::error::to_qmp;
+
+/// `query-named-block-nodes`.
+pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcome<Vec<BlockDeviceInfo>> {
+    let nested = how.flat != Some(true);
+    let look = async move |task: &mut Task<'_>| Ok(task.gs().with(|graph| report(graph, nested)));
+    let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
+    Ok(in_order(nodes).into_iter().map(node).collect())
+}
+
+/// The nodes in the order in which the C daemon names them: what was added last comes first, with its backing images
+/// before and its files behind it.
+pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
+    let index: BTreeMap<String, usize> =
+        nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
+    let mut slots: Vec<Option<NodeReport>> = nodes.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(slots.len());
+    let owned = (0..slots.len()).filter(|index| is_owned(&slots, *index)).collect::<Vec<_>>();
+    for start in owned.into_iter().chain(0..slots.len()) {
+        // What is to be done, the next at the end: a node is named itself (`true`) between its images and its files.
+        let mut todo = vec![(start, false)];
+        while let Some((at, is_named)) = todo.pop() {
+            if is_named {
+                ordered.extend(slots.get_mut(at).and_then(Option::take));
+                continue;
+            }
+            let Some(Some(node)) = slots.get(at) else { continue };
+            let below = |wants_backing: bool| {
+                node.children.iter().rev().filter_map({
+                    let (index, slots) = (&index, &slots);
+                    move |(key, name)| {
+                        let child = *index.get(name)?;
+                        let is_wanted = (*key == ChildKey::Backing) == wants_backing;
+                        (is_wanted && !is_owned(slots, child)).then_some((child, false))
+                    }
+                })
+            };
+            let (files, images): (Vec<_>, Vec<_>) = (below(false).collect(), below(true).collect());
+            todo.extend(files);
+            todo.push((at, true));
+            todo.extend(images);
+        }
+    }
+    ordered
+}
+
+fn is_owned(slots: &[Option<NodeReport>], index: usize) -> bool {
+    slots.get(index).and_then(Option::as_ref).is_some_and(|node| node.owned)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn node(node: NodeReport) -> BlockDeviceInfo {
+    BlockDeviceInfo {
+        file: node.file,
+        node_name: Some(node.name),
+        ro: node.read_only,
+        drv: node.driver.to_owned(),
+        backing_file: node.backing_file,
+        backing_file_depth: i64::try_from(node.backing_file_depth).unwrap_or(i64::MAX),
+        active: node.active,
+        encrypted: node.encrypted,
+        detect_zeroes: match node.detect_zeroes {
+            DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,
+            DetectZeroes::On => BlockdevDetectZeroesOptions::On,
+            DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
+        },
+        bps: 0,
+        bps_rd: 0,
+        bps_wr: 0,
+        iops: 0,
+        iops_rd: 0,
+        iops_wr: 0,
+        image: image(node.image),
+        bps_max: None,
+        bps_rd_max: None,
+        bps_wr_max: None,
+        iops_max: None,
+        iops_rd_max: None,
+        iops_wr_max: None,
+        bps_max_length: None,
+        bps_rd_max_length: None,
+        bps_wr_max_length: None,
+        iops_max_length: None,
+        iops_rd_max_length: None,
+        iops_wr_max_length: None,
+        iops_size: None,
+        group: None,
+        cache: BlockdevCacheInfo {
+            writeback: true,
+            direct: node.cache_direct,
+            no_flush: node.cache_no_flush,
+        },
+        write_threshold: 0,
+        dirty_bitmaps: None,
+    }
+}
+
+/// Images stand on each other as deep as people make them, so from the last one up.
+fn image(mut report: ImageReport) -> ImageInfo {
+    let mut chain = Vec::new();
+    loop {
+        let below = report.backing.take();
+        chain.push(report);
+        match below {
+            Some(below) => report = *below,
+            None => break,
+        }
+    }
+    let mut below = None;
+    for report in chain.into_iter().rev() {
+        below = Some(Box::new(one_image(report, below.take())));
+    }
+    below.map_or_else(|| unreachable!("a chain has an image"), |image| *image)
+}
+
+fn one_image(report: ImageReport, backing_image: Option<Box<ImageInfo>>) -> ImageInfo {
+    ImageInfo {
+        filename: report.filename,
+        format: report.format.to_owned(),
+        dirty_flag: Some(report.dirty),
+        actual_size: report.actual_size.map(signed),
+        virtual_size: signed(report.virtual_size),
+        cluster_size: report.cluster_size.map(signed),
+        encrypted: report.encrypted.then_some(true),
+        compressed: None,
+        backing_filename: report.backing_filename,
+        full_backing_filename: report.full_backing_filename,
+        backing_filename_format: report.backing_format,
+        snapshots: None,
+        format_specific: report.specific.map(specific),
+        backing_image,
+    }
+}
+
+fn specific(specific: Specific) -> ImageInfoSpecific {
+    let r#type = match specific {
+        Specific::File => {
+            ImageInfoSpecificData::File(Data { data: ImageInfoSpecificFile { extent_size_hint: None } })
+        }
+        Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 } => {
+            let flag = |of: fn(&Qcow2Features) -> bool| version_3.as_ref().map(of);
+            ImageInfoSpecificData::Qcow2(Data {
+                data: Box::new(ImageInfoSpecificQCow2 {
+                    compat: compat.to_owned(),
+                    data_file: None,
+                    data_file_raw: None,
+                    extended_l2: flag(|features| features.extended_l2),
+                    lazy_refcounts: flag(|features| features.lazy_refcounts),
+                    corrupt: flag(|features| features.corrupt),
+                    refcount_bits: i64::from(refcount_bits),
+                    encrypt: None,
+                    bitmaps: None,
+                    compression_type: if compression_type == Qcow2CompressionType::Zstd.name() {
+                        Qcow2CompressionType::Zstd
+                    } else {
+                        Qcow2CompressionType::Zlib
+                    },
+                }),
+            })
+        }
+    };
+    ImageInfoSpecific { r#type }
+}

@@ -1,0 +1,118 @@
+//! [`Outbox`]: what is to be sent to a client.
+//!
+//! | what | if the client does not listen |
+//! |---|---|
+//! | answers | its next command waits until less than [`ANSWERS_BYTES_MAX`] are left |
+//! | events | past [`EVENTS_BYTES_MAX`] in all, its connection is closed: it can tell that from silence, not a gap |
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+/// A client with more than this to read gets no further answer.
+const ANSWERS_BYTES_MAX: usize = 1 << 20;
+/// A client with more than this to read has its connection closed at the next event.
+const EVENTS_BYTES_MAX: usize = 16 << 20;
+
+/// What is to be sent. One thread.
+#[derive(Default)]
+pub(super) struct Outbox(RefCell<State>);
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// Taken by the writer and not sent yet.
+    sending_bytes: usize,
+    is_closed: bool,
+    writer: Option<Waker>,
+    waiting: Vec<Waker>,
+}
+
+impl State {
+    fn left(&self) -> usize {
+        self.bytes.len() + self.sending_bytes
+    }
+}
+
+impl Outbox {
+    /// Adds bytes, unless it is closed.
+    pub(super) fn push(&self, bytes: &[u8]) {
+        let mut state = self.0.borrow_mut();
+        if state.is_closed {
+            return;
+        }
+        state.bytes.extend_from_slice(bytes);
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Whether the client is so far behind that it gets no further event.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.0.borrow().left() > EVENTS_BYTES_MAX
+    }
+
+    /// Drops what is left and takes nothing more.
+    pub(super) fn close(&self) {
+        let mut state = self.0.borrow_mut();
+        state.is_closed = true;
+        state.bytes.clear();
+        state.sending_bytes = 0;
+        let wakers: Vec<Waker> = state.writer.take().into_iter().chain(state.waiting.drain(..)).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until an answer may be added; `false` if it is closed.
+    pub(super) async fn room(&self) -> bool {
+        self.at_most(ANSWERS_BYTES_MAX).await
+    }
+
+    /// Waits until everything was sent; `false` if it is closed.
+    pub(super) async fn sent(&self) -> bool {
+        self.at_most(0).await
+    }
+
+    async fn at_most(&self, max_bytes: usize) -> bool {
+        poll_fn(|cx| {
+            let mut state = self.0.borrow_mut();
+            if state.is_closed || state.left() <= max_bytes {
+                return Poll::Ready(!state.is_closed);
+            }
+            state.waiting.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    // The writer's side.
+
+    /// What is to be sent next; `None` when it is closed.
+    pub(super) async fn next(&self) -> Option<Vec<u8>> {
+        poll_fn(|cx| {
+            let mut state = self.0.borrow_mut();
+            if state.is_closed {
+                return Poll::Ready(None);
+            }
+            if state.bytes.is_empty() {
+                state.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let bytes = std::mem::take(&mut state.bytes);
+            state.sending_bytes = bytes.len();
+            Poll::Ready(Some(bytes))
+        })
+        .await
+    }
+
+    /// What the writer took was sent.
+    pub(super) fn done(&self) {
+        let mut state = self.0.borrow_mut();
+        state.sending_bytes = 0;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
