@@ -160,12 +160,6 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// The value, as it came.
-    #[must_use]
-    pub fn into_value(self) -> Value {
-        self.value
-    }
-
     pub(super) fn fits(&self, form: Form) -> bool {
         form.fits(&self.value, self.notation)
     }
