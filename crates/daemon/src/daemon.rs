@@ -7,7 +7,6 @@
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, Plan, Task};
-use drystone_core::graph::node::NodeId;
 use drystone_core::runtime::LocalRef;
 use drystone_job::Jobs;
 use drystone_sys::{ThreadHandle, ThreadStarter};
@@ -83,33 +82,35 @@ impl Daemon {
         exports.and(self.close_nodes().await)
     }
 
-    /// Removes nodes until there are none that somebody owns. A node goes when nobody stands on it any more.
+    /// Removes the nodes that users have made, the newest first: what stands on a node is mostly newer than it. Others are
+    /// gone over again, once nobody stands on them any more.
     async fn close_nodes(&self) -> Result<()> {
         self.on_control(async |task: &mut Task<'_>| {
             let mut result = Ok(());
-            let mut given_up: Vec<NodeId> = Vec::new();
             loop {
-                let next = task.gs().with(|graph| {
-                    let nodes = graph.nodes();
-                    let free = |id| graph.parents_of(id).is_empty();
-                    let mut owned =
-                        nodes.iter().rev().filter(|node| node.owned && !given_up.contains(&node.id));
-                    owned.find(|node| free(node.id)).map(|node| node.id)
-                });
-                let Some(node) = next else { break };
-                let mut plan = Plan::new();
-                plan.remove(node);
-                if let Err(error) = task.apply(plan).await {
-                    given_up.push(node);
-                    result = result.and(Err(error));
+                let nodes = task.gs().with(|graph| graph.nodes());
+                let owned = nodes.iter().rev().filter(|node| node.owned).map(|node| node.id);
+                let mut is_any_gone = false;
+                for node in owned {
+                    if !task.gs().with(|graph| graph.parents_of(node).is_empty()) {
+                        continue;
+                    }
+                    let mut plan = Plan::new();
+                    plan.remove(node);
+                    let removed = task.apply(plan).await;
+                    is_any_gone |= removed.is_ok();
+                    result = result.and(removed);
+                }
+                if !is_any_gone {
+                    return match (result, nodes.len()) {
+                        (Ok(()), left @ 1..) => {
+                            let text = format!("{left} nodes are still in use at the end");
+                            Err(Error::new(Kind::InUse, text))
+                        }
+                        (result, _) => result,
+                    };
                 }
             }
-            let left = task.gs().with(|graph| graph.nodes().len());
-            if left > 0 && result.is_ok() {
-                let text = format!("{left} nodes are still in use at the end");
-                return Err(Error::new(Kind::InUse, text));
-            }
-            result
         })
         .await
     }

@@ -8,7 +8,7 @@
 //! | module | what |
 //! |---|---|
 //! | `args`, `startup` | the command line: its grammar, and doing what it says, option by option |
-//! | `daemon` | [`Daemon`](daemon::Daemon): what there is, and taking it down |
+//! | `daemon` | what there is, and taking it down |
 //! | `monitor` | clients that send commands and are told of events |
 //! | `command` | one file per family of commands: parse, call, encode |
 //! | `exports`, `objects` | what commands add and remove beside nodes |

@@ -58,17 +58,19 @@ pub(crate) struct Terminal {
     is_process: bool,
     stream: Cell<Option<Stream>>,
     stdio: Cell<Option<Stdio>>,
-    complain: Box<dyn Fn(&str)>,
+    complain: Complain,
 }
+
+/// Who is told what goes wrong.
+type Complain = Box<dyn Fn(&str)>;
 
 impl Terminal {
     fn new(name: String, console: Console) -> Self {
-        let (is_process, stream, complain): (bool, _, Box<dyn Fn(&str)>) = match console {
-            Console::Process => {
-                (true, None, Box::new(|text| drop(std::io::stderr().write_all(text.as_bytes()))))
-            }
-            Console::Within(stream, complain) => (false, Some(stream), complain),
+        let (stream, complain): (_, Complain) = match console {
+            Console::Process => (None, Box::new(|text| drop(std::io::stderr().write_all(text.as_bytes())))),
+            Console::Within(stream, complain) => (Some(stream), complain),
         };
+        let is_process = stream.is_none();
         Self { name, is_process, stream: Cell::new(stream), stdio: Cell::new(None), complain }
     }
 

@@ -38,8 +38,8 @@ fn start(socket: &Path) -> Daemon {
     let chardev = format!("socket,id=m,path={},server=on,wait=off", socket.display());
     let arguments = ["--chardev", &chardev, "--monitor", "chardev=m"];
     let daemon = Daemon(Command::new("qemu-storage-daemon").args(arguments).spawn().unwrap());
-    while !socket.exists() {
-        std::thread::sleep(Duration::from_millis(10));
+    while UnixStream::connect(socket).is_err() {
+        std::thread::yield_now();
     }
     daemon
 }

@@ -92,7 +92,8 @@ impl Session {
     }
 
     /// The next thing to do about what the client sent; `input` is what has not been looked at yet and shrinks.
-    /// `None` if more input is needed, or if a command is still to be answered.
+    /// `None` if more input is needed, or if a command is still to be answered. One reply at a time: whoever waits for
+    /// room to send before calling again bounds what broken input, which makes longer replies than itself, costs.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Incoming> {
         if self.is_answering {
             return None;

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod daemon;
 mod demo;
 mod golden;
 mod graph;

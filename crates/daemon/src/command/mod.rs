@@ -38,7 +38,9 @@ pub(crate) use self::process::version;
 pub(crate) type Outcome<T> = Result<T, QmpError>;
 
 /// The outcome of a command, to be encoded for the client that asked.
-pub(crate) struct Answer(Box<dyn FnOnce(&mut Session, Pending) -> Vec<u8>>);
+pub(crate) struct Answer(Box<Encode>);
+
+type Encode = dyn FnOnce(&mut Session, Pending) -> Vec<u8>;
 
 impl Answer {
     fn of<C: Call + 'static>(outcome: Outcome<C::Returns>) -> Self

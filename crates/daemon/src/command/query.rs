@@ -1,6 +1,6 @@
 //! Reports of nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
 use drystone_core::control::Task;
@@ -30,10 +30,13 @@ pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcom
 pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
     let index: BTreeMap<String, usize> =
         nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
+    let children: BTreeSet<String> =
+        nodes.iter().flat_map(|node| node.children.iter().map(|(_, name)| name.clone())).collect();
+    let is_start = |node: &NodeReport| node.owned || !children.contains(&node.name);
+    let starts: Vec<usize> = (0..).zip(&nodes).filter(|(_, node)| is_start(node)).map(|(at, _)| at).collect();
     let mut slots: Vec<Option<NodeReport>> = nodes.into_iter().map(Some).collect();
     let mut ordered = Vec::with_capacity(slots.len());
-    let owned = (0..slots.len()).filter(|index| is_owned(&slots, *index)).collect::<Vec<_>>();
-    for start in owned.into_iter().chain(0..slots.len()) {
+    for start in starts {
         // What is to be done, the next at the end: a node is named itself (`true`) between its images and its files.
         let mut todo = vec![(start, false)];
         while let Some((at, is_named)) = todo.pop() {

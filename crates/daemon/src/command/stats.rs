@@ -3,6 +3,8 @@
 //! The C daemon counts requests of devices, which there are none of here, and of a node only how far it was written; that
 //! is not counted yet, so all counters of nodes are zero.
 
+use std::collections::BTreeMap;
+
 use drystone_blockdev::query::node::{NodeReport, nodes};
 use drystone_core::control::Task;
 use drystone_core::graph::node::ChildKey;
@@ -28,13 +30,14 @@ pub(super) async fn report(daemon: &Daemon, how: &QueryBlockstats) -> Outcome<Ve
     let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
     let nodes = in_order(nodes);
     // What the C daemon begins with at its other end.
-    Ok(nodes.iter().rev().map(|node| stats(&nodes, node, NESTING_MAX)).collect())
+    let by_name = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    Ok(nodes.iter().rev().map(|node| stats(&by_name, node, NESTING_MAX)).collect())
 }
 
-fn stats(nodes: &[NodeReport], node: &NodeReport, nesting: usize) -> BlockStats {
+fn stats(nodes: &BTreeMap<&str, &NodeReport>, node: &NodeReport, nesting: usize) -> BlockStats {
     let child = |key: ChildKey| {
         let (_, name) = node.children.iter().find(|(known, _)| *known == key)?;
-        let child = nodes.iter().find(|other| other.name == *name).filter(|_| nesting > 0)?;
+        let child = nodes.get(name.as_str()).filter(|_| nesting > 0)?;
         Some(Box::new(stats(nodes, child, nesting - 1)))
     };
     BlockStats {

@@ -254,7 +254,10 @@ impl Source {
                 if let Some(stream) = first.take() {
                     return Some(stream);
                 }
-                while socket.reconnect_ms > 0 {
+                if socket.reconnect_ms == 0 {
+                    return None;
+                }
+                loop {
                     let pause_ns = socket.reconnect_ms.saturating_mul(NS_PER_MS);
                     let again_ns = daemon.local.now_ns().saturating_add(pause_ns);
                     daemon.stop.unless_asked(daemon.local.sleep_until(again_ns)).await?;
@@ -263,7 +266,6 @@ impl Source {
                         return Some(stream);
                     }
                 }
-                None
             }
         }
     }

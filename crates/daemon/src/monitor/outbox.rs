@@ -116,3 +116,47 @@ impl Outbox {
         waiting.into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    use super::*;
+
+    fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn answers_wait_for_a_client_that_does_not_read() {
+        let outbox = Outbox::default();
+        assert_eq!((ready(outbox.next()), ready(outbox.room())), (None, Some(true)));
+        outbox.push(&vec![0; ANSWERS_BYTES_MAX]);
+        assert_eq!(ready(outbox.room()), Some(true));
+        outbox.push(b"x");
+        assert_eq!((ready(outbox.room()), ready(outbox.sent())), (None, None));
+        let taken = ready(outbox.next()).flatten().unwrap();
+        assert_eq!(taken.len(), ANSWERS_BYTES_MAX + 1);
+        assert_eq!(ready(outbox.room()), None, "what is on its way counts");
+        outbox.done();
+        assert_eq!((ready(outbox.room()), ready(outbox.sent())), (Some(true), Some(true)));
+    }
+
+    #[test]
+    fn a_client_that_is_far_behind_is_found_out() {
+        let outbox = Outbox::default();
+        outbox.push(&vec![0; EVENTS_BYTES_MAX]);
+        assert!(!outbox.is_overfull());
+        drop(ready(outbox.next()));
+        outbox.push(b"x");
+        assert!(outbox.is_overfull());
+        outbox.close();
+        outbox.push(b"x");
+        assert_eq!((ready(outbox.next()), ready(outbox.room())), (Some(None), Some(false)));
+    }
+}

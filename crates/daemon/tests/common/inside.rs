@@ -28,6 +28,11 @@ impl Inside {
         });
         Self { socket, thread }
     }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
 }
 
 impl Daemon for Inside {

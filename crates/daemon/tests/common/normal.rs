@@ -39,9 +39,15 @@ impl Normal {
 
     fn object(&mut self, members: Map<String, Value>) -> Value {
         let mut normal = Map::new();
+        // How far a job was when it was stopped depends on how fast it was.
+        let part = [("offset", "len"), ("current-progress", "total-progress")]
+            .into_iter()
+            .find(|(at, of)| members.contains_key(*of) && members.get(*at) != members.get(*of))
+            .map(|(at, _)| at);
         for (key, value) in members {
             let value = match key.as_str() {
                 "timestamp" => continue,
+                _ if Some(key.as_str()) == part => json!("(part)"),
                 "error" if value.get("class").is_some() => json!({ "class": value["class"] }),
                 // Of a job: words.
                 "error" => json!("(text)"),

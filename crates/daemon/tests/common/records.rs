@@ -9,7 +9,8 @@ use super::script;
 pub(crate) struct Script {
     pub(crate) name: String,
     pub(crate) steps: script::Script,
-    record: PathBuf,
+    /// What the C daemon said.
+    pub(crate) record: PathBuf,
 }
 
 /// Every script, or those whose names contain `DRYSTONE_SCRIPT`.
@@ -29,10 +30,6 @@ pub(crate) fn all() -> Vec<Script> {
 }
 
 impl Script {
-    pub(crate) fn record(&self, said: &Transcript) {
-        std::fs::write(&self.record, said.text()).unwrap();
-    }
-
     /// What was said otherwise than it is recorded; empty if nothing was.
     pub(crate) fn compare(&self, said: &Transcript) -> String {
         self.differs(&std::fs::read_to_string(&self.record).unwrap_or_default(), said)
@@ -40,13 +37,20 @@ impl Script {
 
     /// The same with what this daemon is to say where it differs from the C daemon: `NAME.ours` says so, and why.
     pub(crate) fn compare_ours(&self, said: &Transcript) -> String {
+        let as_recorded = self.compare(said).is_empty();
         match std::fs::read_to_string(self.record.with_extension("ours")) {
+            Ok(_) if as_recorded => format!("=== {}: nothing differs, so '.ours' has to go\n", self.name),
             Ok(ours) => {
                 let lines: Vec<&str> = ours.lines().filter(|line| !line.starts_with('#')).collect();
                 self.differs(&(lines.join("\n") + "\n"), said)
             }
             Err(_) => self.compare(said),
         }
+    }
+
+    /// Writes down that this daemon says something else, and why.
+    pub(crate) fn accept(&self, said: &Transcript, why: &str) {
+        std::fs::write(self.record.with_extension("ours"), format!("# {why}\n{}", said.text())).unwrap();
     }
 
     fn differs(&self, recorded: &str, said: &Transcript) -> String {

@@ -98,25 +98,21 @@ fn connections_beyond_the_limit_wait_for_their_turn() {
 }
 
 #[test]
-fn a_disk_that_has_grown_is_longer_for_the_next_client() {
+fn a_disk_keeps_the_length_that_clients_were_told_while_it_is_on_offer() {
     use drystone_core::control::{Plan, RootSpec, Task};
-    use drystone_core::disk::Preallocation;
     use drystone_core::graph::permission::{Grant, Perm};
 
     let (daemon, _ram) = Daemon::with_disk(Setup::default(), 1 << 20);
-    let before = Client::enter(&daemon.address(), "disk");
-    daemon.call(async |task: &mut Task<'_>| {
+    let error = daemon.call(async |task: &mut Task<'_>| {
         let node = task.gs().find("disk").unwrap();
         let perm = Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE);
         let spec =
             RootSpec { name: "resizer".into(), grant: Grant { perm, shared: Perm::ALL }, stays: false };
         let mut plan = Plan::new();
-        let resizer = plan.attach_root::<drystone_core::backend::ReadWrite>(task.gs(), node, spec);
-        task.apply(plan).await.unwrap();
-        task.enter(&resizer).await.resize(2 << 20, Preallocation::Off).await.unwrap();
+        plan.attach_root::<drystone_core::backend::ReadWrite>(task.gs(), node, spec);
+        task.apply(plan).await.unwrap_err()
     });
-    let mut after = Client::enter(&daemon.address(), "disk");
-    assert_eq!(before.transmission.session().len_bytes, 1 << 20);
-    assert_eq!(after.transmission.session().len_bytes, 2 << 20);
-    after.write((2 << 20) - 1, b"x").unwrap();
+    assert_eq!(error.kind(), drystone_base::Kind::InUse);
+    assert!(error.report().contains("NBD export 'disk'"), "{}", error.report());
+    assert_eq!(Client::enter(&daemon.address(), "disk").transmission.session().len_bytes, 1 << 20);
 }

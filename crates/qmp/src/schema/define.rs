@@ -9,7 +9,7 @@
 //! | `qapi_alternate!` | a value of one of several types that look different in JSON |
 //! | `qapi_commands!`, `qapi_events!` | all commands, all events |
 
-/// `Ok(name)` as literal if there is one, else the name of the type.
+/// The name of a type: the literal if there is one.
 macro_rules! type_name {
     ($name:ident) => {
         stringify!($name)

@@ -1,4 +1,4 @@
-//! What every type of the schema can do, and the types that are not defined by a macro.
+//! What every type of the schema can do. Types that no macro defines are in `builtin`.
 //!
 //! ```text
 //!   Input { value, path: file ◄ options[1], notation }     a value, and what its name is in errors: options[1].file
@@ -6,17 +6,22 @@
 //! ```
 //! Members are taken in the order of the definition; the first fault is the error. Errors name the member in full.
 
+mod builtin;
+
 use std::fmt;
 
 use serde_json::{Map, Value};
 
 use super::introspect::{Builder, ObjectShape, TypeName};
 use crate::wire::{Sink, Tree};
-use crate::{QmpError, keyval};
 
-/// How deep objects and lists of one argument may be nested. (Options of a node are nested as deep as the graph that they
-/// describe.) It keeps recursion over untrusted input within the smallest thread's stack.
-pub const NESTING_MAX: usize = 64;
+use crate::QmpError;
+pub use builtin::Null;
+
+/// How deep objects and lists of one argument may be nested. Options of a node are nested as deep as the graph that they
+/// describe, so that this is also the longest chain of images that one command can spell out. Reading it takes half a
+/// megabyte of stack in a release build, eight times that in a debug build.
+pub const NESTING_MAX: usize = 256;
 
 /// A type of the schema.
 pub trait Qapi: Sized {
@@ -155,12 +160,6 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// The value, as it came.
-    #[must_use]
-    pub fn into_value(self) -> Value {
-        self.value
-    }
-
     pub(super) fn fits(&self, form: Form) -> bool {
         form.fits(&self.value, self.notation)
     }
@@ -190,30 +189,6 @@ impl<'a> Input<'a> {
         found.copied().ok_or_else(|| {
             QmpError::generic(format!("Parameter '{}' does not accept value '{text}'", self.path))
         })
-    }
-
-    /// The integer that the value is.
-    fn integer(&self) -> Option<i128> {
-        match (&self.value, self.notation) {
-            (Value::Number(number), _) => {
-                number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
-            }
-            (Value::String(text), Notation::Keyval) => keyval::integer_of(text),
-            _ => None,
-        }
-    }
-
-    /// What is said about something that is not `expected`, worded as the C daemon does.
-    fn no_integer(&self, expected: &str, is_integer: bool) -> QmpError {
-        let is_nested = self.value.is_object() || self.value.is_array();
-        match (self.notation, expected) {
-            (Notation::Keyval, _) if is_nested => self.no_scalar(Form::Integer),
-            (Notation::Keyval, _) if is_integer => self.expects(expected),
-            (Notation::Keyval, _) => self.expects("integer"),
-            (Notation::Json, "uint64") => self.expects(expected),
-            (Notation::Json, "uint32_t" | "uint16_t") if is_integer => self.expects(expected),
-            (Notation::Json, _) => self.no_scalar(Form::Integer),
-        }
     }
 
     /// The string that the value is.
@@ -286,7 +261,7 @@ pub(super) fn put_member<T: Qapi>(out: &mut impl Sink, name: &str, value: &T) {
     }
 }
 
-/// A value of the schema from JSON, or from what [`keyval::parse`] made of a command line.
+/// A value of the schema from JSON, or from what [`crate::keyval::parse_value`] made of a command line.
 ///
 /// # Errors
 /// Anything that the definition does not allow.
@@ -330,198 +305,6 @@ macro_rules! object_qapi {
     };
 }
 pub(super) use object_qapi;
-
-impl Qapi for String {
-    const FORM: Form = Form::String;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        input.text()
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.text(self);
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.builtin("str")
-    }
-}
-
-impl Qapi for bool {
-    const FORM: Form = Form::Boolean;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        match (&input.value, input.notation) {
-            (Value::Bool(value), _) => Ok(*value),
-            (Value::String(text), Notation::Keyval) => {
-                keyval::bool_of(text).ok_or_else(|| input.expects("'on' or 'off'"))
-            }
-            _ => Err(input.no_scalar(Form::Boolean)),
-        }
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.bool(*self);
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.builtin("bool")
-    }
-}
-
-/// Integers: the type, what a value outside of it is told to be, and how it is written.
-macro_rules! integer_qapi {
-    ($($integer:ident $expected:literal $write:ident),*) => {$(
-        impl Qapi for $integer {
-            const FORM: Form = Form::Integer;
-
-            fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-                let integer = input.integer();
-                let fitting = integer.and_then(|integer| Self::try_from(integer).ok());
-                fitting.ok_or_else(|| input.no_integer($expected, integer.is_some()))
-            }
-
-            fn write(&self, out: &mut impl Sink) {
-                out.$write((*self).into());
-            }
-
-            fn describe(schema: &mut Builder) -> TypeName {
-                schema.builtin("int")
-            }
-        }
-    )*};
-}
-integer_qapi!(i64 "integer" signed, u64 "uint64" unsigned, u32 "uint32_t" unsigned, u16 "uint16_t" unsigned);
-
-impl Qapi for f64 {
-    const FORM: Form = Form::Number;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        let number = match (&input.value, input.notation) {
-            (Value::Number(number), _) => number.as_f64(),
-            (Value::String(text), Notation::Keyval) => text.parse().ok().filter(|n: &f64| n.is_finite()),
-            _ => None,
-        };
-        number.ok_or_else(|| input.no_scalar(Form::Number))
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.float(*self);
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.builtin("number")
-    }
-}
-
-/// The value `null`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Null;
-
-impl Qapi for Null {
-    const FORM: Form = Form::Null;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        if input.value.is_null() { Ok(Self) } else { Err(input.mistyped(Form::Null.name())) }
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.null();
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.builtin("null")
-    }
-}
-
-impl Qapi for Value {
-    const FORM: Form = Form::Any;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        Ok(input.value)
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.value(self);
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.builtin("any")
-    }
-}
-
-impl<T: Qapi> Qapi for Vec<T> {
-    const FORM: Form = Form::Array;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        let Input { path, depth, notation, .. } = input;
-        match input.value {
-            Value::Array(_) if depth >= NESTING_MAX => Err(too_deep(path)),
-            Value::Array(values) => values
-                .into_iter()
-                .enumerate()
-                .map(|(index, value)| {
-                    let path = Path::Index(&path, index);
-                    T::parse(Input { value, path, depth: depth + 1, notation })
-                })
-                .collect(),
-            _ => Err(input.mistyped(Form::Array.name())),
-        }
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        out.begin_array();
-        self.iter().for_each(|item| item.write(out));
-        out.end_array();
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        schema.array::<T>()
-    }
-}
-
-/// An optional member.
-impl<T: Qapi> Qapi for Option<T> {
-    const FORM: Form = T::FORM;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        T::parse(input).map(Some)
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        if let Some(value) = self {
-            value.write(out);
-        }
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        T::describe(schema)
-    }
-
-    fn absent() -> Option<Self> {
-        Some(None)
-    }
-
-    fn is_absent(&self) -> bool {
-        self.is_none()
-    }
-}
-
-impl<T: Qapi> Qapi for Box<T> {
-    const FORM: Form = T::FORM;
-
-    fn parse(input: Input<'_>) -> Result<Self, QmpError> {
-        T::parse(input).map(Self::new)
-    }
-
-    fn write(&self, out: &mut impl Sink) {
-        (**self).write(out);
-    }
-
-    fn describe(schema: &mut Builder) -> TypeName {
-        T::describe(schema)
-    }
-}
 
 impl<T: Members> Members for Box<T> {
     const NAME: &'static str = T::NAME;

@@ -8,6 +8,7 @@ use drystone_qmp::schema::types::export::{BlockExportOptions, NbdServerOptions};
 use drystone_qmp::schema::types::monitor::{ChardevBackend, ChardevOptions, MonitorOptions};
 use drystone_qmp::schema::types::object::{ObjectOptions, ObjectOptionsData};
 use drystone_qmp::schema::types::socket::SocketAddressData;
+use drystone_qmp::schema::visit::NESTING_MAX;
 use drystone_qmp::{QmpError, Value};
 use proptest::prelude::*;
 
@@ -80,8 +81,8 @@ fn mistakes_are_named_as_in_the_c_daemon() {
 #[test]
 fn nesting_is_bounded() {
     let deep = |levels: usize| format!("driver=null-co,{}=1", vec!["a"; levels].join("."));
-    assert_eq!(refusal(&deep(64)), "Parameter 'a' is unexpected");
-    assert!(refusal(&deep(65)).starts_with("Invalid parameter 'a.a"));
+    assert_eq!(refusal(&deep(NESTING_MAX)), "Parameter 'a' is unexpected");
+    assert!(refusal(&deep(NESTING_MAX + 1)).starts_with("Invalid parameter 'a.a"));
 }
 
 #[test]

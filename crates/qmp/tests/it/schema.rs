@@ -86,8 +86,8 @@ impl<'a> Comparison<'a> {
 
     fn equal(&mut self, path: &str, ours: &Value, theirs: &Value, key: &str) {
         if ours.get(key) != theirs.get(key) {
-            let (ours, theirs) = (&ours[key], &theirs[key]);
-            self.differs(path, format_args!("{key} is {ours}, theirs is {theirs}"));
+            let shown = |entry: &Value| entry.get(key).map_or_else(|| "absent".to_owned(), Value::to_string);
+            self.differs(path, format_args!("{key} is {}, theirs is {}", shown(ours), shown(theirs)));
         }
     }
 

@@ -3,6 +3,7 @@
 use drystone_qmp::schema::commands::{Command, call};
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::control::VersionInfo;
+use drystone_qmp::schema::visit::NESTING_MAX;
 use drystone_qmp::wire::{Decoder, Limits, Sink, Writer};
 use drystone_qmp::{Incoming, QmpError, Session, Value};
 use proptest::prelude::*;
@@ -78,21 +79,21 @@ fn nothing_is_read_while_a_command_is_answered() {
 }
 
 #[test]
-fn options_nested_too_deep_are_refused_in_a_small_stack() {
+fn options_nested_too_deep_are_refused_before_the_stack_ends() {
     let node = |levels: usize| {
-        let open = r#"{"driver":"raw","file":"#.repeat(levels);
+        let open = r#"{"driver":"qcow2","file":"f","backing":"#.repeat(levels);
         format!(r#"{{"execute":"blockdev-add","arguments":{open}"x"{}}}"#, "}".repeat(levels))
     };
     let run = move || {
         let mut session = negotiated();
-        let (fits, deep) = (node(60), node(1000));
+        let (fits, deep) = (node(NESTING_MAX), node(1000));
         let Some(Incoming::Command(pending, _)) = session.next(&mut fits.as_bytes()) else { panic!() };
         session.answer::<call::BlockdevAdd>(pending, &Ok(Empty {}));
         let Some(Incoming::Reply(reply)) = session.next(&mut deep.as_bytes()) else { panic!() };
         let reply = String::from_utf8(reply).unwrap();
-        assert!(reply.contains("Parameter 'file' is nested deeper than 64 levels"), "{reply}");
+        assert!(reply.contains("Parameter 'backing' is nested deeper than 256 levels"), "{reply}");
     };
-    std::thread::Builder::new().stack_size(1 << 20).spawn(run).unwrap().join().unwrap();
+    std::thread::Builder::new().stack_size(6 << 20).spawn(run).unwrap().join().unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
@@ -25,8 +25,8 @@ const SHORTAGE_NS: u64 = 50_000_000;
 pub struct Listener {
     socket: Socket,
     address: Address,
-    /// The path's inode, for removing the right one.
-    inode: Option<(u64, u64)>,
+    /// The inode and the path that it made, for removing the right one.
+    bound: Option<((u64, u64), PathBuf)>,
 }
 
 impl Listener {
@@ -48,12 +48,15 @@ impl Listener {
         }
         .and_then(|()| rustix::net::listen(&fd, BACKLOG))
         .map_err(|errno| refused(errno, address))?;
-        let inode = match address {
-            Address::Unix(path) => inode(path),
+        // Absolute, because the process may go to another folder.
+        let bound = match address {
+            Address::Unix(path) => {
+                std::path::absolute(path).ok().and_then(|path| Some((inode(&path)?, path)))
+            }
             Address::Tcp(_) => None,
         };
         let address = local_address(&fd, address);
-        Ok(Self { socket: Socket::new(fd), address, inode })
+        Ok(Self { socket: Socket::new(fd), address, bound })
     }
 
     /// Listens with a socket that listens already, such as one that a service manager has passed.
@@ -68,7 +71,7 @@ impl Listener {
             Ok(address) => Address::Tcp(address),
             Err(_) => Address::Unix(unix_path(&name)),
         };
-        Ok(Self { socket: Socket::new(fd), address, inode: None })
+        Ok(Self { socket: Socket::new(fd), address, bound: None })
     }
 
     /// Where it listens, with the port that the kernel chose.
@@ -110,8 +113,8 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let (Address::Unix(path), Some(ours)) = (&self.address, self.inode)
-            && inode(path) == Some(ours)
+        if let Some((ours, path)) = &self.bound
+            && inode(path) == Some(*ours)
         {
             let _ = std::fs::remove_file(path);
         }
