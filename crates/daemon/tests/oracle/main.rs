@@ -46,6 +46,14 @@ impl Daemon for Installed {
     }
 }
 
+impl Drop for Installed {
+    fn drop(&mut self) {
+        // One that has ended already, or that a failed test leaves behind.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn the_installed_daemon_says_what_is_recorded() {
     let record = std::env::var_os("DRYSTONE_RECORD").is_some();
