@@ -4,6 +4,8 @@
 //! would destroy something if that changed holds it alone. All other commands meet as they like. Contents of a lower layer
 //! never change, so a backing file that was right once is right for ever, and files go only if no header leads to them.
 
+use std::os::unix::fs::FileExt;
+
 use serde_json::{Value, json};
 
 use super::{DISKS, Disk, LEN_BYTES, Monitor, Rng, Storm, tool};
@@ -85,6 +87,31 @@ pub(super) fn export(disk: usize, node: &str, thread: Option<usize>) -> Value {
     options
 }
 
+/// What a qcow2 file names as its backing file. Spec "Header": its offset and its length.
+fn backing_file(path: &str) -> Option<String> {
+    let mut header = [0; 20];
+    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    file.read_exact_at(&mut header, 0).unwrap();
+    let at = u64::from_be_bytes(header[8..16].try_into().unwrap());
+    let mut name = vec![0; u32::from_be_bytes(header[16..20].try_into().unwrap()) as usize];
+    file.read_exact_at(&mut name, at).unwrap();
+    (at != 0).then(|| String::from_utf8(name).unwrap())
+}
+
+/// The files that a name stands for: a path, or options.
+fn files_of(name: &str) -> Vec<String> {
+    fn collect(value: &Value, files: &mut Vec<String>) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            files.extend(value.as_str().filter(|_| key == "filename").map(str::to_owned));
+            collect(value, files);
+        }
+    }
+    let Some(options) = name.strip_prefix("json:") else { return vec![name.to_owned()] };
+    let mut files = Vec::new();
+    collect(&serde_json::from_str(options).unwrap(), &mut files);
+    files
+}
+
 /// A node, as `query-named-block-nodes` tells it, and what is below.
 struct Layer {
     node: String,
@@ -155,7 +182,7 @@ impl<'s> Author<'s> {
         let mut top = disk.top.lock().unwrap();
         assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
         new.clone_into(&mut top);
-        disk.files.lock().unwrap().insert(file, None);
+        disk.files.lock().unwrap().insert(file);
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
@@ -246,12 +273,12 @@ impl<'s> Author<'s> {
         for _ in 0..=self.rng.below(3) {
             let (number, _) = self.disk();
             let layers = self.layers(number);
-            let node = layers.get(self.rng.index(layers.len())).unwrap();
+            let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
             let Some(file) = Self::child(&graph, &node.node, "file") else { return };
             let one = if self.rng.one_in(2) {
                 let [cache, discard, detect] = self.settings();
                 json!({
-                    "driver": "file", "node-name": file, "filename": node.info["image"]["filename"], "discard": discard,
+                    "driver": "file", "node-name": file, "filename": self.path(&node.node), "discard": discard,
                     "cache": cache, "detect-zeroes": detect, "read-only": node.info["ro"],
                 })
             } else {
@@ -289,7 +316,7 @@ impl<'s> Author<'s> {
         let device = if self.rng.one_in(3) { self.pick(&layers).unwrap() } else { top };
         let job = self.storm.name();
         let mut arguments = json!({"job-id": format!("j{job}"), "device": device});
-        let other = self.pick(&layers).unwrap();
+        let Some(other) = self.pick(&layers) else { return };
         match self.rng.below(4) {
             0 => arguments["base-node"] = other.into(),
             1 => arguments["bottom"] = other.into(),
@@ -338,7 +365,7 @@ impl<'s> Author<'s> {
         let (number, disk) = self.disk();
         let _gate = disk.gate.write().unwrap();
         let layers = self.layers(number);
-        let node = layers.get(self.rng.index(layers.len())).unwrap();
+        let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
         let Some(file) = node.info["image"]["backing-filename"].as_str() else { return };
         let arguments = json!({"device": node.node, "image-node-name": node.node, "backing-file": file});
         let _ = self.ask("change-backing-file", arguments);
@@ -357,10 +384,29 @@ impl<'s> Author<'s> {
             return;
         }
         let _gate = disk.gate.write().unwrap();
+        self.open_top(number, disk);
         if !self.add_export(number, disk) {
             let address = json!({"type": "unix", "data": {"path": self.path("nbd.sock")}});
             let _ = self.ask("nbd-server-start", json!({"addr": address}));
         }
+    }
+
+    /// A layer of `blockdev-snapshot-sync` belongs to those above: it goes with the last export.
+    fn open_top(&mut self, number: usize, disk: &Disk) {
+        let top = disk.top.lock().unwrap().clone();
+        let layers = self.layers(number);
+        if layers.iter().any(|layer| layer.node == top) {
+            return;
+        }
+        let path = self.path(&top);
+        let mut node =
+            json!({"driver": "qcow2", "node-name": top, "file": {"driver": "file", "filename": path}});
+        let backing = backing_file(&path);
+        if let Some(below) = layers.into_iter().find(|layer| Some(self.path(&layer.node)) == backing) {
+            node["backing"] = below.node.into();
+        }
+        // A job may change meanwhile what is below it; then it is opened next time.
+        let _ = self.ask("blockdev-add", node);
     }
 
     fn add_export(&mut self, number: usize, disk: &Disk) -> bool {
@@ -374,6 +420,7 @@ impl<'s> Author<'s> {
         let (number, disk) = self.disk();
         let _gate = disk.gate.write().unwrap();
         let _ = self.ask("block-export-del", json!({"id": format!("x{number}"), "mode": "hard"}));
+        self.open_top(number, disk);
         let top = disk.top.lock().unwrap().clone();
         let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == top) else { return };
         let len_bytes = layer.info["image"]["virtual-size"].as_u64().unwrap();
@@ -389,32 +436,24 @@ impl<'s> Author<'s> {
         let (number, disk) = self.disk();
         let _gate = disk.gate.write().unwrap();
         let top = disk.top.lock().unwrap().clone();
-        let layers = self.note_headers(number, disk);
-        let unused: Vec<String> = layers.into_iter().filter(|node| *node != top).collect();
+        let layers = self.layers(number);
+        let unused: Vec<String> =
+            layers.into_iter().map(|layer| layer.node).filter(|node| *node != top).collect();
         if let Some(layer) = self.pick(&unused) {
             let _ = self.ask("blockdev-del", json!({"node-name": layer}));
         }
-        let layers = self.note_headers(number, disk);
-        let mut needed: Vec<String> = layers.iter().map(|node| self.path(node)).collect();
-        let mut files = disk.files.lock().unwrap();
+        let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
+        let files = nodes.as_array().unwrap().iter().filter(|node| node["drv"] == "file");
+        let mut needed: Vec<String> = files.map(|node| node["file"].as_str().unwrap().to_owned()).collect();
+        needed.push(self.path(&top));
         let mut next = 0;
         while let Some(file) = needed.get(next) {
-            let below = files.get(file).cloned().flatten();
-            needed.extend(below.filter(|below| !needed.contains(below)));
+            let below = backing_file(file).map_or(Vec::new(), |name| files_of(&name));
+            needed.extend(below.into_iter().filter(|file| !needed.contains(file)).collect::<Vec<_>>());
             next += 1;
         }
-        files.retain(|file, _| needed.contains(file) || std::fs::remove_file(file).is_err());
-    }
-
-    /// The layers of a disk, after it was noted what they name as their backing files.
-    fn note_headers(&mut self, number: usize, disk: &Disk) -> Vec<String> {
-        let layers = self.layers(number);
         let mut files = disk.files.lock().unwrap();
-        for layer in &layers {
-            let backing = layer.info["image"]["backing-filename"].as_str().map(str::to_owned);
-            files.insert(self.path(&layer.node), backing);
-        }
-        layers.into_iter().map(|layer| layer.node).collect()
+        files.retain(|file| needed.contains(file) || std::fs::remove_file(file).is_err());
     }
 
     /// Nodes and threads that have nothing to do with the disks.
