@@ -125,16 +125,26 @@ impl Draft {
         let mut request = OpenRequest::of(Source::Name(snapshot.file));
         request.format = Some(format);
         request.settings = self.settings_on(task, below);
-        request.node_name = Some(node_name);
+        request.node_name = Some(node_name.clone());
         // It goes with its last user.
         request.owned = false;
         request.backing = BackingChoice::Node(below);
         request.users = Some(Grant::PASSIVE);
         self.demand_free(below);
         let above = self.open(task, &request).await?;
+        self.name_was_said(task, above, node_name)?;
         self.plan.replace(below, above);
         self.retire(task, below);
         Ok(above)
+    }
+
+    /// Who names the overlay when it is reopened changes nothing.
+    fn name_was_said(&mut self, task: &Task<'_>, overlay: NodeId, name: String) -> Result<()> {
+        let Some(given) = Given::planned(task, &self.plan, overlay) else { return Ok(()) };
+        let mut given = (*given).clone();
+        given.explicit.set("node-name", name)?;
+        self.plan.remember(overlay, Rc::new(given));
+        Ok(())
     }
 
     fn demand_free(&mut self, node: NodeId) {

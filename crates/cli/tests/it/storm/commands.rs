@@ -154,7 +154,7 @@ impl<'s> Author<'s> {
             47..=60 => self.verb(),
             61..=64 => self.change_backing_file(),
             65..=72 => self.exports(),
-            73 => drop(self.ask("nbd-server-stop", json!({}))),
+            73 => self.server_stop(),
             74..=75 => self.resize(),
             76..=84 => self.tidy_up(),
             85..=89 => self.others(),
@@ -177,12 +177,21 @@ impl<'s> Author<'s> {
         self.layers(disk).len() > LAYERS_MAX
     }
 
+    /// An overlay that nobody has a use for is gone at once, and what is below is the top as before.
+    fn risen_if_there(&mut self, disk: &Disk, old: &str, new: &str) {
+        disk.files.lock().unwrap().insert(self.path(new));
+        let number = new[1..2].parse().unwrap();
+        if self.layers(number).iter().any(|layer| layer.node == new) {
+            self.risen(disk, old, new);
+        }
+    }
+
     /// `old` was the top when the command was sent, so of two commands that succeed only one can have named it.
-    fn risen(disk: &Disk, old: &str, new: &str, file: String) {
+    fn risen(&self, disk: &Disk, old: &str, new: &str) {
         let mut top = disk.top.lock().unwrap();
         assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
         new.clone_into(&mut top);
-        disk.files.lock().unwrap().insert(file);
+        disk.files.lock().unwrap().insert(self.path(new));
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
@@ -200,7 +209,7 @@ impl<'s> Author<'s> {
         let _gate = disk.gate.read().unwrap();
         let (old, new, arguments) = self.sync_of(number, disk);
         if self.ask("blockdev-snapshot-sync", arguments).is_ok() {
-            Self::risen(disk, &old, &new, self.path(&new));
+            self.risen_if_there(disk, &old, &new);
         }
     }
 
@@ -221,7 +230,7 @@ impl<'s> Author<'s> {
             .ask("blockdev-add", json!({"driver": "qcow2", "node-name": new, "file": file, "backing": null}));
         added.unwrap_or_else(|text| panic!("a new image cannot be opened: {text}"));
         if self.ask("blockdev-snapshot", json!({"node": old, "overlay": new})).is_ok() {
-            Self::risen(disk, &old, &new, self.path(&new));
+            self.risen(disk, &old, &new);
         }
     }
 
@@ -245,7 +254,7 @@ impl<'s> Author<'s> {
         assert!(!(is_done && is_aborted), "what was aborted succeeds");
         for ((number, disk), (old, new, _)) in disks.into_iter().zip(&layers) {
             if is_done {
-                Self::risen(disk, old, new, self.path(new));
+                self.risen_if_there(disk, old, new);
             } else {
                 assert!(
                     self.layers(number).iter().all(|layer| layer.node != *new),
@@ -373,22 +382,31 @@ impl<'s> Author<'s> {
 
     /// Takes exports away, or brings them back.
     fn exports(&mut self) {
-        let exports = self.ask("query-block-exports", json!({})).unwrap();
         let (number, disk) = self.disk();
-        let id = format!("x{number}");
-        if exports.as_array().unwrap().iter().any(|export| export["id"] == id) {
-            if self.rng.one_in(2) {
+        let (id, keeper) = (format!("x{number}"), format!("k{number}"));
+        {
+            let _gate = disk.gate.read().unwrap();
+            let exports = self.ask("query-block-exports", json!({})).unwrap();
+            let is_there = |id: &str| exports.as_array().unwrap().iter().any(|export| export["id"] == *id);
+            if is_there(&id) && is_there(&keeper) {
                 let mode = self.pick(&["safe", "hard"]);
                 let _ = self.ask("block-export-del", json!({"id": id, "mode": mode}));
+                return;
             }
-            return;
         }
         let _gate = disk.gate.write().unwrap();
         self.open_top(number, disk);
-        if !self.add_export(number, disk) {
+        if !self.add_exports(number, disk) {
             let address = json!({"type": "unix", "data": {"path": self.path("nbd.sock")}});
             let _ = self.ask("nbd-server-start", json!({"addr": address}));
         }
+    }
+
+    /// It takes the keepers with it, so nobody may count on them.
+    fn server_stop(&mut self) {
+        let storm = self.storm;
+        let _gates = storm.disks.each_ref().map(|disk| disk.gate.write().unwrap());
+        let _ = self.ask("nbd-server-stop", json!({}));
     }
 
     /// A layer of `blockdev-snapshot-sync` belongs to those above: it goes with the last export.
@@ -409,9 +427,13 @@ impl<'s> Author<'s> {
         let _ = self.ask("blockdev-add", node);
     }
 
-    fn add_export(&mut self, number: usize, disk: &Disk) -> bool {
+    /// Beside the export with the writers a keeper that nobody reads from: while that one goes and comes, the top stays.
+    fn add_exports(&mut self, number: usize, disk: &Disk) -> bool {
         let top = disk.top.lock().unwrap().clone();
         let thread = self.pick(&[None, Some(0), Some(1)]).flatten();
+        let keeper = format!("k{number}");
+        let _ = self
+            .ask("block-export-add", json!({"type": "nbd", "id": keeper, "name": keeper, "node-name": top}));
         self.ask("block-export-add", export(number, &top, thread)).is_ok()
     }
 
@@ -419,7 +441,9 @@ impl<'s> Author<'s> {
     fn resize(&mut self) {
         let (number, disk) = self.disk();
         let _gate = disk.gate.write().unwrap();
-        let _ = self.ask("block-export-del", json!({"id": format!("x{number}"), "mode": "hard"}));
+        for export in ["x", "k"] {
+            let _ = self.ask("block-export-del", json!({"id": format!("{export}{number}"), "mode": "hard"}));
+        }
         self.open_top(number, disk);
         let top = disk.top.lock().unwrap().clone();
         let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == top) else { return };
@@ -428,7 +452,7 @@ impl<'s> Author<'s> {
             let more = 4096 * (1 + self.rng.below(16));
             let _ = self.ask("block_resize", json!({"node-name": top, "size": len_bytes + more}));
         }
-        self.add_export(number, disk);
+        self.add_exports(number, disk);
     }
 
     /// Closes layers that nobody uses, and removes files that nobody can need.
