@@ -8,6 +8,7 @@
 //! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use drystone_core::control::{GraphView, Plan, Task};
@@ -43,7 +44,7 @@ impl Filename {
 pub(crate) trait LookUp {
     fn node(&self, id: NodeId) -> Option<Arc<Node>>;
     fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
-    fn explicit(&self, id: NodeId) -> Options;
+    fn given(&self, id: NodeId) -> Option<Rc<Given>>;
 }
 
 impl LookUp for GraphView<'_> {
@@ -55,8 +56,8 @@ impl LookUp for GraphView<'_> {
         GraphView::child(self, id, key)
     }
 
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::of(self, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::of(self, id)
     }
 }
 
@@ -72,8 +73,8 @@ impl LookUp for Planned<'_, '_> {
         children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
     }
 
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::planned(self.0, self.1, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::planned(self.0, self.1, id)
     }
 }
 
@@ -104,7 +105,8 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
     if let Some(path) = file_path(&node) {
         return Some(path);
     }
-    let is_special = graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let is_special =
+        graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
     let format_name = node.driver().format_name();
     let Some(file) = graph.child(id, ChildKey::File) else {
         return (!is_special).then(|| PathBuf::from(format!("{format_name}://")));
@@ -160,10 +162,11 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
 fn options(graph: &impl LookUp, id: NodeId) -> Options {
     let mut options = Options::default();
     let Some(node) = graph.node(id) else { return options };
-    let explicit = graph.explicit(id);
     options.put_new("driver", node.driver().format_name());
-    for (key, value) in explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-        options.put_new(key, value.clone());
+    if let Some(given) = graph.given(id) {
+        for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
+            options.put_new(key, value.clone());
+        }
     }
     if let Some(path) = file_path(&node) {
         options.put_new("filename", path.to_string_lossy().into_owned());
