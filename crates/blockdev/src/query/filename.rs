@@ -5,6 +5,7 @@
 //! | a file | its path |
 //! | `null-co`, `null-aio` as they are by default | `null-co://`, `null-aio://` |
 //! | an image with nothing special said of it, on one of these | the name of that; opening it finds the rest |
+//! | an unnamed filter of a job | that of the node below |
 //! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub(crate) trait LookUp {
     fn node(&self, id: NodeId) -> Option<Arc<Node>>;
     fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
     fn given(&self, id: NodeId) -> Option<Rc<Given>>;
+    /// Nobody has opened it: a job has put it in, and takes it out again.
+    fn is_of_job(&self, id: NodeId) -> bool;
+    fn explicit(&self, id: NodeId) -> Options;
 }
 
 impl LookUp for GraphView<'_> {
@@ -58,6 +62,12 @@ impl LookUp for GraphView<'_> {
 
     fn given(&self, id: NodeId) -> Option<Rc<Given>> {
         Given::of(self, id)
+    fn is_of_job(&self, id: NodeId) -> bool {
+        Given::of(self, id).is_none()
+    }
+
+    fn explicit(&self, id: NodeId) -> Options {
+        Given::of(self, id).map(|given| given.explicit.clone()).unwrap_or_default()
     }
 }
 
@@ -75,6 +85,12 @@ impl LookUp for Planned<'_, '_> {
 
     fn given(&self, id: NodeId) -> Option<Rc<Given>> {
         Given::planned(self.0, self.1, id)
+    fn is_of_job(&self, id: NodeId) -> bool {
+        Given::planned(self.0, self.1, id).is_none()
+    }
+
+    fn explicit(&self, id: NodeId) -> Options {
+        Given::planned(self.0, self.1, id).map(|given| given.explicit.clone()).unwrap_or_default()
     }
 }
 
@@ -92,11 +108,28 @@ pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename
 /// Options that decide which bytes a node shows, beside its children.
 const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
 
+/// The filter that jobs put in.
+const COPY_ON_READ: &str = "copy-on-read";
+
 pub(crate) fn filename(graph: &impl LookUp, id: NodeId) -> Filename {
+    let is_named = graph.node(id).is_some_and(|node| !node.name().starts_with('#'));
+    let id = if is_named { id } else { below_filters(graph, id) };
     match plain(graph, id) {
         Some(path) => Filename::Path(path),
         None => Filename::Options(options(graph, id)),
     }
+}
+
+/// The image below the filters of jobs. They change no byte and go when their job ends, so what lies above them is found by
+/// the name that it has without them.
+fn below_filters(graph: &impl LookUp, mut id: NodeId) -> NodeId {
+    while graph.is_of_job(id)
+        && graph.node(id).is_some_and(|node| node.driver().format_name() == COPY_ON_READ)
+        && let Some(file) = graph.child(id, ChildKey::File)
+    {
+        id = file;
+    }
+    id
 }
 
 /// The name without options, if it says everything.
@@ -112,7 +145,7 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
         return (!is_special).then(|| PathBuf::from(format!("{format_name}://")));
     };
     // A filter is found by nobody who opens the file, nor an image inside of an image.
-    let is_image = !matches!(format_name, "copy-on-read" | "throttle");
+    let is_image = !matches!(format_name, COPY_ON_READ | "throttle");
     if is_special
         || !is_image
         || graph.child(file, ChildKey::File).is_some()
@@ -129,7 +162,7 @@ fn file_path(node: &Node) -> Option<PathBuf> {
 
 /// The backing child, if it is not the one that the image names; `Some(None)` if there is none though one is named.
 fn overridden(graph: &impl LookUp, id: NodeId) -> Option<Option<NodeId>> {
-    let child = graph.child(id, ChildKey::Backing);
+    let child = graph.child(id, ChildKey::Backing).map(|child| below_filters(graph, child));
     let named = full_backing_path(graph, id);
     match (child, named) {
         (None, None) => None,
