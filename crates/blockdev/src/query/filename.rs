@@ -105,6 +105,18 @@ pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename
     filename(&Planned(task, plan), node)
 }
 
+/// The file that an image is in, or that a node is, if its path and the format say all there is to say of the node but for
+/// what is behind it: of a window of a file, or an image inside of an image, they do not.
+#[must_use]
+pub fn file_of(graph: &GraphView<'_>, node: NodeId) -> Option<PathBuf> {
+    file_path(&*bottom(graph, node)?)
+}
+
+/// The same for a node of the graph or of those that a plan brings in.
+pub(crate) fn file_of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Option<PathBuf> {
+    file_path(&*bottom(&Planned(task, plan), node)?)
+}
+
 /// Options that decide which bytes a node shows, beside its children.
 const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
 
@@ -151,9 +163,29 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
         || graph.child(file, ChildKey::File).is_some()
         || overridden(graph, id).is_some()
     {
+    if overridden(graph, id).is_some() {
         return None;
     }
-    plain(graph, file)
+    let bottom = bottom(graph, id)?;
+    let protocol = || PathBuf::from(format!("{}://", bottom.driver().format_name()));
+    Some(file_path(&bottom).unwrap_or_else(protocol))
+}
+
+/// The node without children that an image is on, or that the node is, if its name and the format say everything but for
+/// what is behind the image.
+fn bottom(graph: &impl LookUp, id: NodeId) -> Option<Arc<Node>> {
+    let is_special = |id| graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let node = graph.node(id)?;
+    let node = match graph.child(id, ChildKey::File) {
+        None => node,
+        // A filter is found by nobody who opens the file, nor an image inside of an image.
+        Some(_) if is_special(id) || matches!(node.driver().format_name(), "copy-on-read" | "throttle") => {
+            return None;
+        }
+        Some(file) if graph.child(file, ChildKey::File).is_some() => return None,
+        Some(file) => return bottom(graph, file),
+    };
+    (file_path(&node).is_some() || !is_special(id)).then_some(node)
 }
 
 fn file_path(node: &Node) -> Option<PathBuf> {
