@@ -188,15 +188,6 @@ impl Error {
         self.0.option.as_deref()
     }
 
-    /// The class of the error in QMP.
-    #[must_use]
-    pub fn qmp_class(&self) -> &'static str {
-        match self.0.kind {
-            Kind::NotFound if self.0.node.is_some() => "DeviceNotFound",
-            _ => "GenericError",
-        }
-    }
-
     /// The sentence and its causes, joined by colons: what a tool prints behind its prefix.
     #[must_use]
     pub fn report(&self) -> String {

@@ -8,7 +8,7 @@
 //! | command | what |
 //! |---|---|
 //! | [`Draft::add`], [`Draft::del`] | nodes come and go |
-//! | [`Draft::snapshot`], [`Draft::snapshot_sync`] | an overlay takes the place of a node |
+//! | [`Draft::snapshot`], [`Draft::snapshot_sync`], [`Draft::put_new_overlay`] | an overlay takes the place of a node |
 //! | [`Draft::reopen`] | nodes get other options |
 //!
 //! Later commands of a draft see the nodes that earlier ones bring in. [`change`] aborts by itself.

@@ -30,6 +30,9 @@ use crate::query::filename::{self, Filename};
 use crate::request::{BackingChoice, OpenRequest, Source};
 use crate::settings::Settings;
 
+/// The format of overlays unless another is wanted.
+const FORMAT: &str = "qcow2";
+
 /// Where the overlay's file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OverlayMode {
@@ -113,14 +116,18 @@ impl Draft {
                 .on_node(node_name)
                 .in_option("snapshot-node-name"));
         }
-        let format = snapshot.format.clone().unwrap_or_else(|| "qcow2".to_owned());
+        let format = snapshot.format.clone().unwrap_or_else(|| FORMAT.to_owned());
         if !self.opener.formats.find(&format)?.has_backing() {
             let text = format!("an image of format '{format}' has no backing file");
             return Err(Error::new(Kind::Unsupported, text).in_option("format"));
         }
         self.demand_now(task, below)?;
         if snapshot.mode == OverlayMode::AbsolutePaths {
-            self.make_overlay(task, below, &snapshot.file, &format).await?;
+            let path = path_of(&snapshot.file)?;
+            let backing = self.recorded(task, below, &path).await?;
+            let image = CreateRequest { backing: Some(backing), ..self.image(task, below, &snapshot.file) };
+            let image = CreateRequest { format: format.clone(), existing: Existing::Replace, ..image };
+            self.make(task, path, image).await?;
         }
         let mut request = OpenRequest::of(Source::Name(snapshot.file));
         request.format = Some(format);
@@ -128,6 +135,49 @@ impl Draft {
         request.node_name = Some(node_name.clone());
         // It goes with its last user.
         request.owned = false;
+        self.put_on(task, below, request).await
+    }
+
+    /// Makes a qcow2 image in `file`, and puts it on the node: what a user wants who names files rather than nodes.
+    ///
+    /// Beside [`Draft::snapshot_sync`]: nothing is overwritten; the overlay can be written whatever is below it; the node
+    /// gets a name of its own, and stays until it is removed; the file names what is below by its name alone if both are
+    /// in one folder, so that they can be moved together, else by its whole path.
+    ///
+    /// # Errors
+    /// [`Kind::AlreadyExists`] if there is anything at `file`; [`Kind::Unsupported`] if a path and a format do not say
+    /// all there is to say of the node; [`Kind::InvalidInput`] if `file` is not absolute; those of making and opening
+    /// images.
+    pub async fn put_new_overlay(
+        &mut self,
+        task: &mut Task<'_>,
+        below: NodeId,
+        file: &Path,
+    ) -> Result<NodeId> {
+        if !file.is_absolute() {
+            return Err(Error::new(Kind::InvalidInput, "the path must be absolute").at_path(file));
+        }
+        self.demand_now(task, below)?;
+        if exists(task.local(), file).await? {
+            return Err(Error::new(Kind::AlreadyExists, "there is a file of that name").at_path(file));
+        }
+        let backing = self.recorded_beside(task, below, file).await?;
+        let image = CreateRequest { backing: Some(backing), ..self.image(task, below, file.as_os_str()) };
+        self.make(task, file.to_owned(), image).await?;
+        let mut request = OpenRequest::of(Source::Name(file.as_os_str().to_owned()));
+        request.format = Some(FORMAT.to_owned());
+        request.settings = Settings { read_only: false, ..self.settings_on(task, below) };
+        request.owned = true;
+        self.put_on(task, below, request).await
+    }
+
+    /// Opens an overlay on the node, and gives it the node's users.
+    async fn put_on(
+        &mut self,
+        task: &mut Task<'_>,
+        below: NodeId,
+        mut request: OpenRequest,
+    ) -> Result<NodeId> {
         request.backing = BackingChoice::Node(below);
         request.users = Some(Grant::PASSIVE);
         self.demand_free(below);
@@ -170,46 +220,58 @@ impl Draft {
         Settings { read_only, auto_read_only, force_share, detect_zeroes, ..settings }
     }
 
-    async fn make_overlay(
-        &mut self,
-        task: &mut Task<'_>,
-        below: NodeId,
-        file: &OsStr,
-        format: &str,
-    ) -> Result<()> {
-        let Name::Path { path, .. } = name::parse(file)? else {
-            let text = "an image is made in a file, which is named by its path";
-            return Err(Error::new(Kind::Unsupported, text).in_option("snapshot-file"));
-        };
-        let len_bytes = self.plan.node(task.gs(), below).map_or(0, |node| node.len());
-        let backing = self.recorded(task, below, &path).await?;
+    /// An image of the node's length, which replaces nothing and has nothing behind it yet.
+    fn image(&self, task: &Task<'_>, below: NodeId, file: &OsStr) -> CreateRequest {
+        CreateRequest {
+            name: file.to_owned(),
+            format: FORMAT.to_owned(),
+            len_bytes: self.plan.node(task.gs(), below).map_or(0, |node| node.len()),
+            backing: None,
+            options: Options::default(),
+            existing: Existing::Keep,
+            locking: Locking::Auto,
+        }
+    }
+
+    /// Makes an image in the file at `path`, which is removed with the draft if it was not there.
+    async fn make(&mut self, task: &mut Task<'_>, path: PathBuf, image: CreateRequest) -> Result<()> {
         let was_there = exists(task.local(), &path).await?;
+        // What was made of an image that could not be finished is gone by itself; what there is then is somebody else's.
+        create_image(task.local_ref(), &self.opener.formats, image).await?;
         if !was_there {
-            // From here on it may be there.
             self.made.push(path);
         }
-        let request = CreateRequest {
-            name: file.to_owned(),
-            format: format.to_owned(),
-            len_bytes,
-            backing: Some(backing),
-            options: Options::default(),
-            existing: Existing::Replace,
-            locking: Locking::Auto,
-        };
-        create_image(task.local_ref(), &self.opener.formats, request).await
+        Ok(())
     }
 
     /// How the overlay in `file` names what is below it.
     async fn recorded(&self, task: &Task<'_>, below: NodeId, file: &Path) -> Result<BackingName> {
-        let format_name = self.plan.node(task.gs(), below).map(|node| node.driver().format_name());
         let name = match filename::of_planned(task, &self.plan, below) {
             Filename::Path(path) => reachable(task, &path, file).await?.into_os_string(),
             Filename::Options(options) => OsString::from(format!("json:{}", options.to_value())),
         };
-        // What is no image of a format is read as it is.
-        let format = format_name.filter(|name| self.opener.formats.find(name).is_ok()).unwrap_or("raw");
-        Ok(BackingName { name, format: Some(format.to_owned()) })
+        Ok(BackingName { name, format: Some(self.format_name(task, below)) })
+    }
+
+    /// The same, by its name alone if both files are in one folder, else by its whole path.
+    async fn recorded_beside(&self, task: &Task<'_>, below: NodeId, file: &Path) -> Result<BackingName> {
+        let path = filename::file_of_planned(task, &self.plan, below).ok_or_else(|| {
+            let text = "the disk is more than a file in a format, so a new file cannot name it";
+            Error::new(Kind::Unsupported, text)
+        })?;
+        let path = canonical(task.local(), path).await?;
+        let folder = canonical(task.local(), file.parent().unwrap_or(file)).await?;
+        let name = match path.file_name() {
+            Some(name) if path.parent() == Some(&folder) && is_plain(name) => name.to_os_string(),
+            _ => path.into_os_string(),
+        };
+        Ok(BackingName { name, format: Some(self.format_name(task, below)) })
+    }
+
+    /// The format of a node's bytes. What is no image of a format is read as it is.
+    fn format_name(&self, task: &Task<'_>, node: NodeId) -> String {
+        let name = self.plan.node(task.gs(), node).map(|node| node.driver().format_name());
+        name.filter(|name| self.opener.formats.find(name).is_ok()).unwrap_or("raw").to_owned()
     }
 
     /// Nobody writes to the node any more; others may share it from now on.
@@ -239,12 +301,26 @@ impl Draft {
 /// The path of `below` as an image in `file` can name it: relative names are relative to the image.
 async fn reachable(task: &Task<'_>, below: &Path, file: &Path) -> Result<PathBuf> {
     let folder = |path: &Path| path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let is_plain = matches!(name::parse(below.as_os_str()), Ok(Name::Path { driver: None, .. }));
-    if is_plain
+    if is_plain(below.as_os_str())
         && (below.is_absolute()
             || (folder(below).as_os_str().is_empty() && folder(file).as_os_str().is_empty()))
     {
         return Ok(below.to_path_buf());
     }
     canonical(task.local(), below).await
+}
+
+/// Whether nobody would take the name for something else than a file's.
+fn is_plain(name: &OsStr) -> bool {
+    matches!(name::parse(name), Ok(Name::Path { driver: None, .. }))
+}
+
+fn path_of(file: &OsStr) -> Result<PathBuf> {
+    match name::parse(file)? {
+        Name::Path { path, .. } => Ok(path),
+        Name::Options(_) => {
+            let text = "an image is made in a file, which is named by its path";
+            Err(Error::new(Kind::Unsupported, text).in_option("snapshot-file"))
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use drystone_core::control::{GraphView, Plan, Task};
@@ -44,6 +45,7 @@ impl Filename {
 pub(crate) trait LookUp {
     fn node(&self, id: NodeId) -> Option<Arc<Node>>;
     fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
+    fn given(&self, id: NodeId) -> Option<Rc<Given>>;
     /// Nobody has opened it: a job has put it in, and takes it out again.
     fn is_of_job(&self, id: NodeId) -> bool;
     fn explicit(&self, id: NodeId) -> Options;
@@ -58,6 +60,8 @@ impl LookUp for GraphView<'_> {
         GraphView::child(self, id, key)
     }
 
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::of(self, id)
     fn is_of_job(&self, id: NodeId) -> bool {
         Given::of(self, id).is_none()
     }
@@ -79,6 +83,8 @@ impl LookUp for Planned<'_, '_> {
         children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
     }
 
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::planned(self.0, self.1, id)
     fn is_of_job(&self, id: NodeId) -> bool {
         Given::planned(self.0, self.1, id).is_none()
     }
@@ -97,6 +103,18 @@ pub fn of(graph: &GraphView<'_>, node: NodeId) -> Filename {
 /// The name of a node of the graph or of those that a plan brings in.
 pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename {
     filename(&Planned(task, plan), node)
+}
+
+/// The file that an image is in, or that a node is, if its path and the format say all there is to say of the node but for
+/// what is behind it: of a window of a file, or an image inside of an image, they do not.
+#[must_use]
+pub fn file_of(graph: &GraphView<'_>, node: NodeId) -> Option<PathBuf> {
+    file_path(&*bottom(graph, node)?)
+}
+
+/// The same for a node of the graph or of those that a plan brings in.
+pub(crate) fn file_of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Option<PathBuf> {
+    file_path(&*bottom(&Planned(task, plan), node)?)
 }
 
 /// Options that decide which bytes a node shows, beside its children.
@@ -132,7 +150,8 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
     if let Some(path) = file_path(&node) {
         return Some(path);
     }
-    let is_special = graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let is_special =
+        graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
     let format_name = node.driver().format_name();
     let Some(file) = graph.child(id, ChildKey::File) else {
         return (!is_special).then(|| PathBuf::from(format!("{format_name}://")));
@@ -144,9 +163,29 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
         || graph.child(file, ChildKey::File).is_some()
         || overridden(graph, id).is_some()
     {
+    if overridden(graph, id).is_some() {
         return None;
     }
-    plain(graph, file)
+    let bottom = bottom(graph, id)?;
+    let protocol = || PathBuf::from(format!("{}://", bottom.driver().format_name()));
+    Some(file_path(&bottom).unwrap_or_else(protocol))
+}
+
+/// The node without children that an image is on, or that the node is, if its name and the format say everything but for
+/// what is behind the image.
+fn bottom(graph: &impl LookUp, id: NodeId) -> Option<Arc<Node>> {
+    let is_special = |id| graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let node = graph.node(id)?;
+    let node = match graph.child(id, ChildKey::File) {
+        None => node,
+        // A filter is found by nobody who opens the file, nor an image inside of an image.
+        Some(_) if is_special(id) || matches!(node.driver().format_name(), "copy-on-read" | "throttle") => {
+            return None;
+        }
+        Some(file) if graph.child(file, ChildKey::File).is_some() => return None,
+        Some(file) => return bottom(graph, file),
+    };
+    (file_path(&node).is_some() || !is_special(id)).then_some(node)
 }
 
 fn file_path(node: &Node) -> Option<PathBuf> {
@@ -188,10 +227,11 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
 fn options(graph: &impl LookUp, id: NodeId) -> Options {
     let mut options = Options::default();
     let Some(node) = graph.node(id) else { return options };
-    let explicit = graph.explicit(id);
     options.put_new("driver", node.driver().format_name());
-    for (key, value) in explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-        options.put_new(key, value.clone());
+    if let Some(given) = graph.given(id) {
+        for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
+            options.put_new(key, value.clone());
+        }
     }
     if let Some(path) = file_path(&node) {
         options.put_new("filename", path.to_string_lossy().into_owned());

@@ -376,3 +376,69 @@ fn a_filter_keeps_what_is_read_from_below() {
         detach(task, &user).await;
     });
 }
+
+#[test]
+fn a_new_overlay_is_named_by_its_file_alone_and_stays() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        let base = folder.raw("base", b"old");
+        let text = format!(
+            r#"{{"driver":"raw","node-name":"disk","read-only":true,"file":{{"driver":"file","filename":"{}"}}}}"#,
+            base.display()
+        );
+        add(task, &text).await.unwrap();
+        let disk = task.gs().find("disk").unwrap();
+        let put = async |task: &mut Task<'_>, below, file: &Path| {
+            let opener = Opener::trusting();
+            change(task, &opener, async |draft, task| draft.put_new_overlay(task, below, file).await).await
+        };
+        let before = names(task);
+        std::os::unix::fs::symlink("nowhere", folder.path("link")).unwrap();
+        for (file, kind) in [
+            (base.clone(), Kind::AlreadyExists),
+            (folder.path("link"), Kind::AlreadyExists),
+            ("relative".into(), Kind::InvalidInput),
+            (folder.path("no/folder"), Kind::NotFound),
+        ] {
+            assert_eq!(put(task, disk, &file).await.unwrap_err().kind(), kind, "{}", file.display());
+        }
+        assert_eq!(names(task), before);
+        assert_eq!(&std::fs::read(&base).unwrap()[..3], b"old");
+        let one = put(task, disk, &folder.path("one")).await.unwrap();
+        std::fs::create_dir(folder.path("sub")).unwrap();
+        let two = put(task, one, &folder.path("sub/two")).await.unwrap();
+        let name = |node| task.gs().with(|graph| graph.node(node)).unwrap().name;
+        let (one, two) = (name(one), report(task, &name(two)));
+        assert_eq!(report(task, &one).backing_file.as_deref(), base.to_str());
+        let recorded = |name: &str| report(task, name).image.backing_filename;
+        assert_eq!(recorded(&one).as_deref(), Some("base"));
+        assert_eq!(recorded(&two.name).as_deref(), folder.path("one").to_str());
+        assert!(!two.read_only && report(task, &one).read_only, "the top is written, whatever is below");
+        let user = export(task, &two.name).await.unwrap();
+        write(task, &user, 0, b"new").await.unwrap();
+        assert_eq!(read(task, &user, 0, 4).await, b"new\0");
+    });
+}
+
+#[test]
+fn a_new_overlay_that_is_given_up_is_gone_and_a_window_gets_none() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        let base = folder.raw("base", b"old");
+        let file = format!(r#""file":{{"driver":"file","filename":"{}"}}"#, base.display());
+        add(task, &format!(r#"{{"driver":"raw","node-name":"window","offset":512,{file}}}"#)).await.unwrap();
+        let before = names(task);
+        let new = folder.path("new");
+        let mut draft = Draft::new(&Opener::trusting());
+        let window = draft.find(task, "window").unwrap();
+        let error = draft.put_new_overlay(task, window, &new).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        let disk = draft.add(task, options(&format!(r#"{{"driver":"raw","node-name":"disk",{file}}}"#)));
+        let disk = disk.await.unwrap();
+        draft.put_new_overlay(task, disk, &new).await.unwrap();
+        assert!(new.exists());
+        draft.abort(task).await;
+        assert!(!new.exists());
+        assert_eq!(names(task), before);
+    });
+}

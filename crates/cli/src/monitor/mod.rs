@@ -90,7 +90,8 @@ pub(crate) fn answer(result: Result<Value, Error>, id: Option<Value>) -> String 
     let mut answer = match result {
         Ok(value) => json!({ "return": value }),
         Err(error) => {
-            let class = if error.option() == Some("execute") { "CommandNotFound" } else { error.qmp_class() };
+            let is_unknown = error.option() == Some("execute");
+            let class = if is_unknown { "CommandNotFound" } else { "GenericError" };
             json!({ "error": { "class": class, "desc": error.report() } })
         }
     };

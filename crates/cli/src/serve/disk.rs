@@ -10,20 +10,15 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use drystone_base::{Error, Kind, Result};
-use drystone_blockdev::create::{CreateRequest, create_image};
-use drystone_blockdev::formats::BackingName;
+use drystone_blockdev::draft::change;
 use drystone_blockdev::name::{self, Name};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
 use drystone_blockdev::report::Warning;
-use drystone_blockdev::request::{BackingChoice, OpenRequest, Source};
+use drystone_blockdev::request::{OpenRequest, Source};
 use drystone_blockdev::settings::Settings;
-use drystone_core::control::{GraphView, Plan, Task};
-use drystone_core::graph::node::{ChildKey, NodeId};
-use drystone_core::graph::role::Role;
-use drystone_protocol::file::create::Existing;
-use drystone_protocol::file::{HostFile, Locking};
-use drystone_sys::path::canonical;
+use drystone_core::control::{Plan, Task};
+use drystone_core::graph::node::NodeId;
 
 use super::overlay::Temporary;
 
@@ -58,8 +53,6 @@ pub(super) enum Overlay {
 pub(super) struct Disk {
     /// Its nodes that stay until they are removed, the last one on top.
     pub(super) owned: Vec<NodeId>,
-    /// How its nodes are opened.
-    pub(super) settings: Settings,
     /// Its overlay, if that is gone at the end.
     pub(super) temporary: Option<Temporary>,
     /// What the user should know.
@@ -111,7 +104,7 @@ impl DiskRequest {
         let mut plan = Plan::new();
         plan.insert(opened.opening);
         task.apply(plan).await?;
-        let mut disk = Disk { owned: vec![image], settings: self.settings, temporary: None, notes };
+        let mut disk = Disk { owned: vec![image], temporary: None, notes };
         match self.put_overlay(task, opener, &mut disk).await {
             Ok(()) => Ok(disk),
             Err(error) => {
@@ -132,16 +125,22 @@ impl DiskRequest {
                 file
             }
         };
-        let overlay = NewOverlay { file, settings: self.settings };
-        let (mut plan, node) = overlay.make(task, opener, disk.top()).await?;
-        disk.owned.push(node);
-        let applied = task.apply(std::mem::take(&mut plan)).await;
-        if applied.is_err() {
-            disk.owned.pop();
-            overlay.remove(task).await;
-        }
-        applied
+        disk.owned.push(put_on(task, opener, disk.top(), &absolute(&file)?).await?);
+        Ok(())
     }
+}
+
+/// Makes an overlay, and gives it the users of the node.
+///
+/// # Errors
+/// Those of [`Draft::put_new_overlay`](drystone_blockdev::draft::Draft::put_new_overlay) and of the change.
+pub(super) async fn put_on(
+    task: &mut Task<'_>,
+    opener: &Opener,
+    below: NodeId,
+    file: &Path,
+) -> Result<NodeId> {
+    change(task, opener, async |draft, task| draft.put_new_overlay(task, below, file).await).await
 }
 
 /// What happened, and what the user can do about it here.
@@ -177,110 +176,6 @@ impl Disk {
             None => result,
         }
     }
-}
-
-/// A qcow2 file that is about to be put on a node.
-pub(super) struct NewOverlay {
-    /// Where.
-    pub(super) file: PathBuf,
-    /// How it is opened.
-    pub(super) settings: Settings,
-}
-
-impl NewOverlay {
-    /// Makes the file and opens it on `below`. The plan brings the node in.
-    ///
-    /// # Errors
-    /// [`Kind::AlreadyExists`] if there is a file already; those of making and opening images, after which it is removed.
-    pub(super) async fn make(
-        &self,
-        task: &mut Task<'_>,
-        opener: &Opener,
-        below: NodeId,
-    ) -> Result<(Plan, NodeId)> {
-        if drystone_sys::path::exists(task.local(), &self.file).await? {
-            return Err(Error::new(Kind::AlreadyExists, "there is a file of that name").at_path(&self.file));
-        }
-        let request = self.create_request(task, below).await?;
-        create_image(task.local_ref(), &opener.formats, request).await?;
-        match self.open(task, opener, below).await {
-            Ok(opened) => Ok(opened),
-            Err(error) => {
-                self.remove(task).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Removes the file. An error would hide the one that led here.
-    pub(super) async fn remove(&self, task: &Task<'_>) {
-        let _ = drystone_sys::path::remove_file(task.local(), &self.file).await;
-    }
-
-    async fn create_request(&self, task: &Task<'_>, below: NodeId) -> Result<CreateRequest> {
-        let facts = task.gs().with(|graph| Some((graph.node(below)?.len, named(graph, below))));
-        let (len_bytes, named) =
-            facts.ok_or_else(|| Error::new(Kind::NotFound, "the disk has no node any more"))?;
-        let (path, format) = named.ok_or_else(|| {
-            let text = "the disk is more than a file in a format, so a new file cannot name it";
-            Error::new(Kind::Unsupported, text)
-        })?;
-        let backing = Some(self.recorded(task, &path, format).await?);
-        Ok(CreateRequest {
-            name: self.file.clone().into_os_string(),
-            format: "qcow2".into(),
-            len_bytes,
-            backing,
-            options: Options::default(),
-            existing: Existing::Keep,
-            locking: Locking::Auto,
-        })
-    }
-
-    /// How the new file names the file below: by its name alone if both are in one folder, else by its whole path.
-    async fn recorded(&self, task: &Task<'_>, below: &Path, format: &str) -> Result<BackingName> {
-        let below = canonical(task.local(), below).await?;
-        let folder = match self.file.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let folder = canonical(task.local(), folder).await?;
-        let name = match below.file_name() {
-            Some(name) if below.parent() == Some(&folder) && is_plain(name) => name.to_os_string(),
-            _ => below.into_os_string(),
-        };
-        Ok(BackingName { name, format: Some(format.to_owned()) })
-    }
-
-    async fn open(&self, task: &mut Task<'_>, opener: &Opener, below: NodeId) -> Result<(Plan, NodeId)> {
-        let mut request = OpenRequest::of(Source::Name(absolute(&self.file)?.into_os_string()));
-        request.format = Some("qcow2".into());
-        request.settings = Settings { read_only: false, ..self.settings };
-        request.backing = BackingChoice::Node(below);
-        request.owned = true;
-        let opened = opener.open(task, &request).await?;
-        let mut plan = Plan::new();
-        plan.insert(opened.opening);
-        Ok((plan, opened.top))
-    }
-}
-
-/// The path and the format by which an image can name a node, if these two say all there is to say: a window of a file,
-/// or an image inside of an image, they cannot.
-pub(super) fn named(graph: &GraphView<'_>, node: NodeId) -> Option<(PathBuf, &'static str)> {
-    let path = |node| Some(graph.node_handle(node)?.driver_as::<HostFile>()?.path().to_owned());
-    if let Some(path) = path(node) {
-        return Some((path, "raw"));
-    }
-    let info = graph.node(node)?;
-    let file = info.edges.iter().find(|edge| edge.key == ChildKey::File)?;
-    let is_window = info.format_name == "raw" && file.role != Role::FILTER_CHILD;
-    if is_window { None } else { Some((path(file.child)?, info.format_name)) }
-}
-
-/// Whether nobody would take the name for something else than a file's.
-fn is_plain(name: &OsStr) -> bool {
-    matches!(name::parse(name), Ok(Name::Path { driver: None, .. }))
 }
 
 /// A name that is a path whatever it looks like.

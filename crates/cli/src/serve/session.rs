@@ -8,11 +8,12 @@ use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::open::Opener;
+use drystone_blockdev::query::filename::file_of;
 use drystone_core::control::{Control, Task};
 use drystone_core::graph::node::NodeId;
 use serde_json::{Value, json};
 
-use super::disk::{Disk, NewOverlay, absolute, named};
+use super::disk::{Disk, absolute, put_on};
 use crate::graph::report::Report;
 use crate::monitor::{Request, SnapshotArguments, no_such_command};
 
@@ -47,7 +48,8 @@ pub(super) struct Offered {
 struct Target {
     index: usize,
     top: NodeId,
-    overlay: NewOverlay,
+    /// Where the overlay goes.
+    file: PathBuf,
 }
 
 impl Session {
@@ -111,11 +113,10 @@ impl Session {
         }
         let target = self.begin(&arguments)?;
         let index = target.index;
-        let file = target.overlay.file.clone();
+        let file = target.file.clone();
         let opener = self.opener.clone();
-        let done =
-            self.control.call(async move |task: &mut Task<'_>| put_on(task, &opener, target).await).await;
-        let done = done.and_then(|done| done);
+        let work = async move |task: &mut Task<'_>| snapshot_of(task, &opener, &target).await;
+        let done = self.control.call(work).await.and_then(|done| done);
         self.finish(index, done.as_ref().ok().map(|(node, _)| *node));
         let (_, name) = done?;
         Ok(json!({ "file": file.to_string_lossy(), "node": name }))
@@ -138,9 +139,9 @@ impl Session {
         if !path.is_absolute() {
             return Err(Error::new(Kind::InvalidInput, "the path must be absolute").in_option("file"));
         }
+        let file = absolute(&path)?;
         offered.is_busy = true;
-        let overlay = NewOverlay { file: absolute(&path)?, settings: offered.disk.settings };
-        Ok(Target { index, top: offered.disk.top(), overlay })
+        Ok(Target { index, top: offered.disk.top(), file })
     }
 
     fn finish(&self, index: usize, node: Option<NodeId>) {
@@ -174,7 +175,7 @@ impl Session {
     async fn new_name(&self, export: &str) -> Result<String> {
         let top = find(&mut self.state.borrow_mut().disks, Some(export))?.1.disk.owned.first().copied();
         let named = self.control.call(async move |task: &mut Task<'_>| {
-            let path = task.gs().with(|graph| named(graph, top?)).map(|(path, _)| path);
+            let path = task.gs().with(|graph| file_of(graph, top?));
             free_name(task, path).await
         });
         named.await?
@@ -195,21 +196,14 @@ fn find<'d>(disks: &'d mut [Offered], export: Option<&str>) -> Result<(usize, &'
 }
 
 /// Makes the overlay and moves everybody from the old top to it.
-async fn put_on(task: &mut Task<'_>, opener: &Opener, target: Target) -> Result<(NodeId, String)> {
-    let Target { top, overlay, .. } = target;
+async fn snapshot_of(task: &mut Task<'_>, opener: &Opener, target: &Target) -> Result<(NodeId, String)> {
+    let top = target.top;
     let is_read_only = task.gs().with(|graph| graph.node(top)).is_none_or(|node| node.read_only);
     if is_read_only {
         let text = "the disk is read-only: a snapshot of it would never differ";
         return Err(Error::new(Kind::ReadOnly, text));
     }
-    let (mut plan, node) = overlay.make(task, opener, top).await?;
-    plan.replace(top, node);
-    // Nobody writes to the old layer any more; others may share it from now on.
-    plan.set_read_only(top, true);
-    if let Err(error) = task.apply(plan).await {
-        overlay.remove(task).await;
-        return Err(error);
-    }
+    let node = put_on(task, opener, top, &target.file).await?;
     let name = task.gs().with(|graph| graph.node(node)).map(|info| info.name);
     Ok((node, name.unwrap_or_default()))
 }
