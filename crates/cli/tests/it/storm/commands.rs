@@ -322,10 +322,10 @@ impl<'s> Author<'s> {
         let (number, disk) = self.disk();
         let layers: Vec<String> = self.layers(number).into_iter().map(|layer| layer.node).collect();
         let top = disk.top.lock().unwrap().clone();
-        let device = if self.rng.one_in(3) { self.pick(&layers).unwrap() } else { top };
+        let (Some(layer), Some(other)) = (self.pick(&layers), self.pick(&layers)) else { return };
+        let device = if self.rng.one_in(3) { layer } else { top };
         let job = self.storm.name();
         let mut arguments = json!({"job-id": format!("j{job}"), "device": device});
-        let Some(other) = self.pick(&layers) else { return };
         match self.rng.below(4) {
             0 => arguments["base-node"] = other.into(),
             1 => arguments["bottom"] = other.into(),
