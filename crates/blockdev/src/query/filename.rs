@@ -45,10 +45,8 @@ impl Filename {
 pub(crate) trait LookUp {
     fn node(&self, id: NodeId) -> Option<Arc<Node>>;
     fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
+    /// `None` if nobody has opened it: a job has put it in, and takes it out again.
     fn given(&self, id: NodeId) -> Option<Rc<Given>>;
-    /// Nobody has opened it: a job has put it in, and takes it out again.
-    fn is_of_job(&self, id: NodeId) -> bool;
-    fn explicit(&self, id: NodeId) -> Options;
 }
 
 impl LookUp for GraphView<'_> {
@@ -62,12 +60,6 @@ impl LookUp for GraphView<'_> {
 
     fn given(&self, id: NodeId) -> Option<Rc<Given>> {
         Given::of(self, id)
-    fn is_of_job(&self, id: NodeId) -> bool {
-        Given::of(self, id).is_none()
-    }
-
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::of(self, id).map(|given| given.explicit.clone()).unwrap_or_default()
     }
 }
 
@@ -85,12 +77,6 @@ impl LookUp for Planned<'_, '_> {
 
     fn given(&self, id: NodeId) -> Option<Rc<Given>> {
         Given::planned(self.0, self.1, id)
-    fn is_of_job(&self, id: NodeId) -> bool {
-        Given::planned(self.0, self.1, id).is_none()
-    }
-
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::planned(self.0, self.1, id).map(|given| given.explicit.clone()).unwrap_or_default()
     }
 }
 
@@ -135,7 +121,7 @@ pub(crate) fn filename(graph: &impl LookUp, id: NodeId) -> Filename {
 /// The image below the filters of jobs. They change no byte and go when their job ends, so what lies above them is found by
 /// the name that it has without them.
 fn below_filters(graph: &impl LookUp, mut id: NodeId) -> NodeId {
-    while graph.is_of_job(id)
+    while graph.given(id).is_none()
         && graph.node(id).is_some_and(|node| node.driver().format_name() == COPY_ON_READ)
         && let Some(file) = graph.child(id, ChildKey::File)
     {
@@ -146,23 +132,6 @@ fn below_filters(graph: &impl LookUp, mut id: NodeId) -> NodeId {
 
 /// The name without options, if it says everything.
 fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
-    let node = graph.node(id)?;
-    if let Some(path) = file_path(&node) {
-        return Some(path);
-    }
-    let is_special =
-        graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
-    let format_name = node.driver().format_name();
-    let Some(file) = graph.child(id, ChildKey::File) else {
-        return (!is_special).then(|| PathBuf::from(format!("{format_name}://")));
-    };
-    // A filter is found by nobody who opens the file, nor an image inside of an image.
-    let is_image = !matches!(format_name, COPY_ON_READ | "throttle");
-    if is_special
-        || !is_image
-        || graph.child(file, ChildKey::File).is_some()
-        || overridden(graph, id).is_some()
-    {
     if overridden(graph, id).is_some() {
         return None;
     }
@@ -174,12 +143,13 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
 /// The node without children that an image is on, or that the node is, if its name and the format say everything but for
 /// what is behind the image.
 fn bottom(graph: &impl LookUp, id: NodeId) -> Option<Arc<Node>> {
-    let is_special = |id| graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let is_special =
+        |id| graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
     let node = graph.node(id)?;
     let node = match graph.child(id, ChildKey::File) {
         None => node,
         // A filter is found by nobody who opens the file, nor an image inside of an image.
-        Some(_) if is_special(id) || matches!(node.driver().format_name(), "copy-on-read" | "throttle") => {
+        Some(_) if is_special(id) || matches!(node.driver().format_name(), COPY_ON_READ | "throttle") => {
             return None;
         }
         Some(file) if graph.child(file, ChildKey::File).is_some() => return None,
