@@ -135,7 +135,9 @@ impl Draft {
         request.node_name = Some(node_name.clone());
         // It goes with its last user.
         request.owned = false;
-        self.put_on(task, below, request).await
+        let above = self.put_on(task, below, request).await?;
+        self.name_was_said(task, above, node_name)?;
+        Ok(above)
     }
 
     /// Makes a qcow2 image in `file`, and puts it on the node: what a user wants who names files rather than nodes.
@@ -182,7 +184,6 @@ impl Draft {
         request.users = Some(Grant::PASSIVE);
         self.demand_free(below);
         let above = self.open(task, &request).await?;
-        self.name_was_said(task, above, node_name)?;
         self.plan.replace(below, above);
         self.retire(task, below);
         Ok(above)
