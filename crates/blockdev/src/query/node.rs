@@ -1,6 +1,7 @@
 //! [`NodeReport`]: one node, as `query-named-block-nodes` reports it.
 
 use drystone_core::control::GraphView;
+use drystone_core::graph::activity::Activity;
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_format::qcow2::driver::Qcow2;
@@ -42,6 +43,8 @@ pub struct NodeReport {
     pub backing_file_depth: usize,
     /// What it shows.
     pub image: ImageReport,
+    /// What was done to it since it was opened.
+    pub activity: Activity,
     /// The children, by what they are for.
     pub children: Vec<(ChildKey, String)>,
 }
@@ -137,6 +140,7 @@ pub fn node(graph: &GraphView<'_>, id: NodeId, nested: bool) -> Option<NodeRepor
         backing_file: backing.map(|backing| filename::of(graph, backing).text()),
         backing_file_depth: if nested { depth(graph, id) } else { 0 },
         image,
+        activity: handle.activity(),
         children: info.edges.iter().map(|edge| (edge.key, name_of(edge.child))).collect(),
     })
 }
