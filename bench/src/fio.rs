@@ -26,6 +26,8 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     /// Requests a second and connection; as many as there can be if `None`.
     pub(crate) rate: Option<u32>,
+    /// A pause of so many microseconds after each burst of `depth` requests.
+    pub(crate) pause_us: Option<u32>,
 }
 
 /// What it is done to.
@@ -79,6 +81,9 @@ impl Load {
             args.push(format!("--offset_increment={}%", 100 / self.connections));
         }
         args.extend(self.rate.map(|rate| format!("--rate_iops={rate}")));
+        if let Some(pause_us) = self.pause_us {
+            args.extend([format!("--thinktime={pause_us}us"), format!("--thinktime_blocks={}", self.depth)]);
+        }
         // What stands before the first name is for every job.
         let exports = if target.exports.is_empty() { &[String::new()][..] } else { &target.exports };
         for export in exports {
@@ -176,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_time_is_whole_milliseconds() {
-        let load = Load { pattern: "read", block_kib: 64, depth: 8, connections: 2, rate: None };
+        let load =
+            Load { pattern: "read", block_kib: 64, depth: 8, connections: 2, rate: None, pause_us: None };
         let args = load.args(&Target::default_export(Path::new("/s")), Duration::from_secs_f64(0.4));
         assert!(args.contains(&"--runtime=400ms".to_string()), "{args:?}");
         assert!(args.contains(&"--offset_increment=50%".to_string()), "{args:?}");
@@ -184,7 +190,14 @@ mod tests {
 
     #[test]
     fn each_export_has_a_job_of_its_own() {
-        let load = Load { pattern: "randread", block_kib: 4, depth: 1, connections: 1, rate: Some(200) };
+        let load = Load {
+            pattern: "randread",
+            block_kib: 4,
+            depth: 1,
+            connections: 1,
+            rate: Some(200),
+            pause_us: None,
+        };
         let target = Target { socket: "/s".into(), exports: vec!["a".into(), "b".into()] };
         let args = load.args(&target, Duration::from_secs(1));
         assert!(args.contains(&"--rate_iops=200".to_string()), "{args:?}");

@@ -51,6 +51,41 @@ impl Process {
         cpu_in_stat(&stat).ok_or_else(|| format!("{path}: not understood"))
     }
 
+    /// The thread that uses the processor most while `load` runs, onto processor `one`; all others onto `other`.
+    pub(crate) fn pin_busiest<T>(
+        &self,
+        (one, other): (usize, usize),
+        load: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let before = self.threads()?;
+        let done = load()?;
+        let spent = |(tid, after): &(u32, Duration)| {
+            let known = before.iter().find(|(known, _)| known == tid);
+            after.saturating_sub(known.map_or(Duration::ZERO, |(_, before)| *before))
+        };
+        let threads = self.threads()?;
+        let busiest = threads.iter().max_by_key(|thread| spent(thread)).map(|(tid, _)| *tid);
+        for (tid, _) in threads {
+            let cpu = if Some(tid) == busiest { one } else { other };
+            let mut taskset = Command::new("taskset");
+            taskset.args(["--cpu-list", "--pid", &cpu.to_string(), &tid.to_string()]);
+            let status = taskset.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            status.map_err(|error| format!("taskset: {error}"))?; // a thread may have ended meanwhile
+        }
+        Ok(done)
+    }
+
+    /// Its threads, with their processor time so far.
+    fn threads(&self) -> Result<Vec<(u32, Duration)>, String> {
+        let path = format!("/proc/{}/task", self.child.id());
+        let entries = std::fs::read_dir(&path).map_err(|error| format!("{path}: {error}"))?;
+        let thread = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, cpu_in_stat(&stat)?))
+        };
+        Ok(entries.flatten().filter_map(thread).collect())
+    }
+
     /// Memory that it holds, in KiB.
     pub(crate) fn rss_kib(&self) -> Result<f64, String> {
         let path = format!("/proc/{}/status", self.child.id());

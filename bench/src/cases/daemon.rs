@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Bench, MS, progress};
+use super::{Bench, MS, end_cpus, progress};
 use crate::daemon::{Daemon, Program};
 use crate::fio::{self, Load, Target};
 use crate::image::{Format, Scratch};
@@ -30,6 +30,8 @@ const OVERLAYS: usize = 50;
 const CHANGES: usize = 150;
 /// From one change to the next.
 const PACE: Duration = Duration::from_millis(8);
+/// Between two bursts of writes, in microseconds.
+const BURST_PAUSE_US: u32 = 2000;
 /// Length of every image, in MiB.
 const IMAGE_MIB: usize = 128;
 
@@ -81,7 +83,8 @@ impl Bench<'_> {
     }
 
     fn random_reads(&self, depth: usize, target: &Target, time: Duration) -> Result<fio::Figures, String> {
-        let load = Load { pattern: "randread", block_kib: 4, depth, connections: 1, rate: None };
+        let load =
+            Load { pattern: "randread", block_kib: 4, depth, connections: 1, rate: None, pause_us: None };
         fio::run(&load, target, None, time)
     }
 }
@@ -193,7 +196,14 @@ fn one_chain(
     let cold = bench.random_reads(16, &target, Duration::from_millis(100))?.iops;
     bench.random_reads(16, &target, time)?;
     let warm = bench.random_reads(16, &target, time)?.iops;
-    let writes = Load { pattern: "randwrite", block_kib: 4, depth: 1, connections: 1, rate: Some(500) };
+    let writes = Load {
+        pattern: "randwrite",
+        block_kib: 4,
+        depth: 1,
+        connections: 1,
+        rate: Some(500),
+        pause_us: None,
+    };
     let written = thread::scope(|scope| {
         let writer = scope.spawn(|| fio::run(&writes, &target, None, time));
         let reads = bench.random_reads(16, &target, time);
@@ -287,12 +297,14 @@ fn beside(
 ) -> Result<Vec<f64>, String> {
     // As long as the changes take, so that every request is beside some.
     let time = PACE * u32::try_from(CHANGES).unwrap_or(u32::MAX);
-    fio::run(load, target, None, time / 4)?;
-    let alone = fio::run(load, target, None, time)?;
+    // The clients and the thread that serves them have a processor of their own: what is left is what locks and drains do.
+    let cpus = end_cpus()?;
+    daemon.process.pin_busiest(cpus, || fio::run(load, target, Some(cpus.0), time / 2))?;
+    let alone = fio::run(load, target, Some(cpus.0), time)?;
     let (is_over, qmp) = (AtomicBool::new(false), &mut daemon.qmp);
     let (figures, (count, longest)) = thread::scope(|scope| {
         let changes = scope.spawn(|| disk.rearrange(qmp, PACE, &is_over));
-        let figures = fio::run(load, target, None, time);
+        let figures = fio::run(load, target, Some(cpus.0), time);
         is_over.store(true, Ordering::Relaxed);
         let changes = changes.join().map_err(|_| "the changes panicked".to_owned())??;
         Ok::<_, String>((figures?, changes))
@@ -328,7 +340,14 @@ pub(super) fn locality(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
         let mut daemon = bench.start_daemon(side, &scratch, &args)?;
         let layers = scratch.folder("layers")?;
         let mut disk = Disk { top: "a".into(), template: &template, folder: &layers };
-        let load = Load { pattern: "randread", block_kib: 4, depth: 1, connections: 1, rate: Some(5000) };
+        let load = Load {
+            pattern: "randread",
+            block_kib: 4,
+            depth: 1,
+            connections: 1,
+            rate: Some(5000),
+            pause_us: None,
+        };
         let target = Target { socket: daemon.nbd.clone(), exports: vec!["b".into()] };
         let values = beside(&mut daemon, &mut disk, &load, &target)?;
         daemon.stop()?;
@@ -365,7 +384,14 @@ fn overlays(bench: &Bench<'_>, scratch: &Scratch, raw: &Path, template: &Path) -
         let mut daemon = bench.start_daemon(side, scratch, &args)?;
         let layers = scratch.folder("layers")?;
         let mut disk = Disk { top: exports.remove(0), template, folder: &layers };
-        let load = Load { pattern: "randread", block_kib: 4, depth: 1, connections: 1, rate: Some(60) };
+        let load = Load {
+            pattern: "randread",
+            block_kib: 4,
+            depth: 1,
+            connections: 1,
+            rate: Some(60),
+            pause_us: None,
+        };
         let target = Target { socket: daemon.nbd.clone(), exports };
         let values = beside(&mut daemon, &mut disk, &load, &target)?;
         daemon.stop()?;
@@ -383,14 +409,23 @@ pub(super) fn snapshots(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
         let args = [words("--object iothread,id=thread"), disk_args("disk", &image, "", "thread")].concat();
         let mut daemon = bench.start_daemon(side, &scratch, &args)?;
         let layers = scratch.folder("layers")?;
-        let load = Load { pattern: "randwrite", block_kib: 4, depth: 16, connections: 1, rate: None };
+        // In bursts, so that the processors are not what is waited for.
+        let load = Load {
+            pattern: "randwrite",
+            block_kib: 4,
+            depth: 16,
+            connections: 1,
+            rate: None,
+            pause_us: Some(BURST_PAUSE_US),
+        };
         let target = Target { socket: daemon.nbd.clone(), exports: vec!["disk".into()] };
-        fio::run(&load, &target, None, bench.options.time)?;
+        let cpus = end_cpus()?;
+        daemon.process.pin_busiest(cpus, || fio::run(&load, &target, Some(cpus.0), bench.options.time))?;
         let (is_over, qmp) = (AtomicBool::new(false), &mut daemon.qmp);
         let mut disk = Disk { top: "disk".into(), template: &template, folder: &layers };
         let (figures, (_, longest)) = thread::scope(|scope| {
             let changes = scope.spawn(|| disk.rearrange(qmp, Duration::from_millis(100), &is_over));
-            let figures = fio::run(&load, &target, None, bench.options.time);
+            let figures = fio::run(&load, &target, Some(cpus.0), bench.options.time);
             is_over.store(true, Ordering::Relaxed);
             let longest = changes.join().map_err(|_| "the snapshots panicked".to_owned())??;
             Ok::<_, String>((figures?, longest))

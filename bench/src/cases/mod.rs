@@ -57,7 +57,7 @@ pub(crate) const ALL: &[Case] = &[
 ];
 
 const fn load(pattern: &'static str, block_kib: usize, depth: usize) -> Load {
-    Load { pattern, block_kib, depth, connections: 1, rate: None }
+    Load { pattern, block_kib, depth, connections: 1, rate: None, pause_us: None }
 }
 
 const LOADS: &[Load] = &[
@@ -263,10 +263,19 @@ fn check(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
 
 /// The last processor that we may run on.
 fn last_cpu() -> Result<usize, String> {
+    end_cpus().map(|(last, _)| last)
+}
+
+/// The last processor that we may run on, and the first.
+fn end_cpus() -> Result<(usize, usize), String> {
     let status = std::fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc: {error}"))?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let last = list.and_then(|list| list.trim().rsplit([',', '-']).next()?.parse().ok());
-    last.ok_or_else(|| "/proc/self/status has no list of processors".into())
+    let end = |number: Option<&str>| number?.parse().ok();
+    let ends = list.and_then(|list| {
+        let list = list.trim();
+        Some((end(list.rsplit([',', '-']).next())?, end(list.split([',', '-']).next())?))
+    });
+    ends.ok_or_else(|| "/proc/self/status has no list of processors".into())
 }
 
 /// One line for whoever waits.

@@ -14,6 +14,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::backend::RootId;
 use drystone_core::control::Task;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, Removal, ServerOptions};
+use drystone_filter::copy_on_read::entry;
 use drystone_qmp::schema::events::{BlockExportDeleted, Event};
 use drystone_sys::{Address, ThreadHandle};
 
@@ -55,6 +56,13 @@ pub(crate) struct NewExport {
     pub(crate) options: ExportOptions,
     /// The object whose thread serves it.
     pub(crate) iothread: Option<String>,
+}
+
+/// The name of the node at which clients of `node` write: a filter of a job above it must see what they do.
+fn entry_of(task: &Task<'_>, node: String) -> String {
+    let Ok(id) = task.gs().find(&node) else { return node };
+    let entry = task.gs().with(|graph| graph.node(entry(graph, id)));
+    entry.map_or(node, |entry| entry.name)
 }
 
 /// An export, for reports.
@@ -146,8 +154,12 @@ impl Exports {
             options.threads = vec![daemon.objects.thread(iothread)?];
         }
         let name = options.name.clone();
-        let added =
-            daemon.on_control(async move |task: &mut Task<'_>| server.add_export(task, options).await);
+        let added = daemon.on_control(async move |task: &mut Task<'_>| {
+            if options.writable {
+                options.node = entry_of(task, options.node);
+            }
+            server.add_export(task, options).await
+        });
         let root = added.await?;
         self.state.borrow_mut().exports.push(Export { id, name, root, iothread, is_ending: false });
         Ok(())

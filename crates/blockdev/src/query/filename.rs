@@ -5,9 +5,11 @@
 //! | a file | its path |
 //! | `null-co`, `null-aio` as they are by default | `null-co://`, `null-aio://` |
 //! | an image with nothing special said of it, on one of these | the name of that; opening it finds the rest |
+//! | an unnamed filter of a job | that of the node below |
 //! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use drystone_core::control::{GraphView, Plan, Task};
@@ -43,7 +45,8 @@ impl Filename {
 pub(crate) trait LookUp {
     fn node(&self, id: NodeId) -> Option<Arc<Node>>;
     fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
-    fn explicit(&self, id: NodeId) -> Options;
+    /// `None` if nobody has opened it: a job has put it in, and takes it out again.
+    fn given(&self, id: NodeId) -> Option<Rc<Given>>;
 }
 
 impl LookUp for GraphView<'_> {
@@ -55,8 +58,8 @@ impl LookUp for GraphView<'_> {
         GraphView::child(self, id, key)
     }
 
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::of(self, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::of(self, id)
     }
 }
 
@@ -72,8 +75,8 @@ impl LookUp for Planned<'_, '_> {
         children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
     }
 
-    fn explicit(&self, id: NodeId) -> Options {
-        Given::planned(self.0, self.1, id).map(|given| given.explicit.clone()).unwrap_or_default()
+    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
+        Given::planned(self.0, self.1, id)
     }
 }
 
@@ -103,11 +106,28 @@ pub(crate) fn file_of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Opt
 /// Options that decide which bytes a node shows, beside its children.
 const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
 
+/// The filter that jobs put in.
+const COPY_ON_READ: &str = "copy-on-read";
+
 pub(crate) fn filename(graph: &impl LookUp, id: NodeId) -> Filename {
+    let is_named = graph.node(id).is_some_and(|node| !node.name().starts_with('#'));
+    let id = if is_named { id } else { below_filters(graph, id) };
     match plain(graph, id) {
         Some(path) => Filename::Path(path),
         None => Filename::Options(options(graph, id)),
     }
+}
+
+/// The image below the filters of jobs. They change no byte and go when their job ends, so what lies above them is found by
+/// the name that it has without them.
+fn below_filters(graph: &impl LookUp, mut id: NodeId) -> NodeId {
+    while graph.given(id).is_none()
+        && graph.node(id).is_some_and(|node| node.driver().format_name() == COPY_ON_READ)
+        && let Some(file) = graph.child(id, ChildKey::File)
+    {
+        id = file;
+    }
+    id
 }
 
 /// The name without options, if it says everything.
@@ -123,12 +143,13 @@ fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
 /// The node without children that an image is on, or that the node is, if its name and the format say everything but for
 /// what is behind the image.
 fn bottom(graph: &impl LookUp, id: NodeId) -> Option<Arc<Node>> {
-    let is_special = |id| graph.explicit(id).names().any(|name| STRONG.contains(&name));
+    let is_special =
+        |id| graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
     let node = graph.node(id)?;
     let node = match graph.child(id, ChildKey::File) {
         None => node,
         // A filter is found by nobody who opens the file, nor an image inside of an image.
-        Some(_) if is_special(id) || matches!(node.driver().format_name(), "copy-on-read" | "throttle") => {
+        Some(_) if is_special(id) || matches!(node.driver().format_name(), COPY_ON_READ | "throttle") => {
             return None;
         }
         Some(file) if graph.child(file, ChildKey::File).is_some() => return None,
@@ -143,7 +164,7 @@ fn file_path(node: &Node) -> Option<PathBuf> {
 
 /// The backing child, if it is not the one that the image names; `Some(None)` if there is none though one is named.
 fn overridden(graph: &impl LookUp, id: NodeId) -> Option<Option<NodeId>> {
-    let child = graph.child(id, ChildKey::Backing);
+    let child = graph.child(id, ChildKey::Backing).map(|child| below_filters(graph, child));
     let named = full_backing_path(graph, id);
     match (child, named) {
         (None, None) => None,
@@ -176,10 +197,11 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
 fn options(graph: &impl LookUp, id: NodeId) -> Options {
     let mut options = Options::default();
     let Some(node) = graph.node(id) else { return options };
-    let explicit = graph.explicit(id);
     options.put_new("driver", node.driver().format_name());
-    for (key, value) in explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-        options.put_new(key, value.clone());
+    if let Some(given) = graph.given(id) {
+        for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
+            options.put_new(key, value.clone());
+        }
     }
     if let Some(path) = file_path(&node) {
         options.put_new("filename", path.to_string_lossy().into_owned());

@@ -1,6 +1,6 @@
 //! [`NodeReport`]: one node, as `query-named-block-nodes` reports it.
 
-use drystone_core::control::GraphView;
+use drystone_core::control::{GraphView, NodeInfo};
 use drystone_core::graph::activity::Activity;
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::graph::policy::DetectZeroes;
@@ -113,14 +113,18 @@ const NESTING_MAX: usize = crate::open::LAYERS_MAX;
 /// Every node, the newest first. With `nested`, every image with those behind it.
 #[must_use]
 pub fn nodes(graph: &GraphView<'_>, nested: bool) -> Vec<NodeReport> {
-    let infos = graph.nodes();
-    infos.iter().rev().filter_map(|info| node(graph, info.id, nested)).collect()
+    graph.nodes().into_iter().rev().filter_map(|info| report(graph, info, nested)).collect()
 }
 
 /// One node.
 #[must_use]
 pub fn node(graph: &GraphView<'_>, id: NodeId, nested: bool) -> Option<NodeReport> {
-    let (info, handle) = (graph.node(id)?, graph.node_handle(id)?);
+    report(graph, graph.node(id)?, nested)
+}
+
+fn report(graph: &GraphView<'_>, info: NodeInfo, nested: bool) -> Option<NodeReport> {
+    let id = info.id;
+    let handle = graph.node_handle(id)?;
     let given = Given::of(graph, id);
     let image = image(graph, id, if nested { NESTING_MAX } else { 0 })?;
     let backing = graph.child(id, ChildKey::Backing);

@@ -4,6 +4,8 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use super::serve::PATIENCE;
+
 const OPT_GO: u32 = 7;
 const REP_ACK: u32 = 1;
 const REP_INFO: u32 = 3;
@@ -31,7 +33,11 @@ fn protocol(text: &str) -> Error {
 impl Client {
     /// Connects to an export; the empty name is the default one.
     pub(crate) fn connect(socket: &Path, export: &str) -> Result<Self> {
-        let mut client = Self { stream: UnixStream::connect(socket)?, cookie: 0, len: 0, flags: 0 };
+        let stream = UnixStream::connect(socket)?;
+        // A server that does not answer is an error, not a test that never ends.
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut client = Self { stream, cookie: 0, len: 0, flags: 0 };
         let greeting: [u8; 18] = client.bytes()?;
         if !greeting.starts_with(b"NBDMAGICIHAVEOPT") {
             return Err(protocol("no NBD server"));

@@ -7,10 +7,11 @@
 //! Each block belongs to one writer, which writes it with rising versions. So whatever happens, every sector of a block
 //! holds a version between the last flushed and the last issued one, unless a write to it was under way at the end.
 
+use std::io::{self, Error, ErrorKind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drystone_base::rng::Rng;
 
@@ -23,11 +24,18 @@ const WRITERS: usize = 4;
 /// What a crash does not tear.
 const SECTOR_BYTES: usize = 512;
 
+/// Between two attempts to connect.
+const BREATH: Duration = Duration::from_millis(2);
+
 /// What is known of every block.
 pub(crate) struct Load {
     blocks: Vec<Block>,
     is_over: AtomicBool,
+    /// A writer has found something else than it wrote, or got no answer.
+    is_broken: AtomicBool,
     written: AtomicU64,
+    read_back: AtomicU64,
+    connected: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -65,15 +73,43 @@ impl Load {
     /// A disk of zeroes.
     pub(crate) fn new(blocks: usize) -> Self {
         let blocks = (0..blocks).map(|_| Block::default()).collect();
-        Self { blocks, is_over: AtomicBool::new(false), written: AtomicU64::new(0) }
+        let [is_over, is_broken] = Default::default();
+        let [written, read_back, connected] = Default::default();
+        Self { blocks, is_over, is_broken, written, read_back, connected }
     }
 
     /// Writes from several connections until [`Self::stop`] or until the server goes; runs `meanwhile` beside that.
     pub(crate) fn run<T>(&self, socket: &Path, seed: u64, meanwhile: impl FnOnce() -> T) -> T {
+        self.beside(|writer| self.write(socket, writer, &mut Rng::new(seed * 31 + writer as u64)), meanwhile)
+    }
+
+    /// As [`Self::run`], for an export that comes and goes: a writer that has lost its connection makes another one, and
+    /// every writer reads blocks of its own back. See [`Self::is_well`].
+    pub(crate) fn run_on<T>(
+        &self,
+        (socket, export): (&Path, &str),
+        seed: u64,
+        meanwhile: impl FnOnce() -> T,
+    ) -> T {
+        let write = |writer| {
+            struct Tell<'a>(&'a Load);
+            impl Drop for Tell<'_> {
+                fn drop(&mut self) {
+                    self.0.is_broken.fetch_or(thread::panicking(), Ordering::SeqCst);
+                }
+            }
+            let _tell = Tell(self);
+            self.write_on((socket, export), writer, &mut Rng::new(seed * 31 + writer as u64));
+        };
+        self.beside(write, meanwhile)
+    }
+
+    fn beside<T>(&self, write: impl Fn(usize) + Sync, meanwhile: impl FnOnce() -> T) -> T {
         self.is_over.store(false, Ordering::SeqCst);
+        let write = &write;
         thread::scope(|scope| {
             for writer in 0..WRITERS {
-                scope.spawn(move || self.write(socket, writer, seed * 31 + writer as u64));
+                scope.spawn(move || write(writer));
             }
             // Also if it fails: the writers must not go on for ever.
             struct Stop<'a>(&'a Load);
@@ -102,14 +138,85 @@ impl Load {
         self.written.load(Ordering::SeqCst)
     }
 
-    fn write(&self, socket: &Path, writer: usize, seed: u64) {
-        let mut rng = Rng::new(seed);
+    /// Whether no writer has failed so far.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.is_broken.load(Ordering::SeqCst)
+    }
+
+    /// Blocks written, blocks read back, connections made.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [&self.written, &self.read_back, &self.connected].map(|count| count.load(Ordering::SeqCst))
+    }
+
+    /// Half of the blocks get a first version.
+    pub(crate) fn fill(&self, client: &mut Client) {
+        for (number, block) in self.blocks.iter().enumerate().step_by(2) {
+            client.write((number * BLOCK_BYTES) as u64, &filling(number, 1)).unwrap();
+            for known in [&block.issued, &block.acknowledged, &block.flushed] {
+                known.store(1, Ordering::SeqCst);
+            }
+        }
+        client.flush().unwrap();
+    }
+
+    fn write_on(&self, (socket, export): (&Path, &str), writer: usize, rng: &mut Rng) {
+        while !self.is_over.load(Ordering::SeqCst) {
+            let mut step = match Client::connect(socket, export) {
+                Ok(mut client) => {
+                    self.connected.fetch_add(1, Ordering::SeqCst);
+                    (|| {
+                        while !self.is_over.load(Ordering::SeqCst) {
+                            self.step_on(&mut client, writer, rng)?;
+                        }
+                        Ok(())
+                    })()
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &mut step {
+                assert!(is_gone(error), "export '{export}': {error}");
+                thread::park_timeout(BREATH);
+            }
+        }
+    }
+
+    fn step_on(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> io::Result<()> {
+        match rng.below(20) {
+            0 => self.flush(client),
+            1..=7 => self.read_back(client, writer, rng),
+            _ => self.write_one(client, writer, rng),
+        }
+    }
+
+    /// Nobody else writes this block: it must be the last version, or as after a lost connection.
+    fn read_back(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> io::Result<()> {
+        let number = rng.index(self.blocks.len() / WRITERS) * WRITERS + writer;
+        let bytes = client.read((number * BLOCK_BYTES) as u64, BLOCK_BYTES)?;
+        check_block(&bytes, number, self.known(number), "read back");
+        self.read_back.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What a block holds, with no crash in between; a write whose connection was lost may have happened.
+    fn known(&self, number: usize) -> Span {
+        let block = &self.blocks[number];
+        let [first, last] =
+            [&block.acknowledged, &block.issued].map(|version| version.load(Ordering::SeqCst));
+        Span { first, last, is_torn: false }
+    }
+
+    /// [`Self::known`] of all blocks.
+    pub(crate) fn all_known(&self) -> Vec<Span> {
+        (0..self.blocks.len()).map(|number| self.known(number)).collect()
+    }
+
+    fn write(&self, socket: &Path, writer: usize, rng: &mut Rng) {
         let Ok(mut client) = Client::connect(socket, "") else { return };
         while !self.is_over.load(Ordering::SeqCst) {
             let done = if rng.one_in(20) {
                 self.flush(&mut client)
             } else {
-                self.write_one(&mut client, writer, &mut rng)
+                self.write_one(&mut client, writer, rng)
             };
             // The server has gone, as it does in some tests; what that means is checked by its contents.
             if done.is_err() {
@@ -118,7 +225,7 @@ impl Load {
         }
     }
 
-    fn write_one(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> std::io::Result<()> {
+    fn write_one(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> io::Result<()> {
         let number = rng.index(self.blocks.len() / WRITERS) * WRITERS + writer;
         let block = &self.blocks[number];
         let version = block.issued.fetch_add(1, Ordering::SeqCst) + 1;
@@ -138,7 +245,7 @@ impl Load {
     }
 
     /// A flush on any connection is for all that was acknowledged on any.
-    fn flush(&self, client: &mut Client) -> std::io::Result<()> {
+    fn flush(&self, client: &mut Client) -> io::Result<()> {
         let acknowledged: Vec<u64> =
             self.blocks.iter().map(|block| block.acknowledged.load(Ordering::SeqCst)).collect();
         client.flush()?;
@@ -190,18 +297,30 @@ impl Load {
 /// sector by sector. What is not whole counts as the last version.
 pub(crate) fn check(disk: &[u8], spans: &[Span], about: &str) -> Vec<u64> {
     let check_one = |(number, span): (usize, &Span)| {
-        let bytes = &disk[number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES];
-        let version = u64::from_be_bytes(bytes[..8].try_into().unwrap());
-        if (span.first..=span.last).contains(&version) && bytes == filling(number, version) {
-            return version;
-        }
-        assert!(
-            span.is_torn || span.first < span.last && is_mixed(bytes, number, *span),
-            "{about}: block {number} holds something else than {span:?}; it claims version {version}"
-        );
-        span.last
+        check_block(&disk[number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES], number, *span, about)
     };
     spans.iter().enumerate().map(check_one).collect()
+}
+
+/// The same for one block.
+fn check_block(bytes: &[u8], number: usize, span: Span, about: &str) -> u64 {
+    let version = u64::from_be_bytes(bytes[..8].try_into().unwrap());
+    if (span.first..=span.last).contains(&version) && bytes == filling(number, version) {
+        return version;
+    }
+    assert!(
+        span.is_torn || span.first < span.last && is_mixed(bytes, number, span),
+        "{about}: block {number} holds something else than {span:?}; it claims version {version}"
+    );
+    span.last
+}
+
+/// Whether an error says that there is no such export now, and not that something went wrong.
+fn is_gone(error: &Error) -> bool {
+    const ESHUTDOWN: i32 = 108;
+    use ErrorKind as K;
+    let is_lost = [K::NotFound, K::ConnectionRefused, K::ConnectionReset, K::BrokenPipe, K::UnexpectedEof];
+    is_lost.contains(&error.kind()) || error.raw_os_error() == Some(ESHUTDOWN)
 }
 
 /// Whether each sector holds one of the versions of the span.

@@ -20,3 +20,4 @@ mod monitor;
 mod output;
 mod serve;
 mod snapshot;
+mod storm;

@@ -12,8 +12,8 @@ use crate::fixture::{LEN, node};
 use crate::scripted::{Script, Scripted};
 use crate::world::{World, add_filter, at, attach_writer, fill, insert, load};
 
-/// A filter on a device, and its user.
-fn filter_on_device() -> (World, SimDisk, Backend<ReadWrite>, [NodeId; 2]) {
+/// A filter on a device, and the user of one of the two.
+fn used(name: &'static str) -> (World, SimDisk, Backend<ReadWrite>, [NodeId; 2]) {
     let world = World::new(1);
     let disk = SimDisk::zeroed(LEN, 1);
     let device = disk.clone();
@@ -23,7 +23,8 @@ fn filter_on_device() -> (World, SimDisk, Backend<ReadWrite>, [NodeId; 2]) {
         let base = opening.add(node("base", Scripted::device("base", &script, device), LEN, vec![])).unwrap();
         let top = add_filter(&mut opening, "top", &script, base).unwrap();
         insert(task, opening).await.unwrap();
-        (attach_writer(task, top, "client").await.unwrap(), [top, base])
+        let node = if name == "base" { base } else { top };
+        (attach_writer(task, node, "client").await.unwrap(), [top, base])
     });
     (world, disk, user, nodes)
 }
@@ -36,7 +37,7 @@ fn activity(world: &World, nodes: [NodeId; 2]) -> [Activity; 2] {
 
 #[test]
 fn every_node_on_the_way_knows_how_far_it_was_written() {
-    let (world, _, user, nodes) = filter_on_device();
+    let (world, _, user, nodes) = used("top");
     let ends = || activity(&world, nodes).map(|activity| activity.written_end);
     assert_eq!(ends(), [0; 2]);
     world.on_io(async |lane: &mut Lane| {
@@ -60,7 +61,7 @@ fn every_node_on_the_way_knows_how_far_it_was_written() {
 
 #[test]
 fn a_device_knows_what_it_was_asked_to_discard() {
-    let (world, disk, user, nodes) = filter_on_device();
+    let (world, disk, user, nodes) = used("base");
     world.on_io(async |lane: &mut Lane| {
         lane.enter(&user).await.discard(at(0, 4096)).await.unwrap();
         lane.enter(&user).await.discard(at(8192, 512)).await.unwrap();

@@ -1,6 +1,6 @@
 //! Reports of nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
 use drystone_core::control::Task;
@@ -28,12 +28,16 @@ pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcom
 /// The nodes in the order in which the C daemon names them: what was added last comes first, with its backing images
 /// before and its files behind it.
 pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
-    let index: BTreeMap<String, usize> =
-        nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
-    let children: BTreeSet<String> =
-        nodes.iter().flat_map(|node| node.children.iter().map(|(_, name)| name.clone())).collect();
-    let is_start = |node: &NodeReport| node.owned || !children.contains(&node.name);
-    let starts: Vec<usize> = (0..).zip(&nodes).filter(|(_, node)| is_start(node)).map(|(at, _)| at).collect();
+    let below = children(&nodes);
+    let mut is_child = vec![false; nodes.len()];
+    for (_, child) in below.iter().flatten() {
+        if let Some(is_child) = is_child.get_mut(*child) {
+            *is_child = true;
+        }
+    }
+    let owned: Vec<bool> = nodes.iter().map(|node| node.owned).collect();
+    let is_owned = |at: usize| owned.get(at).copied().unwrap_or_default();
+    let starts = (0..nodes.len()).filter(|at| is_owned(*at) || is_child.get(*at) == Some(&false));
     let mut slots: Vec<Option<NodeReport>> = nodes.into_iter().map(Some).collect();
     let mut ordered = Vec::with_capacity(slots.len());
     for start in starts {
@@ -44,28 +48,32 @@ pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
                 ordered.extend(slots.get_mut(at).and_then(Option::take));
                 continue;
             }
-            let Some(Some(node)) = slots.get(at) else { continue };
-            let below = |wants_backing: bool| {
-                node.children.iter().rev().filter_map({
-                    let (index, slots) = (&index, &slots);
-                    move |(key, name)| {
-                        let child = *index.get(name)?;
-                        let is_wanted = (*key == ChildKey::Backing) == wants_backing;
-                        (is_wanted && !is_owned(slots, child)).then_some((child, false))
-                    }
-                })
+            if !slots.get(at).is_some_and(Option::is_some) {
+                continue;
+            }
+            let of = |wants_backing: bool| {
+                let children = below.get(at).map(Vec::as_slice).unwrap_or_default().iter().rev();
+                let wanted = children.filter(move |(key, child)| {
+                    (*key == ChildKey::Backing) == wants_backing && !is_owned(*child)
+                });
+                wanted.map(|(_, child)| (*child, false))
             };
-            let (files, images): (Vec<_>, Vec<_>) = (below(false).collect(), below(true).collect());
-            todo.extend(files);
+            todo.extend(of(false));
             todo.push((at, true));
-            todo.extend(images);
+            todo.extend(of(true));
         }
     }
     ordered
 }
 
-fn is_owned(slots: &[Option<NodeReport>], index: usize) -> bool {
-    slots.get(index).and_then(Option::as_ref).is_some_and(|node| node.owned)
+/// The children of each node, by their places.
+fn children(nodes: &[NodeReport]) -> Vec<Vec<(ChildKey, usize)>> {
+    let index: BTreeMap<&str, usize> = nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
+    let of = |node: &NodeReport| {
+        let found = |(key, name): &(ChildKey, String)| Some((*key, *index.get(name.as_str())?));
+        node.children.iter().filter_map(found).collect()
+    };
+    nodes.iter().map(of).collect()
 }
 
 fn signed(number: u64) -> i64 {

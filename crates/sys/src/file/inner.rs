@@ -50,6 +50,8 @@ pub(crate) enum Flag {
     /// A flush of buffered data failed. The kernel may have dropped that data, and says so once only; see
     /// [`FileInner::flush_failed`].
     FlushFailed = 1 << 11,
+    /// The file system is one of this machine: locking does not wait for another.
+    Local = 1 << 12,
 }
 
 /// The flags that come with an open file, and are replaced by a reopen.

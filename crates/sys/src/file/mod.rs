@@ -18,6 +18,7 @@
 mod inline;
 pub(crate) mod inner;
 pub(crate) mod job;
+mod known;
 mod open;
 mod space;
 
@@ -75,8 +76,12 @@ impl File {
         let path = path.into();
         let sys = SysLocal::of(local)?;
         let queue = BlockingQueue::new(std::num::NonZeroUsize::MIN);
-        let opened = sys.blocking(&queue, move || open::open(&path, options).map(|opened| (path, opened)));
-        let (path, (fd, facts)) = opened.await??;
+        let is_instant = known::opens_at_once(&path, options);
+        let open = move || open::open(&path, options).map(|opened| (path, opened));
+        let (path, (fd, facts)) = if is_instant { open()? } else { sys.blocking(&queue, open).await?? };
+        if facts.is_local {
+            known::note_local(facts.id.dev);
+        }
         Ok(Self { inner: Arc::new(FileInner::new(fd, path, &facts)) })
     }
 

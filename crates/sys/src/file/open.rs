@@ -14,6 +14,10 @@ use super::inner::Flag;
 
 /// statfs(2): `TMPFS_MAGIC`, `RAMFS_MAGIC`.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+/// File systems whose locks never leave this machine's kernel, so that taking and asking about them does not wait. statfs(2)
+/// and their own documentation: ext2 to ext4, XFS, Btrfs, F2FS, bcachefs, ZFS, overlayfs.
+const LOCAL_FILE_SYSTEMS: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1, 0x794c_7630];
 /// Alignments for direct I/O that a kernel might want, smallest first.
 const ALIGN_CANDIDATES: [usize; 4] = [512, 1024, 2048, 4096];
 
@@ -56,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) id: FileId,
     pub(crate) is_block: bool,
     pub(crate) is_memory: bool,
+    /// Locking it does not wait for anybody else's machine.
+    pub(crate) is_local: bool,
     pub(crate) access: Access,
 }
 
@@ -69,7 +75,7 @@ pub(crate) struct Access {
 
 impl Facts {
     pub(crate) fn fixed_flags(&self) -> u32 {
-        let is = [(self.is_block, Flag::Block), (self.is_memory, Flag::Memory)];
+        let is = [(self.is_block, Flag::Block), (self.is_memory, Flag::Memory), (self.is_local, Flag::Local)];
         is.iter().filter(|(is, _)| *is).map(|(_, flag)| *flag as u32).sum()
     }
 }
@@ -175,6 +181,7 @@ pub(crate) fn examine(fd: BorrowedFd<'_>, options: OpenOptions) -> Result<Facts>
         id: FileId { dev: stat.st_dev, ino: stat.st_ino, rdev },
         is_block,
         is_memory,
+        is_local: MEMORY_FILE_SYSTEMS.contains(&magic) || LOCAL_FILE_SYSTEMS.contains(&magic),
         access: Access { writable: options.writable, direct: options.direct, align_request, align_memory },
     })
 }

@@ -39,6 +39,7 @@ use drystone_core::runtime::Local;
 use rustix::io::Errno;
 
 use self::bytes::{Table, query, set};
+use crate::file::inner::Flag;
 use crate::file::{File, Reopened};
 use crate::local::SysLocal;
 
@@ -178,6 +179,9 @@ impl ImageLock {
         if self.0.table.is_none() || new.without(held).is_empty() {
             return Ok(prepared);
         }
+        if self.0.file.inner.has(Flag::Local) && self.acquire_at_once(held, new) {
+            return Ok(prepared);
+        }
         // The call owns what it has prepared, so that nothing stays locked if nobody waits for it any more.
         let acquire = move || prepared.lock.acquire(held, new).map(|()| prepared);
         SysLocal::of(local)?.blocking(self.queue(), acquire).await?
@@ -200,6 +204,15 @@ impl ImageLock {
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::acquire`], where that does not wait and nobody is in the way. Otherwise it is to be done once more: who
+    /// is in the way may take a while to find out.
+    fn acquire_at_once(&self, held: LockBytes, new: LockBytes) -> bool {
+        let (Some(table), file) = (self.0.table, &*self.0.file.inner) else { return false };
+        let is_free = |position| matches!(query(file, table, position), Ok(None));
+        new.without(held).positions().all(|position| set(file, table, position, true).is_ok())
+            && new.opposite().positions().all(is_free)
     }
 
     /// Nobody has an exclusive lock's way blocked at `position`, or who does, as a phrase. A lock that no process in
@@ -284,6 +297,9 @@ impl Prepared {
                 set(&fd, table, position, true).map_err(|errno| lock.refused(position, errno))
             })
         };
+        if self.lock.0.file.inner.has(Flag::Local) {
+            return lock_all();
+        }
         SysLocal::of(local)?.blocking(self.lock.queue(), lock_all).await?
     }
 

@@ -1,0 +1,502 @@
+//! What the monitors of the storm ask for.
+//!
+//! Whatever may change which node is the top of a disk holds the disk's gate together with others of its kind; whatever
+//! would destroy something if that changed holds it alone. All other commands meet as they like. Contents of a lower layer
+//! never change, so a backing file that was right once is right for ever, and files go only if no header leads to them.
+
+use std::os::unix::fs::FileExt;
+
+use serde_json::{Value, json};
+
+use super::{DISKS, Disk, LEN_BYTES, Monitor, Rng, Storm, tool};
+
+/// What has to succeed in every run.
+pub(super) const KINDS: &[&str] = &[
+    "block-export-add",
+    "block-export-del",
+    "block-job-cancel",
+    "block-job-set-speed",
+    "block-stream",
+    "block_resize",
+    "blockdev-add",
+    "blockdev-del",
+    "blockdev-reopen",
+    "blockdev-snapshot",
+    "blockdev-snapshot-sync",
+    "change-backing-file",
+    "job-cancel",
+    "job-dismiss",
+    "job-finalize",
+    "job-pause",
+    "job-resume",
+    "nbd-server-start",
+    "nbd-server-stop",
+    "object-add",
+    "object-del",
+    "qom-list",
+    "query-block",
+    "query-block-exports",
+    "query-block-jobs",
+    "query-blockstats",
+    "query-commands",
+    "query-jobs",
+    "query-named-block-nodes",
+    "query-qmp-schema",
+    "query-version",
+    "transaction",
+    "x-debug-query-block-graph",
+];
+
+/// A disk with more layers than this gets no more of them.
+const LAYERS_MAX: usize = 10;
+const JOBS_MAX: usize = 5;
+const VERBS: [&str; 13] = [
+    "job-pause",
+    "job-resume",
+    "job-cancel",
+    "job-complete",
+    "job-finalize",
+    "job-dismiss",
+    "block-job-pause",
+    "block-job-resume",
+    "block-job-cancel",
+    "block-job-complete",
+    "block-job-finalize",
+    "block-job-dismiss",
+    "block-job-set-speed",
+];
+const QUERIES: [&str; 10] = [
+    "query-block",
+    "query-block-exports",
+    "query-block-jobs",
+    "query-blockstats",
+    "query-commands",
+    "query-jobs",
+    "query-named-block-nodes",
+    "query-qmp-schema",
+    "query-version",
+    "x-debug-query-block-graph",
+];
+
+/// The options of a disk's export.
+pub(super) fn export(disk: usize, node: &str, thread: Option<usize>) -> Value {
+    let mut options = json!({"type": "nbd", "id": format!("x{disk}"), "node-name": node, "name": format!("d{disk}"), "writable": true});
+    if let Some(thread) = thread {
+        options["iothread"] = format!("t{thread}").into();
+    }
+    options
+}
+
+/// What a qcow2 file names as its backing file. Spec "Header": its offset and its length.
+fn backing_file(path: &str) -> Option<String> {
+    let mut header = [0; 20];
+    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    file.read_exact_at(&mut header, 0).unwrap();
+    let at = u64::from_be_bytes(header[8..16].try_into().unwrap());
+    let mut name = vec![0; u32::from_be_bytes(header[16..20].try_into().unwrap()) as usize];
+    file.read_exact_at(&mut name, at).unwrap();
+    (at != 0).then(|| String::from_utf8(name).unwrap())
+}
+
+/// The files that a name stands for: a path, or options.
+fn files_of(name: &str) -> Vec<String> {
+    fn collect(value: &Value, files: &mut Vec<String>) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            files.extend(value.as_str().filter(|_| key == "filename").map(str::to_owned));
+            collect(value, files);
+        }
+    }
+    let Some(options) = name.strip_prefix("json:") else { return vec![name.to_owned()] };
+    let mut files = Vec::new();
+    collect(&serde_json::from_str(options).unwrap(), &mut files);
+    files
+}
+
+/// A node, as `query-named-block-nodes` tells it, and what is below.
+struct Layer {
+    node: String,
+    info: Value,
+}
+
+/// Who sends random commands.
+pub(super) struct Author<'s> {
+    pub(super) storm: &'s Storm,
+    pub(super) monitor: Monitor,
+    pub(super) rng: Rng,
+}
+
+impl<'s> Author<'s> {
+    fn ask(&mut self, name: &str, arguments: Value) -> Result<Value, String> {
+        self.storm.call(&mut self.monitor, &json!({"execute": name, "arguments": arguments}))
+    }
+
+    fn disk(&mut self) -> (usize, &'s Disk) {
+        let number = self.rng.index(DISKS);
+        (number, &self.storm.disks[number])
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        from.get(self.rng.index(from.len())).cloned()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.storm.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// One command, with what it needs.
+    pub(super) fn turn(&mut self) {
+        match self.rng.below(100) {
+            0..=14 => self.snapshot_sync(),
+            15..=19 => self.snapshot(),
+            20..=26 => self.transaction(),
+            27..=38 => self.reopen(),
+            39..=46 => self.stream(),
+            47..=60 => self.verb(),
+            61..=64 => self.change_backing_file(),
+            65..=72 => self.exports(),
+            73 => drop(self.ask("nbd-server-stop", json!({}))),
+            74..=75 => self.resize(),
+            76..=84 => self.tidy_up(),
+            85..=89 => self.others(),
+            90..=95 => self.query(),
+            _ => self.nonsense(),
+        }
+    }
+
+    /// The layers of a disk, in use or not.
+    fn layers(&mut self, disk: usize) -> Vec<Layer> {
+        let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
+        let name = |info: &Value| info["node-name"].as_str().unwrap().to_owned();
+        let layer = |info: &Value| Layer { node: name(info), info: info.clone() };
+        let (begin, nodes) = (format!("d{disk}-"), nodes.as_array().unwrap().clone());
+        let is_layer = |layer: &Layer| layer.node.starts_with(&begin) && layer.info["drv"] == "qcow2";
+        nodes.iter().map(layer).filter(is_layer).collect()
+    }
+
+    fn is_high(&mut self, disk: usize) -> bool {
+        self.layers(disk).len() > LAYERS_MAX
+    }
+
+    /// `old` was the top when the command was sent, so of two commands that succeed only one can have named it.
+    fn risen(disk: &Disk, old: &str, new: &str, file: String) {
+        let mut top = disk.top.lock().unwrap();
+        assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
+        new.clone_into(&mut top);
+        disk.files.lock().unwrap().insert(file);
+    }
+
+    fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
+        let new = format!("d{number}-{}", self.storm.name());
+        let old = disk.top.lock().unwrap().clone();
+        let arguments = json!({"node-name": old, "snapshot-file": self.path(&new), "snapshot-node-name": new, "format": "qcow2"});
+        (old, new, arguments)
+    }
+
+    fn snapshot_sync(&mut self) {
+        let (number, disk) = self.disk();
+        if self.is_high(number) {
+            return self.stream();
+        }
+        let _gate = disk.gate.read().unwrap();
+        let (old, new, arguments) = self.sync_of(number, disk);
+        if self.ask("blockdev-snapshot-sync", arguments).is_ok() {
+            Self::risen(disk, &old, &new, self.path(&new));
+        }
+    }
+
+    fn snapshot(&mut self) {
+        let (number, disk) = self.disk();
+        if self.is_high(number) {
+            return;
+        }
+        let _gate = disk.gate.read().unwrap();
+        let old = disk.top.lock().unwrap().clone();
+        let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == old) else { return };
+        let (new, len_bytes) =
+            (format!("d{number}-{}", self.storm.name()), &layer.info["image"]["virtual-size"]);
+        let below = self.path(&old);
+        tool(&self.storm.dir, &format!("img create -q -u -f qcow2 -b {below} -F qcow2 {new} {len_bytes}"));
+        let file = json!({"driver": "file", "filename": self.path(&new), "node-name": format!("{new}-file")});
+        let added = self
+            .ask("blockdev-add", json!({"driver": "qcow2", "node-name": new, "file": file, "backing": null}));
+        added.unwrap_or_else(|text| panic!("a new image cannot be opened: {text}"));
+        if self.ask("blockdev-snapshot", json!({"node": old, "overlay": new})).is_ok() {
+            Self::risen(disk, &old, &new, self.path(&new));
+        }
+    }
+
+    /// Two snapshots at once, or none of them.
+    fn transaction(&mut self) {
+        let first = self.rng.index(DISKS - 1);
+        let second = first + 1 + self.rng.index(DISKS - 1 - first);
+        if self.is_high(first) || self.is_high(second) {
+            return;
+        }
+        let disks = [(first, &self.storm.disks[first]), (second, &self.storm.disks[second])];
+        let _gates = disks.map(|(_, disk)| disk.gate.read().unwrap());
+        let layers = disks.map(|(number, disk)| self.sync_of(number, disk));
+        let mut actions: Vec<Value> =
+            layers.iter().map(|(.., data)| json!({"type": "blockdev-snapshot-sync", "data": data})).collect();
+        let is_aborted = self.rng.one_in(3);
+        if is_aborted {
+            actions.insert(self.rng.index(3), json!({"type": "abort", "data": {}}));
+        }
+        let is_done = self.ask("transaction", json!({"actions": actions})).is_ok();
+        assert!(!(is_done && is_aborted), "what was aborted succeeds");
+        for ((number, disk), (old, new, _)) in disks.into_iter().zip(&layers) {
+            if is_done {
+                Self::risen(disk, old, new, self.path(new));
+            } else {
+                assert!(
+                    self.layers(number).iter().all(|layer| layer.node != *new),
+                    "a part of it happened: {new}"
+                );
+            }
+        }
+    }
+
+    /// Names of the children of a node, by the names of their edges.
+    fn child(graph: &Value, node: &str, edge: &str) -> Option<String> {
+        let id_of =
+            |name: &str| Some(&graph["nodes"].as_array()?.iter().find(|node| node["name"] == name)?["id"]);
+        let parent = id_of(node)?;
+        let edges = graph["edges"].as_array()?;
+        let id = &edges.iter().find(|one| one["parent"] == *parent && one["name"] == edge)?["child"];
+        let child = graph["nodes"].as_array()?.iter().find(|node| node["id"] == *id)?;
+        Some(child["name"].as_str()?.to_owned())
+    }
+
+    /// Other options for up to three nodes of any disks.
+    fn reopen(&mut self) {
+        let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
+        let mut options = Vec::new();
+        for _ in 0..=self.rng.below(3) {
+            let (number, _) = self.disk();
+            let layers = self.layers(number);
+            let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
+            let Some(file) = Self::child(&graph, &node.node, "file") else { return };
+            let one = if self.rng.one_in(2) {
+                let [cache, discard, detect] = self.settings();
+                json!({
+                    "driver": "file", "node-name": file, "filename": self.path(&node.node), "discard": discard,
+                    "cache": cache, "detect-zeroes": detect, "read-only": node.info["ro"],
+                })
+            } else {
+                let [_, discard, detect] = self.settings();
+                let below = Self::child(&graph, &node.node, "backing");
+                let cache_bytes = 65536 << self.rng.below(6);
+                json!({
+                    "driver": "qcow2", "node-name": node.node, "file": file, "backing": below, "discard": discard,
+                    "detect-zeroes": detect, "read-only": node.info["ro"], "l2-cache-size": cache_bytes,
+                })
+            };
+            if options.iter().all(|other: &Value| other["node-name"] != one["node-name"]) {
+                options.push(one);
+            }
+        }
+        let _ = self.ask("blockdev-reopen", json!({"options": options}));
+    }
+
+    fn settings(&mut self) -> [Value; 3] {
+        let cache = json!({"direct": self.rng.one_in(2), "no-flush": false});
+        let discard = self.pick(&["unmap", "ignore"]).into();
+        let detect =
+            if discard == "unmap" { self.pick(&["off", "on", "unmap"]) } else { self.pick(&["off", "on"]) };
+        [cache, discard, detect.into()]
+    }
+
+    fn stream(&mut self) {
+        let jobs = self.ask("query-jobs", json!({})).unwrap();
+        if jobs.as_array().unwrap().len() >= JOBS_MAX {
+            return self.verb();
+        }
+        let (number, disk) = self.disk();
+        let layers: Vec<String> = self.layers(number).into_iter().map(|layer| layer.node).collect();
+        let top = disk.top.lock().unwrap().clone();
+        let device = if self.rng.one_in(3) { self.pick(&layers).unwrap() } else { top };
+        let job = self.storm.name();
+        let mut arguments = json!({"job-id": format!("j{job}"), "device": device});
+        let Some(other) = self.pick(&layers) else { return };
+        match self.rng.below(4) {
+            0 => arguments["base-node"] = other.into(),
+            1 => arguments["bottom"] = other.into(),
+            2 => arguments["base"] = self.path(&other).into(),
+            _ => {}
+        }
+        if self.rng.one_in(2) {
+            arguments["speed"] = (100_000 << self.rng.below(8)).into();
+        }
+        for (option, odds) in [("auto-finalize", 3), ("auto-dismiss", 3)] {
+            arguments[option] = (!self.rng.one_in(odds)).into();
+        }
+        if self.rng.one_in(4) {
+            arguments["filter-node-name"] = format!("f{job}").into();
+        }
+        arguments["on-error"] = self.pick(&["report", "ignore", "stop", "enospc"]).into();
+        let _ = self.ask("block-stream", arguments);
+    }
+
+    /// Something is done to a job, which may make sense or not.
+    fn verb(&mut self) {
+        let jobs = self.ask("query-jobs", json!({})).unwrap();
+        let Some(job) = self.pick(jobs.as_array().unwrap()) else { return };
+        let fitting: &[&str] = match job["status"].as_str().unwrap() {
+            "pending" => &["job-finalize", "job-cancel", "block-job-cancel"],
+            "concluded" => &["job-dismiss", "block-job-dismiss"],
+            "paused" => &["job-resume", "block-job-resume"],
+            _ => &["job-pause", "job-cancel", "block-job-set-speed", "block-job-cancel"],
+        };
+        let verb = if self.rng.one_in(3) { self.pick(&VERBS) } else { self.pick(fitting) }.unwrap();
+        let key = if verb.starts_with("job-") || ["block-job-finalize", "block-job-dismiss"].contains(&verb) {
+            "id"
+        } else {
+            "device"
+        };
+        let mut arguments = json!({key: job["id"]});
+        if verb == "block-job-set-speed" {
+            arguments["speed"] = self.rng.below(10_000_000).into();
+        }
+        let answer = self.ask(verb, arguments);
+        assert!(answer.is_err() || !verb.ends_with("complete"), "a stream is never ready");
+    }
+
+    /// Writes the same name again.
+    fn change_backing_file(&mut self) {
+        let (number, disk) = self.disk();
+        let _gate = disk.gate.write().unwrap();
+        let layers = self.layers(number);
+        let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
+        let Some(file) = node.info["image"]["backing-filename"].as_str() else { return };
+        let arguments = json!({"device": node.node, "image-node-name": node.node, "backing-file": file});
+        let _ = self.ask("change-backing-file", arguments);
+    }
+
+    /// Takes exports away, or brings them back.
+    fn exports(&mut self) {
+        let exports = self.ask("query-block-exports", json!({})).unwrap();
+        let (number, disk) = self.disk();
+        let id = format!("x{number}");
+        if exports.as_array().unwrap().iter().any(|export| export["id"] == id) {
+            if self.rng.one_in(2) {
+                let mode = self.pick(&["safe", "hard"]);
+                let _ = self.ask("block-export-del", json!({"id": id, "mode": mode}));
+            }
+            return;
+        }
+        let _gate = disk.gate.write().unwrap();
+        self.open_top(number, disk);
+        if !self.add_export(number, disk) {
+            let address = json!({"type": "unix", "data": {"path": self.path("nbd.sock")}});
+            let _ = self.ask("nbd-server-start", json!({"addr": address}));
+        }
+    }
+
+    /// A layer of `blockdev-snapshot-sync` belongs to those above: it goes with the last export.
+    fn open_top(&mut self, number: usize, disk: &Disk) {
+        let top = disk.top.lock().unwrap().clone();
+        let layers = self.layers(number);
+        if layers.iter().any(|layer| layer.node == top) {
+            return;
+        }
+        let path = self.path(&top);
+        let mut node =
+            json!({"driver": "qcow2", "node-name": top, "file": {"driver": "file", "filename": path}});
+        let backing = backing_file(&path);
+        if let Some(below) = layers.into_iter().find(|layer| Some(self.path(&layer.node)) == backing) {
+            node["backing"] = below.node.into();
+        }
+        // A job may change meanwhile what is below it; then it is opened next time.
+        let _ = self.ask("blockdev-add", node);
+    }
+
+    fn add_export(&mut self, number: usize, disk: &Disk) -> bool {
+        let top = disk.top.lock().unwrap().clone();
+        let thread = self.pick(&[None, Some(0), Some(1)]).flatten();
+        self.ask("block-export-add", export(number, &top, thread)).is_ok()
+    }
+
+    /// A disk with clients keeps its length, so they have to go.
+    fn resize(&mut self) {
+        let (number, disk) = self.disk();
+        let _gate = disk.gate.write().unwrap();
+        let _ = self.ask("block-export-del", json!({"id": format!("x{number}"), "mode": "hard"}));
+        self.open_top(number, disk);
+        let top = disk.top.lock().unwrap().clone();
+        let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == top) else { return };
+        let len_bytes = layer.info["image"]["virtual-size"].as_u64().unwrap();
+        if len_bytes < 4 * LEN_BYTES as u64 {
+            let more = 4096 * (1 + self.rng.below(16));
+            let _ = self.ask("block_resize", json!({"node-name": top, "size": len_bytes + more}));
+        }
+        self.add_export(number, disk);
+    }
+
+    /// Closes layers that nobody uses, and removes files that nobody can need.
+    fn tidy_up(&mut self) {
+        let (number, disk) = self.disk();
+        let _gate = disk.gate.write().unwrap();
+        let top = disk.top.lock().unwrap().clone();
+        let layers = self.layers(number);
+        let unused: Vec<String> =
+            layers.into_iter().map(|layer| layer.node).filter(|node| *node != top).collect();
+        if let Some(layer) = self.pick(&unused) {
+            let _ = self.ask("blockdev-del", json!({"node-name": layer}));
+        }
+        let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
+        let files = nodes.as_array().unwrap().iter().filter(|node| node["drv"] == "file");
+        let mut needed: Vec<String> = files.map(|node| node["file"].as_str().unwrap().to_owned()).collect();
+        needed.push(self.path(&top));
+        let mut next = 0;
+        while let Some(file) = needed.get(next) {
+            let below = backing_file(file).map_or(Vec::new(), |name| files_of(&name));
+            needed.extend(below.into_iter().filter(|file| !needed.contains(file)).collect::<Vec<_>>());
+            next += 1;
+        }
+        let mut files = disk.files.lock().unwrap();
+        files.retain(|file| needed.contains(file) || std::fs::remove_file(file).is_err());
+    }
+
+    /// Nodes and threads that have nothing to do with the disks.
+    fn others(&mut self) {
+        let name = format!("u{}", self.rng.below(3));
+        let _ = match self.rng.below(5) {
+            0 => self.ask("blockdev-add", json!({"driver": "null-co", "node-name": name, "size": 1 << 20})),
+            1 => self.ask("blockdev-del", json!({"node-name": name})),
+            2 => self.ask("object-add", json!({"qom-type": "iothread", "id": name})),
+            3 => self.ask("object-del", json!({"id": name})),
+            _ => self.ask("qom-list", json!({"path": "/objects"})),
+        };
+    }
+
+    fn query(&mut self) {
+        let query = self.pick(&QUERIES).unwrap();
+        self.ask(query, json!({})).unwrap();
+    }
+
+    /// Asks for everything that can be asked for.
+    pub(super) fn look_at_all(&mut self) {
+        for query in QUERIES {
+            self.ask(query, json!({})).unwrap();
+        }
+    }
+
+    fn nonsense(&mut self) {
+        let commands = [
+            json!({"execute": "dance"}),
+            json!({"execute": 7}),
+            json!({"nothing": {}}),
+            json!({"execute": "blockdev-add", "arguments": {"driver": "qcow2", "node-name": "d0-0"}}),
+            json!({"execute": "blockdev-add", "arguments": {"driver": "none", "node-name": "n"}}),
+            json!({"execute": "blockdev-del", "arguments": {"node-name": "d1-file"}}),
+            json!({"execute": "blockdev-reopen", "arguments": {"options": [{"driver": "qcow2", "node-name": "none", "file": "x"}]}}),
+            json!({"execute": "blockdev-snapshot", "arguments": {"node": "d0-base", "overlay": "d1-base"}}),
+            json!({"execute": "block-stream", "arguments": {"device": "none"}}),
+            json!({"execute": "job-cancel", "arguments": {"id": "none"}}),
+            json!({"execute": "block_resize", "arguments": {"node-name": "d2-0", "size": -1}}),
+            json!({"execute": "transaction", "arguments": {"actions": [{"type": "abort", "data": {}}]}}),
+        ];
+        let command = self.pick(&commands).unwrap();
+        let answer = self.storm.call(&mut self.monitor, &command);
+        assert!(answer.is_err(), "{command} succeeds");
+    }
+}
