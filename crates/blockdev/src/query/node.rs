@@ -1,6 +1,7 @@
 //! [`NodeReport`]: one node, as `query-named-block-nodes` reports it.
 
 use drystone_core::control::{GraphView, NodeInfo};
+use drystone_core::graph::activity::Activity;
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_format::qcow2::driver::Qcow2;
@@ -42,6 +43,8 @@ pub struct NodeReport {
     pub backing_file_depth: usize,
     /// What it shows.
     pub image: ImageReport,
+    /// What was done to it since it was opened.
+    pub activity: Activity,
     /// The children, by what they are for.
     pub children: Vec<(ChildKey, String)>,
 }
@@ -141,6 +144,7 @@ fn report(graph: &GraphView<'_>, info: NodeInfo, nested: bool) -> Option<NodeRep
         backing_file: backing.map(|backing| filename::of(graph, backing).text()),
         backing_file_depth: if nested { depth(graph, id) } else { 0 },
         image,
+        activity: handle.activity(),
         children: info.edges.iter().map(|edge| (edge.key, name_of(edge.child))).collect(),
     })
 }

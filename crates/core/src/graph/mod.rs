@@ -1,5 +1,6 @@
 //! The graph: nodes, edges, gates, and the rules about who may do what.
 
+pub mod activity;
 pub(crate) mod check;
 pub(crate) mod gate;
 pub mod grace;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use smallvec::SmallVec;
 
 use crate::driver::{Driver, NodeFacts};
+use crate::graph::activity::{Activity, Counters};
 use crate::graph::grace::Grace;
 use crate::graph::permission::Perm;
 use crate::graph::policy::{DetectZeroes, NodePolicy};
@@ -99,6 +100,7 @@ pub struct Node {
     pub(crate) flush: FlushState,
     pub(crate) grace: Grace,
     pub(crate) chain: ChainCache,
+    pub(crate) counters: Counters,
 }
 
 impl Node {
@@ -126,6 +128,7 @@ impl Node {
             flush: FlushState::default(),
             grace: Grace::default(),
             chain: ChainCache::default(),
+            counters: Counters::default(),
         }
     }
 
@@ -213,6 +216,12 @@ impl Node {
 
     pub(crate) fn set_policy(&self, policy: NodePolicy) {
         self.policy.store(policy.to_bits(), Ordering::Relaxed);
+    }
+
+    /// What requests have done to the node since it was opened.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.counters.now()
     }
 
     pub(crate) fn detects_zeroes(&self) -> bool {

@@ -228,6 +228,7 @@
 //! | `Node::is_empty` | `&Node` | any |  |
 //! | `Node::is_active` | `&Node` | any |  |
 //! | `Node::is_read_only` | `&Node` | any |  |
+//! | `Node::activity` | `&Node` | any |  |
 //! | `Node::request_alignment` | `&Node` | any |  |
 //! | `Node::policy` | `&Node` | any |  |
 //! | `Perm::from_bits` | nothing | any |  |

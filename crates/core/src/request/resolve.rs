@@ -75,6 +75,7 @@ pub(crate) fn resolve<'t>(
         let step = step(io, range, extent.place, access)?;
         if let Some(crossed) = crossed.as_deref_mut() {
             crossed.note(node, range);
+            node.counters.write(range);
         }
         match step {
             Step::There(part) => return Ok(finish(visit, part)),

@@ -27,6 +27,7 @@ pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags
     let flags = ZeroFlags { may_unmap: flags.may_unmap && !io.node().policy().ignores_discards, ..flags };
     let mut crossed = Crossed::default();
     crossed.note(io.node(), range);
+    io.node().counters.write(range);
     let mut result = zero_here(io, range, flags).await;
     if flags.fua && result.is_ok() {
         result = flush(io).await;
@@ -119,6 +120,7 @@ async fn discard_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange) -> Resul
     }
     let result = disk.submit(io.local_ref(), DiskOp::Discard(range)).await.result;
     io.node().flush.mark_written();
+    io.node().counters.discard(range, result.is_ok());
     match result {
         // Discarding is advice.
         Err(error) if error.kind() == Kind::Unsupported => Ok(()),

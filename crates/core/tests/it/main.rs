@@ -5,6 +5,7 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
+mod activity;
 mod admission;
 mod alignment;
 mod backend;

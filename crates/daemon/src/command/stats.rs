@@ -1,7 +1,7 @@
 //! Counters of nodes.
 //!
-//! The C daemon counts requests of devices, which there are none of here, and of a node only how far it was written; that
-//! is not counted yet, so all counters of nodes are zero.
+//! Requests are counted for devices, which there are none of here. Of a node it is told how far it was written and, if it is
+//! a file, what was discarded; all other counters are zero, as they are in the C daemon.
 
 use std::collections::BTreeMap;
 
@@ -40,22 +40,25 @@ fn stats(nodes: &BTreeMap<&str, &NodeReport>, node: &NodeReport, nesting: usize)
         let child = nodes.get(name.as_str()).filter(|_| nesting > 0)?;
         Some(Box::new(stats(nodes, child, nesting - 1)))
     };
+    let wr_highest_offset = i64::try_from(node.activity.written_end).unwrap_or(i64::MAX);
     BlockStats {
         device: None,
         qdev: None,
         node_name: Some(node.name.clone()),
-        stats: nothing(),
-        driver_specific: specific(node.driver),
+        stats: BlockDeviceStats { wr_highest_offset, ..nothing() },
+        driver_specific: specific(node),
         parent: child(ChildKey::File),
         backing: child(ChildKey::Backing),
     }
 }
 
-fn specific(driver: &str) -> Option<BlockStatsSpecific> {
-    let none = BlockStatsSpecificFile { discard_nb_ok: 0, discard_nb_failed: 0, discard_bytes_ok: 0 };
-    let driver = match driver {
-        "file" => BlockStatsSpecificData::File(none),
-        "host_device" => BlockStatsSpecificData::HostDevice(none),
+fn specific(node: &NodeReport) -> Option<BlockStatsSpecific> {
+    let (discard_nb_ok, discard_bytes_ok) = node.activity.discards;
+    let discard_nb_failed = node.activity.discards_failed;
+    let discards = BlockStatsSpecificFile { discard_nb_ok, discard_nb_failed, discard_bytes_ok };
+    let driver = match node.driver {
+        "file" => BlockStatsSpecificData::File(discards),
+        "host_device" => BlockStatsSpecificData::HostDevice(discards),
         _ => return None,
     };
     Some(BlockStatsSpecific { driver })
