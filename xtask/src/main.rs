@@ -6,6 +6,7 @@
 //! | `ci`   | the same; the only thing that the CI runs |
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
+//! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
 //! Every child process runs without standard input and under a time limit (`run`).
@@ -16,6 +17,7 @@ mod bench;
 mod demo;
 mod packages;
 mod run;
+mod soak;
 mod steps;
 mod summary;
 mod tidy;
@@ -34,6 +36,9 @@ usage: cargo xtask COMMAND
   tidy    the rules of this tree; prints `path:line: rule: what to do`
   demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
           writes and checks every byte; less than a minute after the build
+  soak [--secs N] [--seed N]
+          sends random commands to a daemon while all its disks are written to, for ten minutes; every
+          command must be answered, and no byte may be lost
   bench [CASE...] [--quick] [--rounds N] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
@@ -62,6 +67,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "ci" if rest.is_empty() => steps::test(&root, &steps::Options::default()),
         "tidy" if rest.is_empty() => tidy::run(&root),
         "demo" if rest.is_empty() => demo::run(&root),
+        "soak" => soak::run(&root, rest),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

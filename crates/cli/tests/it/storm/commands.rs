@@ -163,6 +163,14 @@ impl<'s> Author<'s> {
         }
     }
 
+    /// Some more for a command that did not succeed yet.
+    pub(super) fn catch_up(&mut self, missing: &[&str]) {
+        if missing.iter().any(|kind| kind.contains("job-")) {
+            self.stream();
+            self.verb();
+        }
+    }
+
     /// The layers of a disk, in use or not.
     fn layers(&mut self, disk: usize) -> Vec<Layer> {
         let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
@@ -366,6 +374,9 @@ impl<'s> Author<'s> {
             arguments["speed"] = self.rng.below(10_000_000).into();
         }
         let answer = self.ask(verb, arguments);
+        if verb == "job-pause" && answer.is_ok() && self.rng.one_in(2) {
+            let _ = self.ask("job-resume", json!({"id": job["id"]}));
+        }
         assert!(answer.is_err() || !verb.ends_with("complete"), "a stream is never ready");
     }
 
