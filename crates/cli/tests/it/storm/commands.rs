@@ -492,9 +492,10 @@ impl<'s> Author<'s> {
             next += 1;
         }
         let mut files = disk.files.lock().unwrap();
-        let removed: Vec<String> = files.extract_if(.., |file| !needed.contains(file)).collect();
+        let removed: Vec<String> = files.iter().filter(|file| !needed.contains(file)).cloned().collect();
         for file in &removed {
             std::fs::remove_file(file).unwrap();
+            files.remove(file);
         }
         self.storm.note(format!("removed: {removed:?}"));
     }
