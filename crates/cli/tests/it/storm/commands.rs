@@ -4,6 +4,7 @@
 //! would destroy something if that changed holds it alone. All other commands meet as they like. Contents of a lower layer
 //! never change, so a backing file that was right once is right for ever, and files go only if no header leads to them.
 
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
@@ -88,14 +89,14 @@ pub(super) fn export(disk: usize, node: &str, thread: Option<usize>) -> Value {
 }
 
 /// What a qcow2 file names as its backing file. Spec "Header": its offset and its length.
-fn backing_file(path: &str) -> Option<String> {
+fn backing_file(path: &str) -> io::Result<Option<String>> {
     let mut header = [0; 20];
-    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    file.read_exact_at(&mut header, 0).unwrap();
+    let file = std::fs::File::open(path)?;
+    file.read_exact_at(&mut header, 0)?;
     let at = u64::from_be_bytes(header[8..16].try_into().unwrap());
     let mut name = vec![0; u32::from_be_bytes(header[16..20].try_into().unwrap()) as usize];
-    file.read_exact_at(&mut name, at).unwrap();
-    (at != 0).then(|| String::from_utf8(name).unwrap())
+    file.read_exact_at(&mut name, at)?;
+    Ok((at != 0).then(|| String::from_utf8(name).unwrap()))
 }
 
 /// The files that a name stands for: a path, or options.
@@ -430,7 +431,7 @@ impl<'s> Author<'s> {
         let path = self.path(&top);
         let mut node =
             json!({"driver": "qcow2", "node-name": top, "file": {"driver": "file", "filename": path}});
-        let backing = backing_file(&path);
+        let backing = backing_file(&path).unwrap();
         if let Some(below) = layers.into_iter().find(|layer| Some(self.path(&layer.node)) == backing) {
             node["backing"] = below.node.into();
         }
@@ -483,12 +484,20 @@ impl<'s> Author<'s> {
         needed.push(self.path(&top));
         let mut next = 0;
         while let Some(file) = needed.get(next) {
-            let below = backing_file(file).map_or(Vec::new(), |name| files_of(&name));
+            let whose = &needed[..next];
+            let named =
+                backing_file(file).unwrap_or_else(|error| panic!("{file}: {error}; needed: {whose:?}"));
+            let below = named.map_or(Vec::new(), |name| files_of(&name));
             needed.extend(below.into_iter().filter(|file| !needed.contains(file)).collect::<Vec<_>>());
             next += 1;
         }
         let mut files = disk.files.lock().unwrap();
-        files.retain(|file| needed.contains(file) || std::fs::remove_file(file).is_err());
+        let removed: Vec<String> = files.iter().filter(|file| !needed.contains(file)).cloned().collect();
+        for file in &removed {
+            std::fs::remove_file(file).unwrap();
+            files.remove(file);
+        }
+        self.storm.note(format!("removed: {removed:?}"));
     }
 
     /// Nodes and threads that have nothing to do with the disks.

@@ -136,20 +136,21 @@ impl Storm {
         let name = command["execute"].as_str().unwrap_or("(nonsense)").to_owned();
         let begin = Instant::now();
         let answer = monitor.call_raw(command.clone());
-        let told = match &answer {
-            Ok(Ok(_)) if name.contains("query-") => "...".to_owned(),
-            answer => format!("{answer:?}"),
-        };
-        let shown = format!("{command} -> {told} ({} ms)", begin.elapsed().as_millis());
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.push_back(shown);
-        if last.len() > SHOWN {
-            last.pop_front();
+        if !(name.contains("query-") && matches!(answer, Ok(Ok(_)))) {
+            self.note(format!("{command} -> {answer:?} ({} ms)", begin.elapsed().as_millis()));
         }
-        drop(last);
         let answer = answer.unwrap_or_else(|text| panic!("{command}: {text}"));
         self.count(&name, answer.is_ok());
         answer
+    }
+
+    /// Keeps it for the report of a failure.
+    fn note(&self, what: String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.push_back(what);
+        if last.len() > SHOWN {
+            last.pop_front();
+        }
     }
 
     fn count(&self, name: &str, is_done: bool) {
