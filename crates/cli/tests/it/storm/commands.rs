@@ -2,7 +2,7 @@
 //!
 //! Whatever may change which node is the top of a disk holds the disk's gate together with others of its kind; whatever
 //! would destroy something if that changed holds it alone. All other commands meet as they like. Contents of a lower layer
-//! never change, so a backing file that was right once is right for ever, and files go only if no header leads to them.
+//! never change, so a backing file that was right once is right for ever.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -99,20 +99,6 @@ fn backing_file(path: &str) -> io::Result<Option<String>> {
     Ok((at != 0).then(|| String::from_utf8(name).unwrap()))
 }
 
-/// The files that a name stands for: a path, or options.
-fn files_of(name: &str) -> Vec<String> {
-    fn collect(value: &Value, files: &mut Vec<String>) {
-        for (key, value) in value.as_object().into_iter().flatten() {
-            files.extend(value.as_str().filter(|_| key == "filename").map(str::to_owned));
-            collect(value, files);
-        }
-    }
-    let Some(options) = name.strip_prefix("json:") else { return vec![name.to_owned()] };
-    let mut files = Vec::new();
-    collect(&serde_json::from_str(options).unwrap(), &mut files);
-    files
-}
-
 /// A node, as `query-named-block-nodes` tells it, and what is below.
 struct Layer {
     node: String,
@@ -188,7 +174,6 @@ impl<'s> Author<'s> {
 
     /// An overlay that nobody has a use for is gone at once, and what is below is the top as before.
     fn risen_if_there(&mut self, disk: &Disk, old: &str, new: &str) {
-        disk.files.lock().unwrap().insert(self.path(new));
         let number = new[1..2].parse().unwrap();
         if self.layers(number).iter().any(|layer| layer.node == new) {
             self.risen(disk, old, new);
@@ -200,7 +185,6 @@ impl<'s> Author<'s> {
         let mut top = disk.top.lock().unwrap();
         assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
         new.clone_into(&mut top);
-        disk.files.lock().unwrap().insert(self.path(new));
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
@@ -467,7 +451,7 @@ impl<'s> Author<'s> {
         self.add_exports(number, disk);
     }
 
-    /// Closes layers that nobody uses, and removes files that nobody can need.
+    /// Closes layers that nobody uses. Their files stay: a header may come to name them again.
     fn tidy_up(&mut self) {
         let (number, disk) = self.disk();
         let _gate = disk.gate.write().unwrap();
@@ -478,26 +462,6 @@ impl<'s> Author<'s> {
         if let Some(layer) = self.pick(&unused) {
             let _ = self.ask("blockdev-del", json!({"node-name": layer}));
         }
-        let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
-        let files = nodes.as_array().unwrap().iter().filter(|node| node["drv"] == "file");
-        let mut needed: Vec<String> = files.map(|node| node["file"].as_str().unwrap().to_owned()).collect();
-        needed.push(self.path(&top));
-        let mut next = 0;
-        while let Some(file) = needed.get(next) {
-            let whose = &needed[..next];
-            let named =
-                backing_file(file).unwrap_or_else(|error| panic!("{file}: {error}; needed: {whose:?}"));
-            let below = named.map_or(Vec::new(), |name| files_of(&name));
-            needed.extend(below.into_iter().filter(|file| !needed.contains(file)).collect::<Vec<_>>());
-            next += 1;
-        }
-        let mut files = disk.files.lock().unwrap();
-        let removed: Vec<String> = files.iter().filter(|file| !needed.contains(file)).cloned().collect();
-        for file in &removed {
-            std::fs::remove_file(file).unwrap();
-            files.remove(file);
-        }
-        self.storm.note(format!("removed: {removed:?}"));
     }
 
     /// Nodes and threads that have nothing to do with the disks.

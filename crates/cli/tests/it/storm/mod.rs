@@ -45,8 +45,6 @@ struct Disk {
     gate: RwLock<()>,
     /// The node of the newest layer.
     top: Mutex<String>,
-    /// The paths of the images that are there.
-    files: Mutex<BTreeSet<String>>,
 }
 
 /// What all threads share.
@@ -85,13 +83,7 @@ impl Storm {
             server.stop_cleanly();
             let name = |layer: &str| dir.join(format!("d{number}-{layer}")).to_str().unwrap().to_owned();
             tool(dir, &format!("img create -q -f qcow2 {option}-b {} -F qcow2 d{number}-0", name("base")));
-            let files = [name("base"), name("0")].into();
-            Disk {
-                load,
-                gate: RwLock::default(),
-                top: Mutex::new(format!("d{number}-0")),
-                files: Mutex::new(files),
-            }
+            Disk { load, gate: RwLock::default(), top: Mutex::new(format!("d{number}-0")) }
         };
         Self {
             dir: dir.to_owned(),
