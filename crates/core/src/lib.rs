@@ -51,6 +51,7 @@
 //! | [`request`] | the path of a request through layers |
 //! | [`job`] | what a job's code is given |
 //! | [`waits`] | who waits for what |
+//! | [`mod@answer`] | one value on its way from one task to another |
 //!
 //! Invariants: requests enter through gates only; edges are written only while nobody is inside; a request that has entered
 //! runs to its end, whoever waits for it. Does not know: formats, JSON, sockets, clocks, executors.

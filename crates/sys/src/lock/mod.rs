@@ -16,6 +16,9 @@
 //!                   --drop----> unlock what was new
 //! ```
 //! Several changes can be prepared at the same time; what one of them wants, none of the others unlocks.
+//! On a file system of this machine all that is done on the spot. Elsewhere, and as soon as somebody is in the way (finding
+//! out who that is takes a while), it is done on a thread that may wait.
+//!
 //! | module | what |
 //! |---|---|
 //! | `bytes` | locking, unlocking and asking |
