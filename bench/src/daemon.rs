@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::process::{self, Process};
+use crate::process::Process;
 use crate::qmp::Qmp;
 
 /// How long a daemon may take to answer its first connection.
@@ -59,23 +58,7 @@ impl Program {
         command.args(["--monitor", "chardev=monitor"]);
         let began = Instant::now();
         let mut process = Process::start(&mut command, &log)?;
-        let qmp = loop {
-            match Qmp::connect(&monitor) {
-                Ok(qmp) => break qmp,
-                Err(error) => {
-                    let why = match process.ended() {
-                        Some(status) => format!("ended with {status}"),
-                        None if began.elapsed() > START_LIMIT => error,
-                        None => {
-                            thread::sleep(Duration::from_micros(100));
-                            continue;
-                        }
-                    };
-                    let said = std::fs::read_to_string(&log).unwrap_or_default();
-                    return Err(format!("{:?} {why}: {}", command.get_program(), process::last_lines(&said)));
-                }
-            }
-        };
+        let qmp = process.until(START_LIMIT, &command, &log, || Qmp::connect(&monitor))?;
         Ok(Daemon { process, qmp, nbd, start: began.elapsed() })
     }
 }

@@ -26,6 +26,33 @@ impl Process {
         spawn(command, log).map(|child| Self { child })
     }
 
+    /// Tries again and again, until `attempt` succeeds, the child ends or the time is up. What it said goes into the error.
+    pub(crate) fn until<T>(
+        &mut self,
+        limit: Duration,
+        command: &Command,
+        log: &Path,
+        mut attempt: impl FnMut() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let began = Instant::now();
+        loop {
+            let error = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let why = match self.ended() {
+                Some(status) => format!("ended with {status}"),
+                None if began.elapsed() > limit => error,
+                None => {
+                    thread::sleep(Duration::from_micros(100));
+                    continue;
+                }
+            };
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            return Err(format!("{:?} {why}: {}", command.get_program(), last_lines(&said)));
+        }
+    }
+
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -144,7 +171,7 @@ fn signal(pid: u32, name: &str) -> bool {
 }
 
 /// The end of a log, for an error.
-pub(crate) fn last_lines(text: &str) -> String {
+fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
 }

@@ -4,11 +4,10 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::image::Format;
-use crate::process::{self, Process};
+use crate::process::Process;
 
 /// How long a server may take to greet.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -56,19 +55,8 @@ impl Program {
         let mut command = self.command(setup, &socket)?;
         let began = Instant::now();
         let mut process = Process::start(&mut command, &log)?;
-        let deadline = began + START_LIMIT;
-        while !greets(&socket) {
-            let why = match process.ended() {
-                Some(status) => format!("ended with {status}"),
-                None if Instant::now() > deadline => "does not greet".to_string(),
-                None => {
-                    thread::sleep(Duration::from_micros(100));
-                    continue;
-                }
-            };
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(format!("{:?} {why}: {}", command.get_program(), process::last_lines(&said)));
-        }
+        let greeted = || if greets(&socket) { Ok(()) } else { Err("does not greet".to_owned()) };
+        process.until(START_LIMIT, &command, &log, greeted)?;
         Ok(Server { process, socket, start: began.elapsed() })
     }
 

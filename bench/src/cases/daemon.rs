@@ -286,6 +286,23 @@ impl Disk<'_> {
         }
         Ok((count, longest.as_secs_f64() * 1e3))
     }
+
+    /// The figures of `load`, and what [`Self::rearrange`] says of the changes that were made meanwhile.
+    fn rearrange_beside<T>(
+        &mut self,
+        qmp: &mut Qmp,
+        pace: Duration,
+        load: impl FnOnce() -> Result<T, String>,
+    ) -> Result<(T, (f64, f64)), String> {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let changes = scope.spawn(|| self.rearrange(qmp, pace, &is_over));
+            let figures = load();
+            is_over.store(true, Ordering::Relaxed);
+            let changes = changes.join().map_err(|_| "the changes panicked".to_owned())??;
+            Ok((figures?, changes))
+        })
+    }
 }
 
 /// The 99th percentile of `load` while `disk` is rearranged, over what it is alone; and what the changes took.
@@ -301,14 +318,8 @@ fn beside(
     let cpus = end_cpus()?;
     daemon.process.pin_busiest(cpus, || fio::run(load, target, Some(cpus.0), time / 2))?;
     let alone = fio::run(load, target, Some(cpus.0), time)?;
-    let (is_over, qmp) = (AtomicBool::new(false), &mut daemon.qmp);
-    let (figures, (count, longest)) = thread::scope(|scope| {
-        let changes = scope.spawn(|| disk.rearrange(qmp, PACE, &is_over));
-        let figures = fio::run(load, target, Some(cpus.0), time);
-        is_over.store(true, Ordering::Relaxed);
-        let changes = changes.join().map_err(|_| "the changes panicked".to_owned())??;
-        Ok::<_, String>((figures?, changes))
-    })?;
+    let busy = || fio::run(load, target, Some(cpus.0), time);
+    let (figures, (count, longest)) = disk.rearrange_beside(&mut daemon.qmp, PACE, busy)?;
     Ok(vec![figures.p99_us / alone.p99_us, figures.p99_us, longest, count])
 }
 
@@ -421,15 +432,10 @@ pub(super) fn snapshots(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
         let target = Target { socket: daemon.nbd.clone(), exports: vec!["disk".into()] };
         let cpus = end_cpus()?;
         daemon.process.pin_busiest(cpus, || fio::run(&load, &target, Some(cpus.0), bench.options.time))?;
-        let (is_over, qmp) = (AtomicBool::new(false), &mut daemon.qmp);
         let mut disk = Disk { top: "disk".into(), template: &template, folder: &layers };
-        let (figures, (_, longest)) = thread::scope(|scope| {
-            let changes = scope.spawn(|| disk.rearrange(qmp, Duration::from_millis(100), &is_over));
-            let figures = fio::run(&load, &target, Some(cpus.0), bench.options.time);
-            is_over.store(true, Ordering::Relaxed);
-            let longest = changes.join().map_err(|_| "the snapshots panicked".to_owned())??;
-            Ok::<_, String>((figures?, longest))
-        })?;
+        let busy = || fio::run(&load, &target, Some(cpus.0), bench.options.time);
+        let (figures, (_, longest)) =
+            disk.rearrange_beside(&mut daemon.qmp, Duration::from_millis(100), busy)?;
         daemon.stop()?;
         Ok(vec![figures.worst_us / 1e3, longest])
     })
