@@ -23,22 +23,25 @@ fn check_package(package: &Package) -> Vec<Finding> {
     let finding = |text: String| Finding::new(&manifest, 1, "planted", text);
     let has_it = package.features.contains_key(FEATURE) && !ALLOWED.contains(&crate_of(&package.dir));
     let has_it = has_it.then(|| "the feature `planted` is the simulation's; take it out".to_owned());
-    let asks = package.dependencies.iter().filter(|dependency| dependency.features.iter().any(is_it));
+    let asks =
+        package.dependencies.iter().filter(|dependency| dependency.features.iter().any(|name| is_it(name)));
     let asks = asks.map(|dependency| {
         format!(
             "`{}` is built with mistakes for everybody; take `planted` out of its features",
             dependency.name
         )
     });
-    let enabling =
-        package.features.iter().filter(|(name, enables)| *name != FEATURE && enables.iter().any(is_it));
+    let enabling = package
+        .features
+        .iter()
+        .filter(|(name, enables)| *name != FEATURE && enables.iter().any(|name| is_it(name)));
     let enabling =
         enabling.map(|(name, _)| format!("feature `{name}` builds mistakes in; only `planted` may"));
     has_it.into_iter().chain(asks).chain(enabling).map(finding).collect()
 }
 
 /// Whether a name among features is that feature, of this package or of another one.
-fn is_it(name: &String) -> bool {
+fn is_it(name: &str) -> bool {
     name.rsplit('/').next() == Some(FEATURE)
 }
 
