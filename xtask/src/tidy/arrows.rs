@@ -116,8 +116,11 @@ mod tests {
     use crate::workspace::Dependency;
 
     fn found(name: &str, dir: &str, dependencies: &[(&str, bool)]) -> Vec<String> {
-        let dependency =
-            |(name, is_dev): &(&str, bool)| Dependency { name: name.to_string(), is_dev: *is_dev };
+        let dependency = |(name, is_dev): &(&str, bool)| Dependency {
+            name: name.to_string(),
+            is_dev: *is_dev,
+            ..Dependency::default()
+        };
         let dependencies = dependencies.iter().map(dependency).collect();
         let package = Package { name: name.into(), dir: dir.into(), dependencies, ..Package::default() };
         let manifest = "[package]\nname = \"x\"\n[dependencies]\ndrystone-core.workspace = true\n";
