@@ -6,7 +6,8 @@ use drystone_sim::Options;
 const SEEDS_DEFAULT: u64 = 1000;
 
 const USAGE: &str = "\
-usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE] [--ci]
+usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
+                    [--minimise] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -14,6 +15,7 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --jobs N      how many runs at a time (as many as there are processors)
   --verbose     a line for each run
   --script FILE plays a script instead
+  --minimise    takes out of a script that fails what is not needed for that
   --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
 
 /// The seeds that are played on every change.
@@ -29,6 +31,7 @@ pub(crate) struct Args {
     pub(crate) seeds: Vec<(u64, u64)>,
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
+    pub(crate) minimises: bool,
     pub(crate) script: Option<String>,
 }
 
@@ -37,7 +40,7 @@ impl Args {
         let (mut seed, mut seeds) = (None, None);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut parsed =
-            Self { options: Options::default(), seeds: Vec::new(), jobs, is_verbose: false, script: None };
+            Self { options: Options::default(), seeds: Vec::new(), jobs, is_verbose: false, minimises: false, script: None };
         let mut rest = args.iter();
         while let Some(option) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"));
@@ -48,6 +51,7 @@ impl Args {
                 "--jobs" => parsed.jobs = usize::try_from(number(option, value()?)?).unwrap_or(1).max(1),
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
+                "--minimise" => parsed.minimises = true,
                 "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
                 _ => return Err(format!("unknown argument: {option}\n{USAGE}")),
             }
