@@ -7,7 +7,7 @@ const SEEDS_DEFAULT: u64 = 1000;
 
 const USAGE: &str = "\
 usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
-                    [--minimise] [--ci]
+                    [--minimise] [--keep-going] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -16,6 +16,7 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --verbose     a line for each run
   --script FILE plays a script instead
   --minimise    takes out of a script that fails what is not needed for that
+  --keep-going  goes on after a failure, and says what it was
   --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
 
 /// The seeds that are played on every change.
@@ -32,6 +33,7 @@ pub(crate) struct Args {
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
     pub(crate) minimises: bool,
+    pub(crate) keeps_going: bool,
     pub(crate) script: Option<String>,
 }
 
@@ -39,8 +41,15 @@ impl Args {
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let (mut seed, mut seeds) = (None, None);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut parsed =
-            Self { options: Options::default(), seeds: Vec::new(), jobs, is_verbose: false, minimises: false, script: None };
+        let mut parsed = Self {
+            options: Options::default(),
+            seeds: Vec::new(),
+            jobs,
+            is_verbose: false,
+            minimises: false,
+            keeps_going: false,
+            script: None,
+        };
         let mut rest = args.iter();
         while let Some(option) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"));
@@ -52,6 +61,7 @@ impl Args {
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
                 "--minimise" => parsed.minimises = true,
+                "--keep-going" => parsed.keeps_going = true,
                 "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
                 _ => return Err(format!("unknown argument: {option}\n{USAGE}")),
             }
