@@ -186,7 +186,13 @@ fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
 
 /// The power has gone: what the disks may show now.
 fn cut(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
-    stage.disks.iter().for_each(|disk| disk.model.borrow_mut().crash());
-    finish(sim, stage.shown())
-        .unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()))
+    // What requests do without power, in caches, is nobody's business.
+    let models: Vec<ByteModel> = stage.disks.iter().map(|disk| disk.model.borrow().clone()).collect();
+    let shown = finish(sim, stage.shown())
+        .unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()));
+    let crashed = models.into_iter().map(|mut model| {
+        model.crash();
+        model
+    });
+    shown.into_iter().map(|(top, _)| top).zip(crashed).collect()
 }

@@ -2,8 +2,9 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::resize::resize;
-use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{Plan, RootSpec, Task};
+use drystone_core::backend::{Backend, ReadWrite, RootId};
+use drystone_core::control::{GraphView, Plan, RootSpec, Task};
+use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::model::Ending;
@@ -28,7 +29,10 @@ fn grant_of(kind: VisitKind) -> Grant {
 fn refusals(change: &Change) -> &'static [Kind] {
     match change {
         // A job, or somebody who does not want others to write.
-        Change::Snapshot(_) | Change::Reopen(..) | Change::Delete | Change::Filter(_) => &[Kind::InUse],
+        Change::Snapshot(_) | Change::Reopen(..) => &[Kind::InUse],
+        // Somebody else was faster.
+        Change::Delete => &[Kind::InUse, Kind::NotFound],
+        Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
         Change::DoomedSnapshot(_) => &[Kind::InUse, Kind::NotFound],
         Change::Drain(..) | Change::Leave => &[],
         // The image on top may be read-only, and what users stand on may have gone meanwhile.
@@ -155,7 +159,7 @@ impl Player {
         let (main, name) = (self.disk.main.id(), format!("{} of disk {}", kind.name(), self.disk.number));
         let work = async move |task: &mut Task<'_>| {
             let node = task.gs().with(|graph| {
-                let top = graph.roots().into_iter().find(|root| root.id == main).and_then(|root| root.node);
+                let top = node_of(graph, main);
                 match kind {
                     VisitKind::Intruder => audit::chain(graph, top?).get(1).map(|below| below.id),
                     _ => top,
@@ -165,7 +169,15 @@ impl Player {
             let mut plan = Plan::new();
             let spec = RootSpec { name, grant: grant_of(kind), stays: false };
             let backend: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
-            task.apply(plan).await.map(|()| Some(backend))
+            task.apply(plan).await?;
+            // A snapshot may have come between, and the user would see what is under it.
+            if kind != VisitKind::Intruder && !task.gs().with(|graph| is_at_head(graph, main, node)) {
+                let mut plan = Plan::new();
+                plan.detach_root(backend.id());
+                task.apply(plan).await?;
+                return Ok(None);
+            }
+            Ok(Some(backend))
         };
         match self.stage.on_control(work).await {
             Ok(None) => None,
@@ -191,6 +203,17 @@ impl Player {
         let result = self.stage.on_control(work).await;
         self.note(Change::Leave.name(), refusals(&Change::Leave), result);
     }
+}
+
+/// Where a user is.
+fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+    graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
+}
+
+/// Whether `node` shows the image that `main` sees.
+fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+    let image = |node| audit::chain(graph, node).first().map(|image| image.id);
+    node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }
 
 /// What a failed command says.
