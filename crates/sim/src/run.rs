@@ -130,7 +130,7 @@ fn play(script: &Script) -> RunReport {
         let image = prepared.get(disk.image)?;
         Some(Guest {
             top: format!("i{}", disk.image),
-            model: ByteModel::of(&image.shows),
+            model: ByteModel::of(&image.shows).with_odd_ends(),
             resizes: disk.resizes,
         })
     };

@@ -299,8 +299,9 @@ impl Stage {
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
     {
         let (inner, jobs) = (Arc::clone(&self.common.0), self.jobs.clone());
+        inner.changing.fetch_add(1, Ordering::SeqCst);
         let done = self.control.call(async move |task: &mut Task<'_>| {
-            let was_alone = inner.changing.fetch_add(1, Ordering::SeqCst) == 0 && jobs.list().is_empty();
+            let was_alone = inner.changing.load(Ordering::SeqCst) == 1 && jobs.list().is_empty();
             let changed = inner.changed.load(Ordering::SeqCst);
             let before = task.gs().with(audit::describe);
             let result = work(task).await;
