@@ -6,7 +6,8 @@ use drystone_sim::Options;
 const SEEDS_DEFAULT: u64 = 1000;
 
 const USAGE: &str = "\
-usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE] [--ci]
+usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
+                    [--minimise] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -16,6 +17,7 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --script FILE plays a script instead
   --planted     plants mistakes and finds them (built with the feature `planted`)
   --plant NAME  plants one, and plays seeds
+  --minimise    takes out of a script that fails what is not needed for that
   --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
 
 /// The seeds that are played on every change.
@@ -41,6 +43,7 @@ pub(crate) struct Args {
     pub(crate) seeds: Vec<(u64, u64)>,
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
+    pub(crate) minimises: bool,
     pub(crate) script: Option<String>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<Plant>,
@@ -61,6 +64,7 @@ impl Args {
                 "--jobs" => parsed.jobs = usize::try_from(number(option, value()?)?).unwrap_or(1).max(1),
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
+                "--minimise" => parsed.minimises = true,
                 "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
                 #[cfg(feature = "planted")]
                 "--planted" => parsed.planted = Some(Plant::All),

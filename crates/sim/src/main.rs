@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use args::Args;
 use drystone_sim::script::Script;
 use drystone_sim::tally::Totals;
-use drystone_sim::{Failure, RunReport, run, run_script};
+use drystone_sim::{Failure, RunReport, minimise, run, run_script};
+
+/// So many scripts are tried to make one shorter.
+const RUNS_MAX: u64 = 20_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -103,11 +106,15 @@ fn keep_first(found: &Mutex<Option<Failure>>, failure: Failure) {
 }
 
 /// Prints how one run ended; whether well.
-fn show(_args: &Args, ended: Result<RunReport, Box<Failure>>) -> bool {
+fn show(args: &Args, ended: Result<RunReport, Box<Failure>>) -> bool {
     match ended {
         Ok(report) => println!("{report}"),
         Err(failure) => {
             println!("FAILED {failure}\n\nThe script:\n{}", failure.script);
+            if args.minimises {
+                let least = minimise(&failure, RUNS_MAX);
+                println!("FAILED {least}\n\nThe least that fails like this:\n{}", least.script);
+            }
             return false;
         }
     }
