@@ -7,6 +7,7 @@
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
+//! | `fuzz` | libFuzzer on everything that reads foreign bytes (`fuzz`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
 //! Every child process runs without standard input and under a time limit (`run`).
@@ -15,6 +16,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod packages;
 mod run;
 mod soak;
@@ -39,6 +41,9 @@ usage: cargo xtask COMMAND
   soak [--secs N] [--seed N]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
+  fuzz [--target NAME]... [--secs N] [--merge]
+          runs libFuzzer for a minute on each target of fuzz/ (nightly and cargo-fuzz); --merge makes the
+          corpora of the repository anew from what was found
   bench [CASE...] [--quick] [--rounds N] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
@@ -68,6 +73,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "tidy" if rest.is_empty() => tidy::run(&root),
         "demo" if rest.is_empty() => demo::run(&root),
         "soak" => soak::run(&root, rest),
+        "fuzz" => fuzz::run(&root, rest),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
