@@ -142,6 +142,6 @@ fn luks(bytes: &[u8]) {
     assert!(bytes.len() >= luks::HEADER_BYTES);
     assert!(header.cipher_key_bits() / 8 <= header.key_bytes);
     assert!(header.cipher_mode.starts_with(header.chaining()));
-    assert!(header.initial_values().0.len() <= 32);
+    assert!(header.initial_values().0.chars().count() <= 32);
     assert!(header.cipher_name.chars().count() <= 32 && header.uuid.chars().count() <= 40);
 }

@@ -130,9 +130,15 @@ fn json(text: &[u8]) {
 
 /// What is refused although it is JSON, as the C daemon does.
 fn is_stricter(error: &QmpError) -> bool {
-    ["duplicate key", "number out of range", "is not a valid Unicode character", "limit exceeded"]
-        .iter()
-        .any(|text| error.desc.contains(text))
+    [
+        "duplicate key",
+        "number out of range",
+        "is not a valid Unicode character",
+        "limit exceeded",
+        "expected separator",
+    ]
+    .iter()
+    .any(|text| error.desc.contains(text))
 }
 
 fn has_noncharacter(value: &Value) -> bool {

@@ -6,7 +6,7 @@
 //! Demanded: the same events however the bytes arrive; bounded output; no event about bytes that were not asked for.
 
 use drystone_nbd::client::{ClientHandshake, Goal, Step, Transmission, What};
-use drystone_nbd::server::{self, ServerHandshake};
+use drystone_nbd::server::ServerHandshake;
 use drystone_nbd::wire::context;
 use drystone_nbd::{Command, CommandFlags, NbdError, ReplyTo, Request, StatusChunk, Style, limit, reply};
 
@@ -59,9 +59,7 @@ fn negotiated(goal: Goal, style: Style) -> (Step, Vec<u8>) {
         if !matches!(step, Step::More) {
             return (step, to_client);
         }
-        let (used, step) = server.receive(&shelf(), &to_server[told..], &mut to_client).unwrap();
-        told += used;
-        assert_ne!(step, server::Step::Aborted);
+        told += server.receive(&shelf(), &to_server[told..], &mut to_client).unwrap().0;
     }
 }
 

@@ -5,6 +5,7 @@ mod server;
 
 use std::sync::Arc;
 
+use drystone_base::LEN_MAX;
 use drystone_nbd::wire::{context, opt};
 use drystone_nbd::{ExportInfo, Exports, TransmissionFlags};
 
@@ -53,7 +54,7 @@ pub const CLIENT: Target = Target {
 /// Bytes of the export `disk`.
 const DISK_BYTES: u64 = 1 << 20;
 /// Bytes of the read-only export `vast`.
-const VAST_BYTES: u64 = i64::MAX as u64 / 512 * 512;
+const VAST_BYTES: u64 = LEN_MAX;
 
 /// What servers of these tests offer.
 struct Shelf(Vec<Arc<ExportInfo>>);

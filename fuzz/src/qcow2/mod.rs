@@ -34,7 +34,7 @@ pub const TABLES: Target = Target {
     seeds: seed::tables,
     words: &[],
     len_max: 4096,
-    mutations: 20_000,
+    mutations: 5000,
 };
 
 /// Compressed clusters.

@@ -30,7 +30,7 @@ fn kinds() -> Vec<CreateOptions> {
         CreateOptions {
             backing_name: Some(b"base.img".to_vec()),
             backing_format: Some(b"raw".to_vec()),
-            ..kind(1 << 40, 1024, 4)
+            ..kind(16 << 20, 1024, 4)
         },
     ]
 }
