@@ -14,7 +14,7 @@
 //! | [`nbd`] | a server under a client's bytes, a client under a server's |
 //! | [`qmp`] | sessions, JSON |
 //! | [`option`] | options and numbers of command lines |
-//! | [`input`], `request`, [`mutate`] | structure out of bytes; requests to a disk; bytes that are almost right |
+//! | [`input`], [`request`], [`mutate`] | structure out of bytes; requests to a disk; bytes that are almost right |
 //!
 //! A target demands more than that nothing panics: what is parsed is encoded to the same, what arrives in pieces is
 //! understood as if it came at once, two implementations agree, an image that is consistent stays so.
@@ -35,7 +35,7 @@ pub mod option;
 pub mod qcow2;
 pub mod qmp;
 pub mod raw;
-mod request;
+pub mod request;
 
 /// One thing that reads foreign bytes.
 pub struct Target {

@@ -13,17 +13,19 @@ const WINDOW_BYTES: u64 = 64 << 10;
 const STEPS_MAX: u64 = 200_000;
 
 /// A simulation that ends.
-pub(crate) fn sim() -> Sim {
+#[must_use]
+pub fn sim() -> Sim {
     Sim::new(SimOptions { steps_max: STEPS_MAX, ..SimOptions::seeded(0) })
 }
 
 /// A disk that holds `image` and on which all operations end at once.
-pub(crate) fn disk(image: &Image) -> SimDisk {
+#[must_use]
+pub fn disk(image: &Image) -> SimDisk {
     SimDisk::new(image.clone(), DiskOptions { timing: Timing::Instant, ..DiskOptions::seeded(0) })
 }
 
 /// The start and the end of a disk.
-pub(crate) fn windows(len: u64) -> impl Iterator<Item = GuestRange> {
+pub fn windows(len: u64) -> impl Iterator<Item = GuestRange> {
     let first = len.min(WINDOW_BYTES);
     let second = (len - first).min(WINDOW_BYTES);
     let ranges = [(0, first), (len - second, second)];
@@ -31,7 +33,10 @@ pub(crate) fn windows(len: u64) -> impl Iterator<Item = GuestRange> {
 }
 
 /// Makes the requests of a script through `user`; errors are returned. Answers are compared with `model` if there is one.
-pub(crate) fn run(
+///
+/// # Panics
+/// If an answer is wrong, or does not come.
+pub fn run(
     sim: &Sim,
     user: &Backend<ReadWrite>,
     len: u64,

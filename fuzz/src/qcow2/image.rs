@@ -38,13 +38,17 @@ use crate::request::{self, disk, sim, windows};
 pub(super) const SCRIPT_BYTES: usize = 24;
 
 /// An opened image and its one user.
-pub(super) struct OpenImage {
-    pub(super) backend: Backend<ReadWrite>,
+pub struct OpenImage {
+    /// The user.
+    pub backend: Backend<ReadWrite>,
 }
 
 impl OpenImage {
     /// Opens the image on `disk`; caches are of the least size, so that small images fill them.
-    pub(super) fn open(graph: &SimGraph<'_>, disk: &SimDisk, read_only: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the driver and of the graph.
+    pub fn open(graph: &SimGraph<'_>, disk: &SimDisk, read_only: bool) -> Result<Self> {
         let disk = disk.clone();
         let options = Qcow2Options {
             read_only,
@@ -81,7 +85,10 @@ impl OpenImage {
     }
 
     /// Takes the user away; everything is stored and closed.
-    pub(super) fn close(self, graph: &SimGraph<'_>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of storing.
+    pub fn close(self, graph: &SimGraph<'_>) -> Result<()> {
         let root = self.backend.id();
         graph.call(async move |task: &mut Task<'_>| {
             let mut plan = Plan::new();

@@ -1,6 +1,6 @@
 //! qcow2: the parsers of its structures, its compressed clusters, and whole images.
 
-mod image;
+pub mod image;
 mod seed;
 mod table;
 
