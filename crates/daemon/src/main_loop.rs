@@ -183,11 +183,13 @@ impl Main<'_> {
         local.spawn(Box::pin(thread.run()));
         let daemon = Rc::new(Daemon::new(local.clone(), control, handles, starter));
         let pump = tell_events(&daemon);
+        let terminal = self.terminal;
         let main = self.serve(&daemon);
         match signals {
             None => beside(main, pump).await,
             Some(signals) => {
-                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone());
+                let explain = async || terminal.complain(&daemon.waits().await);
+                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone(), explain);
                 beside(beside(main, pump), watch).await
             }
         }
