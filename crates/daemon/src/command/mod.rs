@@ -24,6 +24,7 @@ use std::rc::Rc;
 
 use drystone_base::Error;
 use drystone_job::{Cancel, Jobs};
+use drystone_qmp::schema::Qapi;
 use drystone_qmp::schema::commands::{Call, Command, call};
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::job::{BlockJobDevice, BlockJobSetSpeed, JobId};
@@ -48,6 +49,18 @@ impl Answer {
         C::Returns: 'static,
     {
         Self(Box::new(move |session, pending| session.answer::<C>(pending, &outcome)))
+    }
+
+    /// A list that is as long as there are things: each item is put into words when its turn has come to be written, so that
+    /// there are never two copies of the whole.
+    fn of_each<C: Call<Returns = Vec<T>>, T: Qapi + 'static, I: 'static>(
+        outcome: Outcome<Vec<I>>,
+        in_words: fn(I) -> T,
+    ) -> Self {
+        Self(Box::new(move |session, pending| match outcome {
+            Ok(items) => session.answer_each::<C, T>(pending, items.into_iter().map(in_words)),
+            Err(error) => session.answer::<C>(pending, &Err(error)),
+        }))
     }
 
     /// The bytes that tell the client.
@@ -84,7 +97,7 @@ pub(crate) async fn run(daemon: &Rc<Daemon>, command: Command) -> Answer {
         C::Transaction(transaction) => Answer::of::<call::Transaction>(snapshot::transaction(daemon, transaction).await),
         C::XDebugQueryBlockGraph(_) => Answer::of::<call::XDebugQueryBlockGraph>(graph::report(daemon).await),
         C::QueryBlock(_) => Answer::of::<call::QueryBlock>(Ok(Vec::new())),
-        C::QueryNamedBlockNodes(how) => Answer::of::<call::QueryNamedBlockNodes>(query::nodes(daemon, &how).await),
+        C::QueryNamedBlockNodes(how) => Answer::of_each::<call::QueryNamedBlockNodes, _, _>(query::nodes(daemon, &how).await, query::node),
         C::QueryBlockstats(how) => Answer::of::<call::QueryBlockstats>(stats::report(daemon, &how).await),
         C::NbdServerStart(options) => Answer::of::<call::NbdServerStart>(export::server_start(daemon, options.into()).await),
         C::NbdServerStop(_) => Answer::of::<call::NbdServerStop>(done(daemon.exports.stop(daemon).await)),
