@@ -17,8 +17,6 @@ use crate::workspace::{Package, SPECIAL_TESTS, Target, Workspace};
 const PREFIX: &str = "drystone-";
 /// Only `[dev-dependencies]` may name it, and crates that are tests themselves.
 const TEST_ONLY: &str = "testkit";
-/// Crates that are nothing but tests.
-const TESTS: &[&str] = &["fuzz"];
 
 /// Crate, and the crates that its users get with it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -121,6 +119,9 @@ mod tests {
     use super::super::lines;
     use super::*;
     use crate::workspace::Dependency;
+
+    /// Crates that are nothing but tests.
+    const TESTS: &[&str] = &["fuzz", "sim"];
 
     fn found(name: &str, dir: &str, dependencies: &[(&str, bool)]) -> Vec<String> {
         let dependency = |(name, is_dev): &(&str, bool)| Dependency {
