@@ -36,7 +36,7 @@ const DISKS: usize = 3;
 const SECS_DEFAULT: u64 = 6;
 const SEED_DEFAULT: u64 = 20;
 /// How many commands a failure shows.
-const SHOWN: usize = 50;
+const SHOWN: usize = 200;
 
 /// A disk, as the writers and the monitors see it.
 struct Disk {
@@ -58,6 +58,7 @@ struct Storm {
     last: Mutex<VecDeque<String>>,
     is_over: AtomicBool,
     seed: u64,
+    begin: Instant,
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -93,6 +94,7 @@ impl Storm {
             last: Mutex::default(),
             is_over: AtomicBool::new(false),
             seed,
+            begin: Instant::now(),
         }
     }
 
@@ -129,7 +131,8 @@ impl Storm {
         let begin = Instant::now();
         let answer = monitor.call_raw(command.clone());
         if !(name.contains("query-") && matches!(answer, Ok(Ok(_)))) {
-            self.note(format!("{command} -> {answer:?} ({} ms)", begin.elapsed().as_millis()));
+            let (at, took) = (self.begin.elapsed().as_millis(), begin.elapsed().as_millis());
+            self.note(format!("{at} ms: {command} -> {answer:?} ({took} ms)"));
         }
         let answer = answer.unwrap_or_else(|text| panic!("{command}: {text}"));
         self.count(&name, answer.is_ok());

@@ -1,0 +1,117 @@
+//! [`Change`]: what is done to the graph.
+//!
+//! Nodes of a disk are counted from the top: 0 is the image that guests write to. A number past the bottom goes round, so
+//! that a step keeps its meaning when others are taken out of a script.
+
+use std::fmt;
+
+use crate::image::Qcow2Kind;
+use crate::words::{BadWord, Words, unknown};
+
+/// A change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// `snapshot cluster 4K refcount 16`: a new image takes the place of the one on top.
+    Snapshot(Qcow2Kind),
+    /// `drain 0 1500`: a quiet section of so many nanoseconds.
+    Drain(Target, u64),
+    /// `visit writer`: a user of its own, through which the actor's requests go from now on.
+    Visit(VisitKind),
+    /// `leave`: that user goes.
+    Leave,
+}
+
+/// Which nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The image of this number, from the top.
+    Image(usize),
+    /// Its file.
+    File(usize),
+    /// Everything there is.
+    All,
+}
+
+/// What a user wants and shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VisitKind {
+    /// Reads and writes, and shares everything.
+    Writer,
+    /// Reads, and shares everything.
+    Reader,
+    /// Reads and lets nobody write: refused while there are writers.
+    Jealous,
+}
+
+impl Target {
+    fn parse(words: &mut Words<'_>) -> Result<Self, BadWord> {
+        if words.is_next("all") {
+            Ok(Self::All)
+        } else if words.is_next("file") {
+            words.value("the number of an image").map(Self::File)
+        } else {
+            words.value("the number of an image").map(Self::Image)
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(number) => write!(f, "{number}"),
+            Self::File(number) => write!(f, "file {number}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+impl VisitKind {
+    /// Its word.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+            Self::Jealous => "jealous",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self, BadWord> {
+        let known = [Self::Writer, Self::Reader, Self::Jealous].into_iter().find(|kind| kind.name() == word);
+        known.map_or_else(|| unknown("user", word), Ok)
+    }
+}
+
+impl Change {
+    /// What the tally calls it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Snapshot(_) => "snapshot",
+            Self::Drain(..) => "drain",
+            Self::Visit(VisitKind::Writer) => "writer comes",
+            Self::Visit(VisitKind::Reader) => "reader comes",
+            Self::Visit(VisitKind::Jealous) => "jealous reader comes",
+            Self::Leave => "user goes",
+        }
+    }
+
+    pub(crate) fn parse(verb: &str, words: &mut Words<'_>) -> Result<Option<Self>, BadWord> {
+        Ok(Some(match verb {
+            "snapshot" => Self::Snapshot(Qcow2Kind::parse(words)?),
+            "drain" => Self::Drain(Target::parse(words)?, words.value("a number of nanoseconds")?),
+            "visit" => Self::Visit(VisitKind::parse(words.word("a user")?)?),
+            "leave" => Self::Leave,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(kind) => write!(f, "snapshot {kind}"),
+            Self::Drain(target, ns) => write!(f, "drain {target} {ns}"),
+            Self::Visit(kind) => write!(f, "visit {}", kind.name()),
+            Self::Leave => f.write_str("leave"),
+        }
+    }
+}
