@@ -78,7 +78,9 @@ impl Player {
     /// A request that nobody waits for any more after some polls.
     async fn abandon(&mut self, polls: u64, request: Request) {
         // Whoever resizes has to know when that is over.
-        let Some(request) = self.fit(request).filter(|one| !matches!(one, Request::Resize(_))) else { return };
+        let Some(request) = self.fit(request).filter(|one| !matches!(one, Request::Resize(_))) else {
+            return;
+        };
         let result = abandon_after(polls, submit(&mut self.client, request)).await;
         match result {
             None => self.stage.common.counts().event("abandoned requests", 1),

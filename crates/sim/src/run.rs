@@ -118,7 +118,8 @@ fn catch_panics() {
 fn play(script: &Script) -> RunReport {
     let prepared = prepare(&script.images)
         .unwrap_or_else(|error| panic!("the images of the script cannot be made: {}", error.report()));
-    let options = SimOptions { io_threads: script.threads, steps_max: 400_000, ..SimOptions::seeded(script.seed) };
+    let options =
+        SimOptions { io_threads: script.threads, steps_max: 400_000, ..SimOptions::seeded(script.seed) };
     let sim = Sim::new(options);
     let common = Common::new(script.seed, Timing::Seeded { delay_ns_max: 1_000_000 });
     let sheets = add_all(&common, &prepared);
@@ -129,7 +130,8 @@ fn play(script: &Script) -> RunReport {
         Some((format!("i{number}"), ByteModel::of(&image.shows)))
     };
     let disks = script.disks.iter().filter_map(disk).collect();
-    finish(&sim, stage.open(sheets, disks)).unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    finish(&sim, stage.open(sheets, disks))
+        .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
     let shown = end(&sim, &stage);

@@ -5,5 +5,7 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
+mod clients;
+mod daemon;
 mod nbd;
 mod server;

@@ -11,29 +11,13 @@ use drystone_export::nbd::{Removal, ServerOptions};
 use drystone_nbd::{Command, CommandFlags};
 use drystone_played::nbd::{Fault, NbdClient};
 use drystone_testkit::client::{Load, Mix, SharedModel, Watched};
+
 use drystone_testkit::sim::{Sim, explore};
 
-use crate::server::{DISK_BYTES, Served, User};
+use crate::clients::{DISK_BYTES, WHOLE, join, load, visit};
+use crate::server::{Served, User};
 
 const SECOND_NS: u64 = 1_000_000_000;
-
-/// Requests at random by `count` users of one connection at once. `None` if it was lost.
-async fn load(client: &NbdClient, count: u64, model: &SharedModel, rng: &mut Rng) -> Option<()> {
-    // Several requests in flight, and no task that outlives the connection.
-    let mut users: Vec<_> = (0..count).map(|_| Box::pin(one_load(client, model, rng.next_u64()))).collect();
-    let all = std::future::poll_fn(|cx| {
-        users.retain_mut(|user| user.as_mut().poll(cx).is_pending());
-        if users.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    });
-    client.while_connected(all).await
-}
-
-async fn one_load(client: &NbdClient, model: &SharedModel, seed: u64) {
-    let mut rng = Rng::new(seed);
-    let mut client = Watched::new(client.clone(), model);
-    let load = Load::new(4 + rng.below(8), DISK_BYTES);
-    load.run(&mut client, &mut rng, |error| assert_eq!(error.errno(), 108, "{}", error.report())).await;
-}
 
 fn spawn_clients(served: &Served<'_>, count: u16) {
     let sim = served.sim;
@@ -64,7 +48,7 @@ fn several_clients(sim: &Sim) {
     drop(user);
     let mut image = vec![0; usize::try_from(DISK_BYTES).unwrap()];
     served.disk.image().read(0, &mut image);
-    served.model.borrow_mut().check(GuestRange::new(GuestOffset::ZERO, DISK_BYTES), &image).unwrap();
+    served.model.borrow_mut().check(WHOLE, &image).unwrap();
     served.finish();
 }
 
@@ -94,48 +78,8 @@ async fn restless(user: User, local: LocalRef, model: SharedModel, mut rng: Rng)
             local.sleep_until(local.now_ns() + SECOND_NS / 8).await;
             continue;
         };
-        let kind = rng.below(4);
-        if kind == 0 {
-            client.stall();
-        }
-        let (count, until_ns) = (1 + rng.below(3), local.now_ns() + rng.below(2_000_000));
-        let working = load(&client, count, &model, &mut rng);
-        let going = Box::pin(async {
-            local.sleep_until(until_ns).await;
-            if kind == 0 {
-                client.listen();
-            } else if kind == 1 {
-                client.vanish();
-            }
-        });
-        join(Box::pin(async { working.await.is_some() }), going).await;
-        let _ = client.leave().await;
+        visit(&client, &model, &local, &mut rng).await;
     }
-}
-
-/// Runs both to their ends.
-async fn join<T>(
-    one: std::pin::Pin<Box<impl Future<Output = T>>>,
-    two: std::pin::Pin<Box<impl Future<Output = ()>>>,
-) -> T {
-    let (mut one, mut two) = (one, two);
-    let (mut result, mut is_over) = (None, false);
-    std::future::poll_fn(move |cx| {
-        if result.is_none()
-            && let std::task::Poll::Ready(value) = one.as_mut().poll(cx)
-        {
-            result = Some(value);
-        }
-        is_over = is_over || two.as_mut().poll(cx).is_ready();
-        match (is_over, result.take()) {
-            (true, Some(value)) => std::task::Poll::Ready(value),
-            (_, other) => {
-                result = other;
-                std::task::Poll::Pending
-            }
-        }
-    })
-    .await
 }
 
 #[test]
@@ -177,7 +121,7 @@ async fn ask_and_stall(client: &NbdClient) -> u64 {
         let sending = client.send(Command::Read, range, CommandFlags::NONE, &[]);
         match sending.await {
             Ok(_) => asked += 1,
-            Err(Fault::Refused(_)) => return asked,
+            Err(Fault::Refused(_) | Fault::Lost) => return asked,
             Err(fault) => panic!("{fault:?}"),
         }
         if asked == 40 {
@@ -194,8 +138,8 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
         sim.block_on(&sim.io(1), async {
             let local = sim.io(1);
             let bad = user.client(&local).await.unwrap();
-            let asking = Box::pin(ask_and_stall(&bad));
-            let others = Box::pin(async {
+            let asking = ask_and_stall(&bad);
+            let others = async {
                 user.drain().await;
                 let good = user.client(&sim.io(2)).await.unwrap();
                 let mut rng = sim.rng();
@@ -208,9 +152,9 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
                     sim.now_ns() - before_ns <= SECOND_NS + 100_000_000,
                     "it takes no longer than its last replies may"
                 );
-            });
+            };
             let both = bad.while_connected(asking);
-            join(Box::pin(both), others).await;
+            join(both, others).await;
             bad.listen();
             bad.lost().await;
         })
@@ -235,13 +179,13 @@ fn a_client_that_listens_again_gets_every_reply() {
             client.stall();
             let reading = async {
                 let mut watched = Watched::new(client.clone(), &model);
-                watched.read(GuestRange::new(GuestOffset::ZERO, DISK_BYTES)).await.unwrap();
+                watched.read(WHOLE).await.unwrap();
             };
             let later = async {
                 local.sleep_until(local.now_ns() + 30 * SECOND_NS).await;
                 client.listen();
             };
-            join(Box::pin(reading), Box::pin(later)).await;
+            join(reading, later).await;
             client.leave().await.unwrap();
         })
         .unwrap();

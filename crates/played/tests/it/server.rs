@@ -18,7 +18,7 @@ use drystone_testkit::graph::{SimDriver, SimGraph};
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
-pub(crate) const DISK_BYTES: u64 = 256 << 10;
+use crate::clients::DISK_BYTES;
 
 /// A graph with one disk, and a server that offers it.
 pub(crate) struct Served<'s> {

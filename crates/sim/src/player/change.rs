@@ -69,7 +69,8 @@ impl Player {
 
     async fn visit(&mut self, kind: VisitKind) -> Result<()> {
         self.leave().await;
-        let (front, name) = (self.disk.front.clone(), format!("{} of disk {}", kind.name(), self.disk.number));
+        let (front, name) =
+            (self.disk.front.clone(), format!("{} of disk {}", kind.name(), self.disk.number));
         let work = async move |task: &mut Task<'_>| {
             let head = task.gs().find(&front.head())?;
             let node = task.gs().with(|graph| entry(graph, head));
@@ -163,7 +164,10 @@ fn targets(graph: &GraphView<'_>, head: NodeId, target: Target) -> Option<Draine
             Drained { drained: file.child, files: BTreeSet::from([image.name.clone()]) }
         }
         Target::All => {
-            let files = graph.nodes().into_iter().filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
+            let files = graph
+                .nodes()
+                .into_iter()
+                .filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
             Drained { drained: head, files: files.collect() }
         }
     })
