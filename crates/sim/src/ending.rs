@@ -107,7 +107,8 @@ impl Stage {
 
 /// A node that nothing leads to.
 fn unused(task: &Task<'_>) -> Option<drystone_core::graph::node::NodeId> {
-    task.gs().with(|graph| graph.nodes().iter().map(|node| node.id).find(|id| graph.parents_of(*id).is_empty()))
+    task.gs()
+        .with(|graph| graph.nodes().iter().map(|node| node.id).find(|id| graph.parents_of(*id).is_empty()))
 }
 
 /// Everybody has gone: jobs end, the disks are read once more, and everything is closed.
@@ -158,7 +159,8 @@ pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Show
             Format::Raw => None,
             Format::Qcow2(_) => {
                 demand_sound(&sheet.name, &bytes, may_leak);
-                recorded_backing(&bytes).unwrap_or_else(|error| panic!("'{}': {}", sheet.name, error.report()))
+                recorded_backing(&bytes)
+                    .unwrap_or_else(|error| panic!("'{}': {}", sheet.name, error.report()))
             }
         };
         sheets.push(common.add_as(&sheet.name, bytes, sheet.format, backing));

@@ -77,9 +77,11 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     let mut client = Watched::new(BackendClient::new(&disk.main, &local), &disk.model);
     let mut rng = Rng::new(seed);
     let mix = Mix { reads: 0, writes: 5, zeroes: 2, discards: 1, flushes: 0 };
-    let load = Load { mix, discard: DiscardRule::OldOrZero, len_max: len / 3, ..Load::new(FILL_REQUESTS, len) };
+    let load =
+        Load { mix, discard: DiscardRule::OldOrZero, len_max: len / 3, ..Load::new(FILL_REQUESTS, len) };
     let shown = finish(&sim, async {
-        load.run(&mut client, &mut rng, |error| panic!("an image cannot be filled: {}", error.report())).await;
+        load.run(&mut client, &mut rng, |error| panic!("an image cannot be filled: {}", error.report()))
+            .await;
         client.read(GuestRange::new(GuestOffset::ZERO, len)).await
     })?;
     last.shows = Image::from_bytes(&shown);

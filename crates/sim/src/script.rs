@@ -105,9 +105,8 @@ impl Script {
                 return refuse(format!("image {disk} cannot be a disk"));
             }
         }
-        let is_strange = |actor: &&Actor| {
-            actor.disk >= self.disks.len() || !(1..=self.threads).contains(&actor.thread)
-        };
+        let is_strange =
+            |actor: &&Actor| actor.disk >= self.disks.len() || !(1..=self.threads).contains(&actor.thread);
         match self.actors.iter().find(is_strange) {
             Some(actor) => refuse(format!("there is no disk {} or thread {}", actor.disk, actor.thread)),
             None => Ok(()),

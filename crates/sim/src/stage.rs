@@ -33,10 +33,8 @@ use crate::tally::Counts;
 use crate::threads::SimThreads;
 
 /// Reads, writes, resizes, and knows of others.
-pub(crate) const OWNER: Grant = Grant {
-    perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE),
-    shared: Perm::ALL,
-};
+pub(crate) const OWNER: Grant =
+    Grant { perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE), shared: Perm::ALL };
 
 /// Where a script is played.
 pub(crate) struct Stage {
@@ -261,7 +259,8 @@ impl Stage {
     /// Opens images, each before those on top of it, and makes disks of some of them: name and what it shows.
     pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, disks: Vec<(String, ByteModel)>) -> Result<()> {
         let (common, tops) = (self.common.clone(), disks.iter().map(|(name, _)| name.clone()).collect());
-        let backends = self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
+        let backends =
+            self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
         for ((name, model), main) in disks.into_iter().zip(backends.await?) {
             let head = Mutex::new(name);
             let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));

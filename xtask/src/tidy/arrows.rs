@@ -52,6 +52,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         "sim",
         &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "testkit"],
     ),
+    (
+        "played",
+        &[
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp", "daemon", "testkit",
+        ],
+    ),
     ("xtask", &[]),
     ("bench", &[]),
     ("fuzz", &["base", "core", "format", "blockdev", "nbd", "qmp", "testkit"]),
@@ -121,7 +128,7 @@ mod tests {
     use crate::workspace::Dependency;
 
     /// Crates that are nothing but tests.
-    const TESTS: &[&str] = &["fuzz", "sim"];
+    const TESTS: &[&str] = &["fuzz", "played", "sim"];
 
     fn found(name: &str, dir: &str, dependencies: &[(&str, bool)]) -> Vec<String> {
         let dependency = |(name, is_dev): &(&str, bool)| Dependency {
