@@ -6,6 +6,7 @@
 
 use drystone_base::{Kind, Result};
 use drystone_format::qcow2::Header;
+use drystone_format::qcow2::bitmap::BitmapsExtension;
 use drystone_format::qcow2::compress::{Compression, Decompressor};
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::geometry::ClusterBits;
@@ -164,6 +165,33 @@ fn a_snapshot_table_of_any_claimed_size_costs_what_its_bytes_cost() {
         }
     }
     assert!(Snapshots::parse(&entry, 65536).is_err());
+}
+
+#[test]
+fn a_directory_of_bitmaps_of_any_claimed_size_costs_what_its_bytes_cost() {
+    let extension = |count: u32, len: u64, at: u64| {
+        [&count.to_be_bytes()[..], &[0; 4], &len.to_be_bytes(), &at.to_be_bytes()].concat()
+    };
+    for (count, len, at) in [
+        (u32::MAX, 32, 512),
+        (65536, 32, 512),
+        (1, u64::MAX, 512),
+        (0, 32, 512),
+        (1, 32, 1),
+        (1, 32, 1 << 56),
+    ] {
+        assert!(
+            BitmapsExtension::parse(&extension(count, len, at), ClusterBits::MIN).is_err(),
+            "{count} {len} {at}"
+        );
+    }
+    // As many as there can be, in a directory of one entry whose name or extra data have any length.
+    let extension = BitmapsExtension::parse(&extension(65535, 32, 512), ClusterBits::MIN).unwrap();
+    for ones in [8..12, 18..20, 20..24, 0..8] {
+        let mut entry = [0; 32];
+        entry[ones.clone()].fill(0xff);
+        assert!(extension.parse_directory(&entry, ClusterBits::MIN).is_err(), "{ones:?}");
+    }
 }
 
 #[test]
