@@ -80,6 +80,12 @@ impl Daemon {
         self.control.call(work).await.and_then(|done| done)
     }
 
+    /// What waits for what: who looks for the reason of a standstill finds it here.
+    pub(crate) async fn waits(&self) -> String {
+        let report = self.control.call(async |task: &mut Task<'_>| task.gs().waits().report()).await;
+        report.map_or_else(|error| error.report(), |lines| format!("these wait:\n{lines}"))
+    }
+
     /// Takes everything down but the monitors, which tell their clients of it.
     ///
     /// # Errors

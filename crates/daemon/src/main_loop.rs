@@ -211,11 +211,13 @@ impl Main<'_> {
     ) -> u8 {
         let daemon = Rc::new(Daemon::new(local.clone(), control, around));
         let pump = tell_events(&daemon);
+        let terminal = self.terminal;
         let main = self.serve(&daemon);
         match signals {
             None => beside(main, pump).await,
             Some(signals) => {
-                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone());
+                let explain = async || terminal.complain(&daemon.waits().await);
+                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone(), explain);
                 beside(beside(main, pump), watch).await
             }
         }

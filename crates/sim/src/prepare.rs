@@ -67,7 +67,7 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     let sheets = add_all(&common, images);
     let (Some(last), Some(top)) = (images.last_mut(), sheets.last().cloned()) else { return Ok(()) };
     let graph = SimGraph::start(&sim);
-    let mut stage = Stage::new(&graph, common);
+    let mut stage = Stage::new(&sim, &graph, common);
     let model = ByteModel::of(&last.shows);
     let below = chain_of(&sheets, &top.name);
     finish(&sim, stage.open(below, vec![(top.name.clone(), model)]))?;

@@ -161,6 +161,12 @@ impl<'s> Author<'s> {
             self.stream();
             self.verb();
         }
+        if missing.iter().any(|kind| kind.starts_with("object-") || kind.starts_with("qom-")) {
+            self.others();
+        }
+        if missing.iter().any(|kind| kind.starts_with("query-") || kind.starts_with("x-")) {
+            self.look_at_all();
+        }
     }
 
     /// The layers of a disk, in use or not.
@@ -185,11 +191,17 @@ impl<'s> Author<'s> {
         }
     }
 
-    /// `old` was the top when the command was sent, so of two commands that succeed only one can have named it.
-    fn risen(&self, disk: &Disk, old: &str, new: &str) {
+    /// `old` was the top when the command was sent. Of two commands that succeed only one can have named it, unless a
+    /// stream has taken it out of the chain in between: then `new` stands beside that.
+    fn risen(&mut self, disk: &Disk, old: &str, new: &str) {
         let mut top = disk.top.lock().unwrap();
-        assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
-        new.clone_into(&mut top);
+        if *top == old {
+            return new.clone_into(&mut top);
+        }
+        let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
+        let below = |node: &String| Self::child(&graph, node, "backing").or_else(|| Self::child(&graph, node, "file"));
+        let chain: Vec<String> = std::iter::successors(Some(top.clone()), below).collect();
+        assert!(!chain.iter().any(|node| node == old), "'{new}' was put in the middle of the chain {chain:?}");
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {

@@ -16,7 +16,7 @@ mod commands;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,6 +59,8 @@ struct Storm {
     is_over: AtomicBool,
     seed: u64,
     begin: Instant,
+    /// The daemon's process.
+    pid: AtomicU32,
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -95,6 +97,7 @@ impl Storm {
             is_over: AtomicBool::new(false),
             seed,
             begin: Instant::now(),
+            pid: AtomicU32::new(0),
         }
     }
 
@@ -117,7 +120,9 @@ impl Storm {
             args.extend(["--blockdev".to_owned(), node.to_string(), "--export".to_owned()]);
             args.push(commands::export(number, &format!("d{number}-0"), Some(number % 2)).to_string());
         }
-        Daemon::start(&self.dir, &args.iter().map(String::as_str).collect::<Vec<_>>())
+        let daemon = Daemon::start(&self.dir, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        self.pid.store(daemon.pid(), Ordering::SeqCst);
+        daemon
     }
 
     /// A name that nothing had before.
@@ -134,7 +139,10 @@ impl Storm {
             let (at, took) = (self.begin.elapsed().as_millis(), begin.elapsed().as_millis());
             self.note(format!("{at} ms: {command} -> {answer:?} ({took} ms)"));
         }
-        let answer = answer.unwrap_or_else(|text| panic!("{command}: {text}"));
+        let answer = answer.unwrap_or_else(|text| {
+            let waits = Daemon::explain(self.pid.load(Ordering::SeqCst), &self.dir.join("stderr"));
+            panic!("{command}: {text}\n{waits}")
+        });
         self.count(&name, answer.is_ok());
         answer
     }
