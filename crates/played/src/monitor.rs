@@ -116,9 +116,11 @@ impl Monitor {
     }
 
     async fn message(&mut self) -> Result<Value> {
+        let mut looked_at = 0;
         loop {
             let buffered = self.receiver.buffered();
-            if let Some(at) = buffered.iter().position(|byte| *byte == b'\n') {
+            let mut rest = buffered.iter().skip(looked_at);
+            if let Some(at) = rest.position(|byte| *byte == b'\n').map(|at| looked_at + at) {
                 let line = buffered.get(..at).unwrap_or_default();
                 let parsed = serde_json::from_slice(line);
                 self.trace.note(format!("{} < {}", self.name, String::from_utf8_lossy(line).trim_end()));
@@ -129,6 +131,7 @@ impl Monitor {
                 }
             }
             let have = buffered.len();
+            looked_at = have;
             assert!(have < MESSAGE_BYTES_MAX, "a message without an end");
             if !self.receiver.fill(&mut self.lane, have + 1).await? {
                 return Err(Error::new(Kind::Disconnected, "the daemon hung up"));
