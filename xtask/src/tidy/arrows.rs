@@ -47,7 +47,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("testkit", &["base", "buf", "core", "nbd"]),
     // For tests only, as the test kit is, and so are those that use it.
-    ("sim", &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "testkit"]),
+    (
+        "sim",
+        &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "testkit"],
+    ),
     ("xtask", &[]),
     ("bench", &[]),
     ("examples", &["base", "buf", "core", "sys", "protocol", "format", "blockdev"]),

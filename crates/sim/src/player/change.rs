@@ -31,13 +31,15 @@ fn refusals(change: &Change) -> &'static [Kind] {
         Change::Snapshot(_) | Change::Reopen(..) | Change::Delete | Change::Filter(_) => &[Kind::InUse],
         Change::DoomedSnapshot(_) => &[Kind::InUse, Kind::NotFound],
         Change::Drain(..) | Change::Leave => &[],
-        // The image on top may be read-only.
-        Change::Visit(VisitKind::Writer) | Change::Grow(_) | Change::Freeze | Change::Thaw => {
-            &[Kind::InUse, Kind::ReadOnly]
+        // The image on top may be read-only, and what users stand on may have gone meanwhile.
+        Change::Freeze | Change::Thaw => &[Kind::InUse, Kind::ReadOnly],
+        Change::Visit(VisitKind::Writer | VisitKind::Intruder) => {
+            &[Kind::InUse, Kind::ReadOnly, Kind::NotFound]
         }
-        Change::Visit(VisitKind::Reader) => &[],
-        Change::Visit(VisitKind::Jealous) => &[Kind::InUse],
-        Change::Visit(VisitKind::Intruder) => &[Kind::InUse, Kind::ReadOnly],
+        // Version 2 of the format cannot hide a longer image behind a new part.
+        Change::Grow(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
+        Change::Visit(VisitKind::Reader) => &[Kind::NotFound],
+        Change::Visit(VisitKind::Jealous) => &[Kind::InUse, Kind::NotFound],
     }
 }
 
@@ -84,7 +86,8 @@ impl Player {
     where
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>, &'a graph::Desk) -> Option<Result<()>> + Send + 'static,
     {
-        let desk = graph::Desk { common: self.stage.common.clone(), front: self.disk.front.clone(), main: self.disk.main.clone() };
+        let (common, front) = (self.stage.common.clone(), self.disk.front.clone());
+        let desk = graph::Desk { common, front, main: self.disk.main.clone(), resizes: self.disk.resizes };
         let done = self.stage.on_control(async move |task: &mut Task<'_>| match work(task, &desk).await {
             None => Ok(None),
             Some(result) => result.map(Some),
@@ -99,7 +102,10 @@ impl Player {
             Some(graph::snapshot(task, desk, kind, is_doomed).await)
         });
         let result = done.await;
-        assert!(!is_doomed || !matches!(result, Some(Ok(()))), "a snapshot with a command that fails was taken");
+        assert!(
+            !is_doomed || !matches!(result, Some(Ok(()))),
+            "a snapshot with a command that fails was taken"
+        );
         result
     }
 
@@ -120,7 +126,11 @@ impl Player {
         let name = format!("cor{}", self.disk.number);
         let done = self.command(async move |task, desk| {
             let _busy = busy;
-            if comes { graph::filter_in(task, desk, name).await } else { graph::filter_out(task, &name).await }
+            if comes {
+                graph::filter_in(task, desk, name).await
+            } else {
+                graph::filter_out(task, &name).await
+            }
         });
         done.await
     }
@@ -163,7 +173,7 @@ impl Player {
             Ok(Some(_)) if kind == VisitKind::Intruder => panic!("an intruder was let in"),
             Ok(Some(backend)) => {
                 self.client = Watched::new(BackendClient::new(&backend, &self.local), &self.disk.model);
-                self.visit = Some(Visit { backend, kind });
+                self.visit = Some(Visit { backend });
                 Some(Ok(()))
             }
         }
