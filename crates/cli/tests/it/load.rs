@@ -189,7 +189,12 @@ impl Load {
     }
 
     /// Nobody else writes this block: it must be the last version, or as after a lost connection.
-    fn read_back(&self, (client, export): (&mut Client, &str), writer: usize, rng: &mut Rng) -> io::Result<()> {
+    fn read_back(
+        &self,
+        (client, export): (&mut Client, &str),
+        writer: usize,
+        rng: &mut Rng,
+    ) -> io::Result<()> {
         let number = rng.index(self.blocks.len() / WRITERS) * WRITERS + writer;
         let bytes = client.read((number * BLOCK_BYTES) as u64, BLOCK_BYTES)?;
         check_block(&bytes, number, self.known(number), &format!("read back from '{export}'"));

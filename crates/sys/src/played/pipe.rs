@@ -56,9 +56,7 @@ struct Way {
 impl Way {
     fn is_ready(&self, interest: Interest) -> bool {
         match interest {
-            Interest::Readable => {
-                !self.bytes.is_empty() || self.is_finished || self.is_deaf || self.is_reset
-            }
+            Interest::Readable => !self.bytes.is_empty() || self.is_finished || self.is_deaf || self.is_reset,
             Interest::Writable => self.bytes.len() < self.room_bytes || self.is_finished || self.is_deaf,
         }
     }

@@ -281,7 +281,8 @@ impl<'s> Author<'s> {
         let jobs = self.ask("query-jobs", json!({})).unwrap();
         let is_still = |disk: usize| {
             let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
-            gates[disk].is_some() && !jobs.as_array().unwrap().iter().any(|job| id(job).starts_with(&job_id(disk, "")))
+            gates[disk].is_some()
+                && !jobs.as_array().unwrap().iter().any(|job| id(job).starts_with(&job_id(disk, "")))
         };
         let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
         let mut options = Vec::new();
