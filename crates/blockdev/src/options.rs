@@ -15,6 +15,8 @@ use std::fmt;
 use drystone_base::{Error, Kind, Result};
 use serde_json::Value;
 
+use crate::json;
+
 /// How deep options are nested, dotted keys included. (The parser of JSON has a limit of its own.)
 const NESTING_MAX: usize = 64;
 
@@ -70,7 +72,7 @@ impl Options {
     /// # Errors
     /// [`Kind::InvalidInput`] if it is no JSON, no object, says an option twice or is nested too deep.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|cause| {
+        let value = json::parse(text).map_err(|cause| {
             Error::new(Kind::InvalidInput, "cannot parse the JSON options").because(cause)
         })?;
         Self::from_value(value)

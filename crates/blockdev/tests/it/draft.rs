@@ -347,6 +347,34 @@ fn a_header_names_another_backing_file_and_the_graph_stays() {
     });
 }
 
+/// The filter of a job comes and goes; an image that named its format could not be opened any more.
+#[test]
+fn a_header_names_the_format_of_the_image_behind_a_filter() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        folder.raw("base", b"base");
+        overlay(task, &folder.path("middle"), Some(("base", "raw"))).await;
+        overlay(task, &folder.path("top"), Some(("middle", "qcow2"))).await;
+        let (middle, top) = (folder.path("middle"), folder.path("top"));
+        let (middle, top) = (middle.display(), top.display());
+        for node in [
+            format!(
+                r#"{{"driver":"qcow2","node-name":"middle","file":{{"driver":"file","filename":"{middle}"}}}}"#
+            ),
+            r#"{"driver":"copy-on-read","node-name":"filter","file":"middle"}"#.to_owned(),
+            format!(
+                r#"{{"driver":"qcow2","node-name":"top","backing":"filter","file":{{"driver":"file","filename":"{top}"}}}}"#
+            ),
+        ] {
+            add(task, &node).await.unwrap();
+        }
+        change_backing_file(task, "top", "top", "other".as_ref()).await.unwrap();
+        let image = report(task, "top").image;
+        assert_eq!(image.backing_filename.as_deref(), Some("other"));
+        assert_eq!(image.backing_format.as_deref(), Some("qcow2"));
+    });
+}
+
 #[test]
 fn a_filter_keeps_what_is_read_from_below() {
     on_control(async |task| {

@@ -4,6 +4,7 @@
 //! two requests allocate for one cluster, and a partial write sees what the one before it left.
 //! Overwrites of clusters that are allocated already do not come here, unless they are the first write to the image.
 
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{BufResult, WriteFlags};
@@ -223,7 +224,7 @@ impl Qcow2 {
         }
         self.map.publish(io, before.spot, expected, &new).await?;
         if target.reserved.is_some() {
-            before.entries.iter().take(count).for_each(|entry| self.unlink_entry(*entry));
+            before.entries.iter().take(count).for_each(|entry| self.unlink_entry(io, *entry));
         }
         Ok(())
     }
@@ -242,9 +243,13 @@ impl Qcow2 {
     }
 
     /// The clusters of an entry that is not in the mapping any more.
-    pub(super) fn unlink_entry(&self, entry: L2Entry) {
-        if let Some(run) = self.run_of(entry) {
-            self.frees.unlink(run);
+    pub(super) fn unlink_entry(&self, io: Io<'_>, entry: L2Entry) {
+        match self.run_of(entry) {
+            Some(run) if is_planted(Mistake::CountsBeforeMapping) => {
+                self.frees.quarantine(io.grace_stamp(), vec![run]);
+            }
+            Some(run) => self.frees.unlink(run),
+            None => {}
         }
     }
 }
