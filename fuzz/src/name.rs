@@ -9,7 +9,6 @@ use drystone_blockdev::formats::Formats;
 use drystone_blockdev::name::{Name, parse, resolve};
 use drystone_blockdev::options::Options;
 use drystone_format::luks;
-use drystone_qmp::Value;
 use drystone_qmp::wire::{Decoder, Limits};
 
 use crate::Target;
