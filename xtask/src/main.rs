@@ -8,6 +8,7 @@
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
 //! | `sim`  | random scripts on a seeded scheduler, checked at every step (`sim`) |
+//! | `fuzz` | libFuzzer on everything that reads foreign bytes (`fuzz`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
 //! Every child process runs without standard input and under a time limit (`run`).
@@ -16,6 +17,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod packages;
 mod run;
 mod sim;
@@ -44,6 +46,9 @@ usage: cargo xtask COMMAND
   sim [--seed N] [--seeds N] [--steps N] [--script FILE] [OPTION...]
           plays random scripts of requests, changes and misfortunes on a seeded scheduler; every byte is
           compared with a model, and every rule looked at; --help lists the options
+  fuzz [--target NAME]... [--secs N] [--merge]
+          runs libFuzzer for a minute on each target of fuzz/ (nightly and cargo-fuzz); --merge makes the
+          corpora of the repository anew from what was found
   bench [CASE...] [--quick] [--rounds N] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
@@ -74,6 +79,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "demo" if rest.is_empty() => demo::run(&root),
         "soak" => soak::run(&root, rest),
         "sim" => sim::run(&root, rest),
+        "fuzz" => fuzz::run(&root, rest),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+#[cfg(feature = "planted")]
+mod planted;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -33,6 +35,12 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found.
 fn act(args: &Args) -> Result<bool, String> {
+    #[cfg(feature = "planted")]
+    match &args.planted {
+        Some(args::Plant::All) => return planted::find_all(args.jobs),
+        Some(args::Plant::One(mistake)) => drystone_base::planted::plant(Some(*mistake)),
+        None => {}
+    }
     if let Some(path) = &args.script {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         let script: Script = text.parse().map_err(|fault| format!("{path}: {fault}"))?;

@@ -85,6 +85,7 @@ pub fn run(seed: u64, options: &Options) -> Result<RunReport, Box<Failure>> {
 pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
     catch_panics();
     LAST_PANIC.with(|last| last.replace(None));
+    SEED.set(script.seed);
     IS_PLAYING.set(true);
     let played = catch_unwind(AssertUnwindSafe(|| play(script)));
     IS_PLAYING.set(false);
@@ -96,6 +97,7 @@ pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
 }
 
 thread_local! {
+    static SEED: Cell<u64> = const { Cell::new(0) };
     static IS_PLAYING: Cell<bool> = const { Cell::new(false) };
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
@@ -110,7 +112,11 @@ fn catch_panics() {
                 return usual(info);
             }
             LAST_PANIC.with(|last| {
-                last.borrow_mut().get_or_insert_with(|| info.to_string());
+                last.borrow_mut().get_or_insert_with(|| {
+                    // A panic in a commit ends the process, and then this is all that is heard of it.
+                    eprintln!("seed {}: {info}", SEED.get());
+                    info.to_string()
+                });
             });
         }));
     });
