@@ -7,7 +7,7 @@ const SEEDS_DEFAULT: u64 = 1000;
 
 const USAGE: &str = "\
 usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
-                    [--minimise] [--ci]
+                    [--minimise] [--keep-going] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -18,6 +18,7 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --planted     plants mistakes and finds them (built with the feature `planted`)
   --plant NAME  plants one, and plays seeds
   --minimise    takes out of a script that fails what is not needed for that
+  --keep-going  goes on after a failure, and says what it was
   --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
 
 /// The seeds that are played on every change.
@@ -44,6 +45,7 @@ pub(crate) struct Args {
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
     pub(crate) minimises: bool,
+    pub(crate) keeps_going: bool,
     pub(crate) script: Option<String>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<Plant>,
@@ -65,6 +67,7 @@ impl Args {
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
                 "--minimise" => parsed.minimises = true,
+                "--keep-going" => parsed.keeps_going = true,
                 "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
                 #[cfg(feature = "planted")]
                 "--planted" => parsed.planted = Some(Plant::All),

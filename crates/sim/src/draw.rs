@@ -9,7 +9,7 @@ use drystone_testkit::disk::{FaultEffect, OpKind};
 
 use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
-use crate::script::{Actor, Script};
+use crate::script::{Actor, DiskSpec, Script};
 use crate::step::{Change, FaultSpec, JobStep, Reach, Request, Step, Stream, Target, Trouble, VisitKind};
 
 /// A generator with a taste.
@@ -38,13 +38,13 @@ impl Draw {
         let disk_count = if self.rng.one_in(3) { 2 } else { 1 };
         for _ in 0..disk_count {
             let mut below = 0;
-            let more = self.rng.below(3) + u64::from(disk_count > 1).saturating_sub(0);
+            let more = self.rng.below(3) + u64::from(disk_count > 1);
             for _ in 0..more.min(3) {
                 let image = self.image(len, Some(below));
                 below = script.images.len();
                 script.images.push(image);
             }
-            script.disks.push(below);
+            script.disks.push(DiskSpec { image: below, resizes: self.rng.one_in(5) });
         }
     }
 
@@ -147,7 +147,11 @@ impl Draw {
             // Nobody notices a read-only disk that stays one.
             let is_frozen = change == Change::Freeze;
             let step = Step::Change(change);
-            list.push(if self.rng.one_in(10) { Step::Abandon(self.rng.below(12), Box::new(step)) } else { step });
+            list.push(if self.rng.one_in(10) {
+                Step::Abandon(self.rng.below(12), Box::new(step))
+            } else {
+                step
+            });
             if is_frozen {
                 list.push(self.wait(300_000));
                 list.push(Step::Change(Change::Thaw));

@@ -15,7 +15,7 @@ use drystone_testkit::sim::Sim;
 use crate::audit;
 use crate::image::{Format, Sheet, demand_sound, header, recorded_backing};
 use crate::prepare::{chain_of, finish};
-use crate::stage::{Common, Stage};
+use crate::stage::{Common, Guest, Stage};
 
 /// A disk when its run is over: the image on top, and what it shows.
 pub(crate) type Shown = (String, ByteModel);
@@ -45,8 +45,9 @@ impl Stage {
         self.on_control(look).await
     }
 
-    /// Devices work again.
+    /// Devices work again, and go on to.
     pub(crate) fn mend(&self) {
+        self.common.power().cut_at(u64::MAX);
         for sheet in self.common.sheets() {
             sheet.disk.clear_faults();
             sheet.disk.set_space(u64::MAX);
@@ -168,7 +169,9 @@ pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Show
     let graph = SimGraph::start(&sim);
     let mut stage = Stage::new(&sim, &graph, common);
     let found = finish(&sim, async {
-        stage.open(needed_for(&sheets, &shown), shown).await?;
+        let needed = needed_for(&sheets, &shown);
+        let guests = shown.into_iter().map(|(top, model)| Guest { top, model, resizes: false });
+        stage.open(needed, guests.collect()).await?;
         stage.read_all(&sim).await?;
         stage.close().await
     });

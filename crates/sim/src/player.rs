@@ -19,7 +19,7 @@ use drystone_testkit::sim::abandon_after;
 
 use crate::script::Actor;
 use crate::stage::{Disk, Stage};
-use crate::step::{Request, Step, VisitKind};
+use crate::step::{Request, Step};
 
 type Client = Watched<BackendClient>;
 
@@ -35,7 +35,6 @@ pub(crate) struct Player {
 
 struct Visit {
     backend: Backend<ReadWrite>,
-    kind: VisitKind,
 }
 
 impl Player {
@@ -103,7 +102,10 @@ impl Player {
             Request::Status(range) => Request::Status(inside(range)?),
             Request::Flush => Request::Flush,
             // Disks only grow.
-            Request::Resize(by) => Request::Resize(len.saturating_add(by)),
+            Request::Resize(by) if self.disk.resizes && self.visit.is_none() => {
+                Request::Resize(len.saturating_add(by))
+            }
+            Request::Resize(_) => return None,
         })
     }
 
@@ -114,11 +116,13 @@ impl Player {
     fn excuse(&self, request: Request, error: &Error) {
         let is_change = !matches!(request, Request::Read(_) | Request::Status(_) | Request::Flush);
         let is_excused = match error.kind() {
-            // What the user was not granted: a writer that comes may not resize.
+            // What the user was not granted.
             Kind::PermissionDenied | Kind::ReadOnly => {
                 is_change && (self.visit.is_some() || self.disk.front.was_frozen())
             }
             Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
+            // Version 2 of the format cannot hide a longer image behind a new part.
+            Kind::Unsupported => matches!(request, Request::Resize(_)),
             _ => false,
         };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());

@@ -16,8 +16,8 @@ use crate::draw::draw;
 use crate::ending::{Shown, end, images_of, reopen, survivors_of};
 use crate::player::Player;
 use crate::prepare::{add_all, finish, prepare};
-use crate::script::Script;
-use crate::stage::{Common, Stage};
+use crate::script::{DiskSpec, Script};
+use crate::stage::{Common, Guest, Stage};
 use crate::tally::Tally;
 
 /// How scripts are drawn.
@@ -125,18 +125,24 @@ fn catch_panics() {
 fn play(script: &Script) -> RunReport {
     let prepared = prepare(&script.images)
         .unwrap_or_else(|error| panic!("the images of the script cannot be made: {}", error.report()));
-    let options = SimOptions { io_threads: script.threads, steps_max: STEPS_MAX, ..SimOptions::seeded(script.seed) };
+    let options =
+        SimOptions { io_threads: script.threads, steps_max: STEPS_MAX, ..SimOptions::seeded(script.seed) };
     let sim = Sim::new(options);
     let common = Common::new(script.seed, Timing::Seeded { delay_ns_max: 1_000_000 });
     let sheets = add_all(&common, &prepared);
     let graph = SimGraph::start(&sim);
     let mut stage = Stage::new(&sim, &graph, common.clone());
-    let disk = |number: &usize| {
-        let image = prepared.get(*number)?;
-        Some((format!("i{number}"), ByteModel::of(&image.shows)))
+    let disk = |disk: &DiskSpec| {
+        let image = prepared.get(disk.image)?;
+        Some(Guest {
+            top: format!("i{}", disk.image),
+            model: ByteModel::of(&image.shows),
+            resizes: disk.resizes,
+        })
     };
     let disks = script.disks.iter().filter_map(disk).collect();
-    finish(&sim, stage.open(sheets, disks)).unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    finish(&sim, stage.open(sheets, disks))
+        .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
     let is_cut = common.power().is_off();
@@ -186,6 +192,13 @@ fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
 
 /// The power has gone: what the disks may show now.
 fn cut(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
-    stage.disks.iter().for_each(|disk| disk.model.borrow_mut().crash());
-    finish(sim, stage.shown()).unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()))
+    // What requests do without power, in caches, is nobody's business.
+    let models: Vec<ByteModel> = stage.disks.iter().map(|disk| disk.model.borrow().clone()).collect();
+    let shown = finish(sim, stage.shown())
+        .unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()));
+    let crashed = models.into_iter().map(|mut model| {
+        model.crash();
+        model
+    });
+    shown.into_iter().map(|(top, _)| top).zip(crashed).collect()
 }

@@ -21,7 +21,7 @@ use drystone_core::control::{Control, Opening, RootSpec, Task};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_job::{ErrorAction, Happening, JobEvent, Jobs};
 use drystone_testkit::client::SharedModel;
-use drystone_testkit::disk::{DiskOptions, Image, Power, SimDisk, Timing};
+use drystone_testkit::disk::{DiscardAs, DiskOptions, Image, Power, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
@@ -32,9 +32,20 @@ use crate::image::{Format, Sheet};
 use crate::tally::Counts;
 use crate::threads::SimThreads;
 
-/// Reads, writes, resizes, and knows of others.
-pub(crate) const OWNER: Grant =
-    Grant { perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE), shared: Perm::ALL };
+/// What a disk shows when it is opened.
+pub(crate) struct Guest {
+    /// The image on top.
+    pub(crate) top: String,
+    pub(crate) model: ByteModel,
+    /// Its user may change the length.
+    pub(crate) resizes: bool,
+}
+
+/// What the user of a disk that stays wants: it shares everything.
+pub(crate) const fn owner(resizes: bool) -> Grant {
+    let perm = Perm::CONSISTENT_READ.with(Perm::WRITE);
+    Grant { perm: if resizes { perm.with(Perm::RESIZE) } else { perm }, shared: Perm::ALL }
+}
 
 /// Where a script is played.
 pub(crate) struct Stage {
@@ -69,6 +80,8 @@ pub(crate) struct Disk {
     pub(crate) model: SharedModel,
     /// The user that stays.
     pub(crate) main: Backend<ReadWrite>,
+    /// It may change the length.
+    pub(crate) resizes: bool,
     pub(crate) front: Front,
 }
 
@@ -183,7 +196,12 @@ impl Common {
     /// An image of this name, not open yet.
     pub(crate) fn add_as(&self, name: &str, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
         let number = self.images().len() as u64;
-        let options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        let mut options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        if format == Format::Raw {
+            // What guests discard reads as before or as zeroes, whatever image is on top.
+            options.discard =
+                Some(if number.is_multiple_of(2) { DiscardAs::Zeroes } else { DiscardAs::Kept });
+        }
         let (timing, power) = (self.0.timing, self.0.power.clone());
         let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
         let sheet = Sheet { name: name.to_owned(), disk, format, backing };
@@ -252,21 +270,23 @@ impl Stage {
     /// An empty stage on `graph`.
     pub(crate) fn new(sim: &Sim, graph: &SimGraph<'_>, common: Common) -> Self {
         let (control, counts) = (graph.control().clone(), common.counts().clone());
-        let jobs = Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
+        let jobs =
+            Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
         Self { control, jobs, common, disks: Vec::new() }
     }
 
-    /// Opens images, each before those on top of it, and makes disks of some of them: name and what it shows.
-    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, disks: Vec<(String, ByteModel)>) -> Result<()> {
-        let (common, tops) = (self.common.clone(), disks.iter().map(|(name, _)| name.clone()).collect());
+    /// Opens images, each before those on top of it, and makes disks of some of them.
+    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, guests: Vec<Guest>) -> Result<()> {
+        let (common, tops) =
+            (self.common.clone(), guests.iter().map(|one| (one.top.clone(), one.resizes)).collect());
         let backends =
             self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
-        for ((name, model), main) in disks.into_iter().zip(backends.await?) {
-            let head = Mutex::new(name);
+        for (Guest { top, model, resizes }, main) in guests.into_iter().zip(backends.await?) {
+            let head = Mutex::new(top);
             let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
             let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
             let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
-            self.disks.push(Rc::new(Disk { number, model, main, front }));
+            self.disks.push(Rc::new(Disk { number, model, main, resizes, front }));
         }
         Ok(())
     }
@@ -317,20 +337,20 @@ async fn open(
     task: &mut Task<'_>,
     common: &Common,
     sheets: Vec<Sheet>,
-    tops: Vec<String>,
+    tops: Vec<(String, bool)>,
 ) -> Result<Vec<Backend<ReadWrite>>> {
     change(task, common.opener(), async |draft, task| {
         let opening = Opening::new(task);
         draft.plan().insert(opening);
         for sheet in &sheets {
-            let read_only = !tops.contains(&sheet.name);
+            let read_only = tops.iter().all(|(top, _)| *top != sheet.name);
             let options = NodeOptions { read_only, ..NodeOptions::WRITABLE };
             common.bring_in(draft, task, sheet, options).await?;
         }
         let mut backends = Vec::new();
-        for top in &tops {
+        for (top, resizes) in &tops {
             let node = draft.find(task, top)?;
-            let spec = RootSpec { name: format!("owner of {top}"), grant: OWNER, stays: false };
+            let spec = RootSpec { name: format!("owner of {top}"), grant: owner(*resizes), stays: false };
             backends.push(draft.plan().attach_root(task.gs(), node, spec));
         }
         Ok(backends)

@@ -132,7 +132,7 @@ impl Reporter<'_, '_> {
     fn node(&self, view: NodeView<'_>) -> NodeReport {
         let node = view.node();
         let image = self.image(view);
-        let settings = Given::of_view(view).map(|given| given.settings.clone());
+        let settings = Given::of_view(view).map(|given| given.settings);
         let backing = view.child(ChildKey::Backing);
         NodeReport {
             id: view.id(),
