@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::summary::{self, Counts, Runner};
 use crate::workspace::{SPECIAL_TESTS, Workspace};
-use crate::{packages, run, sim, tidy};
+use crate::{crash, packages, run, sim, tidy};
 
 /// Time limit of a step that only looks at the code.
 const LINT_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -61,7 +61,7 @@ impl Options {
 
 /// Runs every step that the options ask for and prints the totals; whether all is green.
 pub(crate) fn test(root: &Path, options: &Options) -> Result<bool, String> {
-    let mut tally = Tally { keep_going: options.keep_going, reports: Vec::new() };
+    let mut tally = Tally { keep_going: options.keep_going, reports: Vec::new(), notes: Vec::new() };
     let suite = Suite {
         root,
         workspace: Workspace::load(root)?,
@@ -225,6 +225,8 @@ impl Report {
 struct Tally {
     keep_going: bool,
     reports: Vec<Report>,
+    /// Lines for the end.
+    notes: Vec<String>,
 }
 
 impl Tally {
@@ -233,12 +235,15 @@ impl Tally {
     }
 
     fn tests(&mut self, name: &str, runner: Runner, work: impl FnOnce() -> run::Outcome) {
+        let mut note = None;
         self.step(name, || {
             let outcome = work();
+            note = crash::summary(&outcome.output);
             let counts = summary::parse(runner, &outcome.output);
             let silent = || counts.is_none().then(|| "the runner did not say how many tests ran".to_string());
             (counts.unwrap_or_default(), outcome.failure.clone().or_else(silent))
         });
+        self.notes.extend(note);
     }
 
     fn step(&mut self, name: &str, work: impl FnOnce() -> (Counts, Option<String>)) {
@@ -265,6 +270,7 @@ impl Tally {
             let word = if report.counted().failed == 0 { "ok" } else { "FAILED" };
             println!("{:8.1}  {word:6}  {}", report.seconds, report.name);
         }
+        self.notes.iter().for_each(|note| println!("{note}"));
         println!("oracle: {oracle}");
         println!("{}", totals(&self.reports));
     }
