@@ -9,7 +9,6 @@ use drystone_blockdev::formats::Formats;
 use drystone_blockdev::name::{Name, parse, resolve};
 use drystone_blockdev::options::Options;
 use drystone_format::luks;
-use drystone_qmp::Value;
 use drystone_qmp::wire::{Decoder, Limits};
 
 use crate::Target;
@@ -119,7 +118,7 @@ fn name(bytes: &[u8]) {
 
 /// Options are the same after another way round, and no stricter reader sees two meanings in them.
 fn understood(text: &[u8], mut options: Options) {
-    let again = Options::from_value(options.to_value());
+    let again = Options::from_json(&options.to_string());
     assert_eq!(again.as_ref().ok(), Some(&options), "options that are written are others");
     let closed = [text, b" "].concat();
     let read = Decoder::new(Limits::DEFAULT).next(&mut &closed[..]);
@@ -133,7 +132,7 @@ fn understood(text: &[u8], mut options: Options) {
         options.take_child("backing"),
     );
     let _ = (options.take_number("size"), options.take_number("offset"), options.take_switch("read-only"));
-    let left = matches!(options.to_value(), Value::Object(left) if !left.is_empty());
+    let left = options.to_string() != "{}";
     assert_eq!(options.finish("raw").is_err(), left, "an option that nobody takes is not noticed");
 }
 

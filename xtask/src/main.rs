@@ -7,6 +7,7 @@
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
+//! | `sim`  | random scripts on a seeded scheduler, checked at every step (`sim`) |
 //! | `fuzz` | libFuzzer on everything that reads foreign bytes (`fuzz`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
@@ -19,6 +20,7 @@ mod demo;
 mod fuzz;
 mod packages;
 mod run;
+mod sim;
 mod soak;
 mod steps;
 mod summary;
@@ -41,6 +43,9 @@ usage: cargo xtask COMMAND
   soak [--secs N] [--seed N]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
+  sim [--seed N] [--seeds N] [--steps N] [--script FILE] [OPTION...]
+          plays random scripts of requests, changes and misfortunes on a seeded scheduler; every byte is
+          compared with a model, and every rule looked at; --help lists the options
   fuzz [--target NAME]... [--secs N] [--merge]
           runs libFuzzer for a minute on each target of fuzz/ (nightly and cargo-fuzz); --merge makes the
           corpora of the repository anew from what was found
@@ -73,6 +78,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "tidy" if rest.is_empty() => tidy::run(&root),
         "demo" if rest.is_empty() => demo::run(&root),
         "soak" => soak::run(&root, rest),
+        "sim" => sim::run(&root, rest),
         "fuzz" => fuzz::run(&root, rest),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {

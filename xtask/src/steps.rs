@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use crate::summary::{self, Counts, Runner};
 use crate::workspace::{SPECIAL_TESTS, Workspace};
-use crate::{packages, run, tidy};
+use crate::{packages, run, sim, tidy};
 
 /// Time limit of a step that only looks at the code.
 const LINT_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Time limit of a step that runs tests; the CI has 90 minutes for all.
 const TEST_LIMIT: Duration = Duration::from_secs(40 * 60);
-/// The packages that are nothing but tests.
-const TEST_ONLY: [&str; 2] = ["drystone-testkit", "drystone-fuzz"];
+/// The packages that are for tests only.
+const TEST_KITS: [&str; 3] = ["drystone-testkit", "drystone-sim", "drystone-fuzz"];
 /// The release of the C tools that the comparison is written for.
 const ORACLE_VERSION: &str = "version 10.0";
 
@@ -99,9 +99,10 @@ fn lint(suite: &Suite<'_>, tally: &mut Tally) {
     });
     // The test kit switches features of other crates on; what ships is linted without them.
     tally.check("clippy as shipped", || {
-        let exclude: Vec<&str> = TEST_ONLY.iter().flat_map(|name| ["--exclude", name]).collect();
-        let args = [&["clippy", "--workspace"][..], &exclude, &["--lib", "--bins", "--quiet"]].concat();
-        suite.lint(&[&args[..], &["--", "-D", "warnings"]].concat())
+        let excluded = TEST_KITS.iter().flat_map(|kit| ["--exclude", kit]);
+        let args = ["clippy", "--workspace"].into_iter().chain(excluded);
+        let args = args.chain(["--lib", "--bins", "--quiet", "--", "-D", "warnings"]);
+        suite.lint(&args.collect::<Vec<_>>())
     });
     for feature in SPECIAL_TESTS {
         for name in suite.special(feature) {
@@ -119,6 +120,9 @@ fn tests(suite: &Suite<'_>, tally: &mut Tally) {
     tally.tests("doctests", Runner::CargoTest, || {
         suite.tests(Runner::CargoTest, &["--workspace", "--doc"], None)
     });
+    if suite.filter.is_none() {
+        tally.check("simulation", || sim::ci(suite.root));
+    }
     for name in suite.special("loom") {
         let args = ["-p", &name, "--features", "loom", "--test", "loom"];
         tally.tests(&format!("loom {name}"), suite.runner, || {

@@ -2,6 +2,7 @@
 //!
 //! Paths are relative to the root of the workspace, with `/`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -17,19 +18,21 @@ pub(crate) struct Package {
     pub(crate) dir: String,
     /// What it depends on.
     pub(crate) dependencies: Vec<Dependency>,
-    /// Its features.
-    pub(crate) features: Vec<String>,
+    /// Its features, and what each enables.
+    pub(crate) features: BTreeMap<String, Vec<String>>,
     /// What it builds.
     pub(crate) targets: Vec<Target>,
 }
 
 /// One dependency of a package.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Dependency {
     /// Name of the package.
     pub(crate) name: String,
     /// For which part it is needed.
     pub(crate) is_dev: bool,
+    /// Features of it that are asked for.
+    pub(crate) features: Vec<String>,
 }
 
 /// One thing that a package builds.
@@ -52,7 +55,7 @@ impl Package {
     /// Whether it has both a feature and an integration test of that name: the mark of a test that has a step
     /// of its own ([`SPECIAL_TESTS`]).
     pub(crate) fn has_special_test(&self, name: &str) -> bool {
-        self.features.iter().any(|feature| feature == name)
+        self.features.contains_key(name)
             && self.targets.iter().any(|target| target.kind == "test" && target.name == name)
     }
 }
@@ -96,6 +99,7 @@ fn parse_package(value: &Value, root: &str) -> Package {
     let dependencies = list(value, "dependencies").iter().map(|dependency| Dependency {
         name: text(dependency, "name"),
         is_dev: text(dependency, "kind") == "dev",
+        features: strings(dependency, "features"),
     });
     let targets = list(value, "targets").iter().map(|target| Target {
         name: text(target, "name"),
@@ -103,12 +107,13 @@ fn parse_package(value: &Value, root: &str) -> Package {
         path: relative(&text(target, "src_path")),
         required_features: strings(target, "required-features"),
     });
-    let features = value.get("features").and_then(Value::as_object);
+    let features = value.get("features").and_then(Value::as_object).into_iter().flatten();
+    let features = features.map(|(name, enables)| (name.clone(), strings_of(enables)));
     Package {
         name: text(value, "name"),
         dir: manifest.strip_suffix("Cargo.toml").unwrap_or_default().trim_end_matches('/').to_string(),
         dependencies: dependencies.collect(),
-        features: features.map(|map| map.keys().cloned().collect()).unwrap_or_default(),
+        features: features.collect(),
         targets: targets.collect(),
     }
 }
@@ -118,7 +123,11 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 fn strings(value: &Value, key: &str) -> Vec<String> {
-    list(value, key).iter().filter_map(Value::as_str).map(String::from).collect()
+    value.get(key).map(strings_of).unwrap_or_default()
+}
+
+fn strings_of(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(String::from).collect()
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -133,8 +142,9 @@ mod tests {
     fn paths_become_relative_and_kinds_are_read() {
         let json = r#"{"workspace_root": "/r", "target_directory": "/r/target", "packages": [{
             "name": "drystone-core", "manifest_path": "/r/crates/core/Cargo.toml",
-            "dependencies": [{"name": "drystone-base", "kind": null}, {"name": "drystone-testkit", "kind": "dev"}],
-            "features": {"loom": [], "oracle": []},
+            "dependencies": [{"name": "drystone-base", "kind": null}, 
+                             {"name": "drystone-testkit", "kind": "dev", "features": ["more"]}],
+            "features": {"loom": ["dep:loom"], "oracle": []},
             "targets": [{"name": "drystone_core", "kind": ["lib"], "src_path": "/r/crates/core/src/lib.rs"},
                         {"name": "loom", "kind": ["test"], "src_path": "/r/crates/core/tests/loom.rs",
                          "required-features": ["loom"]}]}]}"#;
@@ -144,6 +154,8 @@ mod tests {
         assert_eq!(core.targets[0].path, "crates/core/src/lib.rs");
         assert!(!core.dependencies[0].is_dev);
         assert!(core.dependencies[1].is_dev);
+        assert_eq!(core.dependencies[1].features, ["more"]);
+        assert_eq!(core.features["loom"], ["dep:loom"]);
         assert!(core.has_special_test("loom"));
         assert_eq!(core.targets[1].required_features, ["loom"]);
         assert!(!core.has_special_test("oracle"), "the feature alone is not a test");

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::control::{Demand, GraphView, Plan, Task};
+use drystone_core::control::{Demand, GraphView, NodeInfo, Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
@@ -12,7 +12,7 @@ use drystone_core::graph::role::Role;
 use crate::given::Given;
 
 /// `change-backing-file`: the header of `image`, one of the images behind `top` or that one itself, names `name` from now
-/// on; nothing, if that is empty. The format that it names is that of the node behind it. An image that is read-only is
+/// on; nothing, if that is empty. The format that it names is that of the image behind it, below filters. An image that is read-only is
 /// made writable for the moment.
 ///
 /// # Errors
@@ -38,7 +38,7 @@ fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Res
     if !chain.any(|id| id == image) {
         return refuse("the image is not in that chain");
     }
-    let Some(behind) = graph.child(image, ChildKey::Backing).and_then(|id| graph.node(id)) else {
+    let Some(behind) = graph.child(image, ChildKey::Backing).and_then(|id| unfiltered(graph, id)) else {
         return refuse("it has no backing image");
     };
     // What is no image of a format is read as it is.
@@ -46,6 +46,17 @@ fn named(graph: &GraphView<'_>, top: NodeId, image: NodeId, name: &OsStr) -> Res
     let format = if is_image { behind.format_name } else { "raw" };
     let format = Some(format.as_bytes().to_vec());
     Ok((!name.is_empty()).then(|| BackingFile { name: name.as_bytes().to_vec(), format }))
+}
+
+/// The image in a node or below it. `raw` shows the bytes of its file and is an image all the same.
+fn unfiltered(graph: &GraphView<'_>, node: NodeId) -> Option<NodeInfo> {
+    let mut info = graph.node(node)?;
+    while info.format_name != "raw"
+        && let Some(below) = filtered(graph, info.id)
+    {
+        info = graph.node(below)?;
+    }
+    Some(info)
 }
 
 /// What a filter stands on.

@@ -10,6 +10,7 @@
 //! Invariants: nesting is bounded; an option is said once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use drystone_base::{Error, Kind, Result};
 use serde_json::Value;
@@ -47,6 +48,22 @@ pub enum Child {
     Node(String),
     /// A new node with these options.
     New(Options),
+}
+
+/// As a JSON object, without blanks.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "{";
+        for (key, entry) in &self.0 {
+            write!(f, "{separator}{}:", Value::from(key.as_str()))?;
+            match entry {
+                Entry::Plain(value) => write!(f, "{value}")?,
+                Entry::Nested(options) => write!(f, "{options}")?,
+            }
+            separator = ",";
+        }
+        f.write_str(if self.0.is_empty() { "{}" } else { "}" })
+    }
 }
 
 impl Options {
@@ -261,19 +278,6 @@ impl Options {
     /// Adds options below a key that is not there yet.
     pub(crate) fn put_below(&mut self, key: &str, options: Self) {
         self.0.insert(key.to_owned(), Entry::Nested(options));
-    }
-
-    /// The options as a JSON object.
-    #[must_use]
-    pub fn to_value(&self) -> Value {
-        let members = self.0.iter().map(|(key, entry)| {
-            let value = match entry {
-                Entry::Plain(value) => value.clone(),
-                Entry::Nested(options) => options.to_value(),
-            };
-            (key.clone(), value)
-        });
-        Value::Object(members.collect())
     }
 
     /// Whether nothing is said, or everything has been taken.

@@ -198,7 +198,7 @@ impl<M: Mode> Ticket<'_, M> {
 impl<M: Mode> Drop for Ticket<'_, M> {
     fn drop(&mut self) {
         if let Some(presence) = self.presence.take() {
-            self.lane.root = presence.retire();
+            self.lane.root = presence.retire(&self.lane.local);
         }
     }
 }

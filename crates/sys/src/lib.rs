@@ -16,6 +16,7 @@
 //! | `net`, `event` | sockets, eventfds, signals |
 //! | `terminal` | [`Keys`]: key presses |
 //! | `process` | going into the background, [`PidFile`] |
+//! | `played` | with the feature `sim`: threads and sockets that a simulation plays |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //! | [`path`] | what is done by name |
 //!
@@ -32,6 +33,8 @@ mod local;
 mod lock;
 mod net;
 pub mod path;
+#[cfg(feature = "sim")]
+pub mod played;
 mod pool;
 mod process;
 mod slots;
@@ -47,7 +50,7 @@ pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
-pub use net::{Address, Closer, Listener, Receiver, Sender, Stdio, Stream};
+pub use net::{Address, Closer, Listener, Network, Receiver, Sender, Stdio, Stream};
 pub use pool::BlockingQueue;
 pub use process::{Background, Forked, PidFile, go_into_background, time_of_day};
 pub use terminal::Keys;

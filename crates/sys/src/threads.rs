@@ -17,11 +17,13 @@ use std::thread::{self, JoinHandle};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::answer::answer;
-use drystone_core::runtime::{LocalRef, Shard};
+use drystone_core::runtime::{LocalFuture, LocalRef, Shard};
 
 use crate::engine::{Engine, EngineKind};
 use crate::inbox::Inbox;
 use crate::local::SysLocal;
+#[cfg(feature = "sim")]
+use crate::played::PlayedThread;
 use crate::pool::Pool;
 use crate::task::Task;
 
@@ -36,12 +38,20 @@ type ThreadEnd = Option<Box<dyn Any + Send>>;
 pub struct Threads {
     here: Rc<SysLocal>,
     handles: Vec<ThreadHandle>,
-    starter: ThreadStarter,
+    starting: Arc<Starting>,
 }
 
 /// Starts further threads beside those of [`Threads`], from any of them. Clones start the same ones.
 #[derive(Clone)]
-pub struct ThreadStarter(Arc<Starting>);
+pub struct ThreadStarter(Starter);
+
+#[derive(Clone)]
+enum Starter {
+    Os(Arc<Starting>),
+    /// Threads that are there and not in use yet.
+    #[cfg(feature = "sim")]
+    Played(Arc<Mutex<Vec<ThreadHandle>>>),
+}
 
 /// What starting a thread takes, and what has been started.
 struct Starting {
@@ -60,8 +70,14 @@ struct Started {
 
 /// Places work on a thread, from anywhere. Clones stand for the same thread, and do not keep it from ending.
 #[derive(Clone)]
-pub struct ThreadHandle {
-    inbox: Arc<Inbox>,
+pub struct ThreadHandle(Home);
+
+/// Where work for a thread goes.
+#[derive(Clone)]
+enum Home {
+    Os(Arc<Inbox>),
+    #[cfg(feature = "sim")]
+    Played(Arc<PlayedThread>),
 }
 
 impl Threads {
@@ -96,12 +112,11 @@ impl Threads {
         let pool = Pool::new();
         let first = Arc::new(Inbox::new(Shard::new(0))?);
         let here = SysLocal::new(&first, kind, &pool)?;
-        let starting = Starting { kind, pool, count_max, started: Mutex::default() };
-        let starter = ThreadStarter(Arc::new(starting));
+        let starting = Arc::new(Starting { kind, pool, count_max, started: Mutex::default() });
         // From here on, dropping the value ends what was started.
-        let mut threads = Self { here, handles: vec![ThreadHandle { inbox: first }], starter };
+        let mut threads = Self { here, handles: vec![ThreadHandle(Home::Os(first))], starting };
         for _ in 1..count {
-            threads.handles.push(threads.starter.start()?);
+            threads.handles.push(threads.starting.start()?);
         }
         Ok(threads)
     }
@@ -109,7 +124,7 @@ impl Threads {
     /// What starts more threads.
     #[must_use]
     pub fn starter(&self) -> ThreadStarter {
-        self.starter.clone()
+        ThreadStarter(Starter::Os(Arc::clone(&self.starting)))
     }
 
     /// The engine in use: `Uring` or `Pool`.
@@ -134,10 +149,9 @@ impl Threads {
 
     fn end(&mut self) -> ThreadEnd {
         let give_up = thread::panicking();
-        let others = self.starter.end();
+        let others = self.starting.end();
         for handle in others.iter().map(|(handle, _)| handle).chain(self.handles.first()) {
-            handle.inbox.stop(give_up);
-            handle.wake();
+            handle.stop(give_up);
         }
         let mut first_panic = end_thread(&self.here);
         for (_, other) in others {
@@ -159,13 +173,32 @@ impl Drop for Threads {
 }
 
 impl ThreadStarter {
+    /// A starter that gives out `threads`, the last one first.
+    #[cfg(feature = "sim")]
+    pub(crate) fn played(threads: Vec<ThreadHandle>) -> Self {
+        Self(Starter::Played(Arc::new(Mutex::new(threads))))
+    }
+
     /// Starts one more thread, which runs until [`Threads`] ends. Waits until it is there.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are as many as there can be; [`Kind::Cancelled`] if they are ending; those of the
     /// operating system.
     pub fn start(&self) -> Result<ThreadHandle> {
-        let Starting { kind, pool, count_max, .. } = &*self.0;
+        match &self.0 {
+            Starter::Os(starting) => starting.start(),
+            #[cfg(feature = "sim")]
+            Starter::Played(threads) => {
+                let next = threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                next.ok_or_else(|| Error::new(Kind::TooLarge, "there are no I/O threads left"))
+            }
+        }
+    }
+}
+
+impl Starting {
+    fn start(&self) -> Result<ThreadHandle> {
+        let Self { kind, pool, count_max, .. } = self;
         let mut started = self.started();
         if started.is_over {
             return Err(Error::new(Kind::Cancelled, "the I/O threads are ending"));
@@ -176,13 +209,13 @@ impl ThreadStarter {
         }
         let inbox = Arc::new(Inbox::new(Shard::new(index))?);
         let thread = spawn_thread(&inbox, *kind, pool)?;
-        let handle = ThreadHandle { inbox };
+        let handle = ThreadHandle(Home::Os(inbox));
         started.others.push((handle.clone(), thread));
         Ok(handle)
     }
 
     fn started(&self) -> MutexGuard<'_, Started> {
-        self.0.started.lock().unwrap_or_else(PoisonError::into_inner)
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self) -> Vec<(ThreadHandle, JoinHandle<ThreadEnd>)> {
@@ -194,7 +227,13 @@ impl ThreadStarter {
 
 impl PartialEq for ThreadHandle {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inbox, &other.inbox)
+        match (&self.0, &other.0) {
+            (Home::Os(own), Home::Os(other)) => Arc::ptr_eq(own, other),
+            #[cfg(feature = "sim")]
+            (Home::Played(own), Home::Played(other)) => Arc::ptr_eq(own, other),
+            #[cfg(feature = "sim")]
+            (Home::Os(_), Home::Played(_)) | (Home::Played(_), Home::Os(_)) => false,
+        }
     }
 }
 
@@ -207,10 +246,19 @@ impl fmt::Debug for ThreadHandle {
 }
 
 impl ThreadHandle {
+    #[cfg(feature = "sim")]
+    pub(crate) fn played(thread: PlayedThread) -> Self {
+        Self(Home::Played(Arc::new(thread)))
+    }
+
     /// Which thread it is.
     #[must_use]
     pub fn shard(&self) -> Shard {
-        self.inbox.shard
+        match &self.0 {
+            Home::Os(inbox) => inbox.shard,
+            #[cfg(feature = "sim")]
+            Home::Played(thread) => thread.shard(),
+        }
     }
 
     /// Runs the future that `make` makes, on the thread. Never blocks. A thread that is ending at this moment may drop
@@ -223,8 +271,13 @@ impl ThreadHandle {
         F: FnOnce(LocalRef) -> T + Send + 'static,
         T: Future<Output = ()> + 'static,
     {
-        let task = Task::starting(&self.inbox, Box::new(|local| Box::pin(make(local))));
-        if task.wake_ref() { Ok(()) } else { Err(Error::new(Kind::Cancelled, "the I/O thread has ended")) }
+        let work = Box::new(|local| Box::pin(make(local)) as LocalFuture<'static, ()>);
+        let is_there = match &self.0 {
+            Home::Os(inbox) => Task::starting(inbox, work).wake_ref(),
+            #[cfg(feature = "sim")]
+            Home::Played(thread) => thread.start(work),
+        };
+        if is_there { Ok(()) } else { Err(Error::new(Kind::Cancelled, "the I/O thread has ended")) }
     }
 
     /// Runs the future that `make` makes, on the thread, and returns what came of it. It goes on if nobody waits for it.
@@ -248,8 +301,14 @@ impl ThreadHandle {
         }
     }
 
-    /// Makes the thread look at what it was told.
-    fn wake(&self) {
+    /// Lets a thread of [`Threads`] end.
+    fn stop(&self, give_up: bool) {
+        match &self.0 {
+            Home::Os(inbox) => inbox.stop(give_up),
+            #[cfg(feature = "sim")]
+            Home::Played(_) => {}
+        }
+        // It looks at what it was told.
         let _ = self.spawn(|_| async {});
     }
 }

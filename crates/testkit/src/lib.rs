@@ -23,7 +23,8 @@
 //! let found: Vec<_> = disk.crash_state().survivors(8, 1).collect();
 //! assert_eq!(found.len(), 2, "nothing was flushed, so the write may be there or not");
 //! ```
-//! Invariant: equal seeds give equal runs. Nothing here reads a clock, a file or the environment.
+//! Invariant: equal seeds give equal runs. Nothing here reads a clock or a file; the environment says only how many crash
+//! points are looked at.
 //! Does not know: formats, sockets, the operating system.
 #![deny(unsafe_code)]
 

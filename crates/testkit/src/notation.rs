@@ -7,9 +7,9 @@
 //! | `0..64K`, `1M-1..1M` | start and end |
 //! | `1M+512` | start and length |
 //!
-//! All functions panic on anything else: the text is part of a test's source.
+//! [`len`], [`range`] and [`ranges`] panic on anything else: their text is part of a test's source.
 
-use drystone_base::{GuestOffset, GuestRange};
+use drystone_base::GuestRange;
 
 const SUFFIXES: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
 
@@ -33,17 +33,26 @@ pub fn len(text: &str) -> u64 {
 #[must_use]
 #[track_caller]
 pub fn range(text: &str) -> GuestRange {
-    let parsed = match text.split_once("..") {
-        Some((start, end)) => {
-            let (start, end) = (len(start), len(end));
-            end.checked_sub(start).map(|bytes| (start, bytes))
-        }
-        None => text.split_once('+').map(|(start, bytes)| (len(start), len(bytes))),
-    };
-    match parsed {
-        Some((start, bytes)) => GuestRange::new(GuestOffset::new(start), bytes),
+    match try_range(text) {
+        Some(range) => range,
         None => panic!("'{text}' is not a range: start..end or start+length"),
     }
+}
+
+/// A range of bytes, if `text` is one.
+#[must_use]
+pub fn try_range(text: &str) -> Option<GuestRange> {
+    let (start, bytes) = match text.split_once("..") {
+        Some((start, end)) => {
+            let start = try_len(start.trim())?;
+            (start, try_len(end.trim())?.checked_sub(start)?)
+        }
+        None => {
+            let (start, bytes) = text.split_once('+')?;
+            (try_len(start.trim())?, try_len(bytes.trim())?)
+        }
+    };
+    GuestRange::checked(start, bytes)
 }
 
 /// Ranges with spaces between them.
@@ -72,7 +81,9 @@ pub fn show_range(range: GuestRange) -> String {
     format!("{}..{}", show_len(range.start().get()), show_len(range.end().get()))
 }
 
-fn try_len(text: &str) -> Option<u64> {
+/// A number of bytes, if `text` is one.
+#[must_use]
+pub fn try_len(text: &str) -> Option<u64> {
     if let Some((from, less)) = text.rsplit_once('-') {
         return try_len(from.trim())?.checked_sub(try_len(less.trim())?);
     }

@@ -6,6 +6,7 @@
 //! | `arrows`    | which crate may depend on which; folder names; tests with a step of their own |
 //! | `bans`      | words that may not appear: clocks, files, sockets, thread locals, random maps, unfinished code |
 //! | `unsafety`  | where `unsafe` may be, and that crate roots forbid it elsewhere |
+//! | `planted`   | the mistakes that the simulation must find are in no other program |
 //! | `documents` | headers of Rust files, links between documents, paths of somebody's machine |
 //! | `cases`     | `docs/history.md` and `docs/security.md` name tests that exist |
 //! | `functions` | tables of public functions are complete |
@@ -21,6 +22,7 @@ mod documents;
 mod exceptions;
 mod functions;
 mod lexer;
+mod planted;
 mod size;
 mod tree;
 mod unsafety;
@@ -73,6 +75,7 @@ fn check(tree: &Tree, workspace: &Workspace) -> Vec<Finding> {
     findings.extend(arrows::check(tree, workspace));
     findings.extend(bans::check(&sources));
     findings.extend(unsafety::check(tree, &sources, workspace));
+    findings.extend(planted::check(workspace));
     findings.extend(documents::check(tree, &sources));
     findings.extend(cases::check(tree, &sources));
     findings.extend(functions::check(tree, &sources));

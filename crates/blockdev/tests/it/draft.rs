@@ -194,7 +194,10 @@ fn an_overlay_takes_the_place_of_a_node() {
         let (disk, top) = (report(task, "disk"), report(task, "top"));
         assert!(disk.read_only, "nobody writes to what is behind");
         assert_eq!(top.backing_file.as_deref(), base.to_str());
-        assert_eq!((top.backing_file_depth, top.file.as_str()), (1, folder.path("top").to_str().unwrap()));
+        assert_eq!(
+            (top.backing_file_depth, top.image.filename.as_str()),
+            (1, folder.path("top").to_str().unwrap())
+        );
         assert_eq!(top.image.full_backing_filename.as_deref(), base.to_str());
         assert_eq!(top.image.backing.as_ref().unwrap().format, "raw");
         let error = snapshot_sync(task, sync("disk", &folder.path("other"), "other")).await.unwrap_err();
@@ -266,7 +269,7 @@ fn an_overlay_that_is_there_is_put_on_a_node_if_it_is_free() {
         write(task, &user, 0, b"new").await.unwrap();
         assert_eq!(&std::fs::read(&base).unwrap()[..3], b"old");
         assert!(report(task, "disk").read_only);
-        let json = report(task, "a").file;
+        let json = report(task, "a").image.filename;
         assert!(json.starts_with("json:{") && json.contains(r#""backing":{"#), "{json}");
     });
 }
@@ -341,6 +344,34 @@ fn a_header_names_another_backing_file_and_the_graph_stays() {
             assert!(change(task, top, image, "x").await.is_err(), "{top} {image}");
         }
         detach(task, &user).await;
+    });
+}
+
+/// The filter of a job comes and goes; an image that named its format could not be opened any more.
+#[test]
+fn a_header_names_the_format_of_the_image_behind_a_filter() {
+    on_control(async |task| {
+        let folder = Folder::new();
+        folder.raw("base", b"base");
+        overlay(task, &folder.path("middle"), Some(("base", "raw"))).await;
+        overlay(task, &folder.path("top"), Some(("middle", "qcow2"))).await;
+        let (middle, top) = (folder.path("middle"), folder.path("top"));
+        let (middle, top) = (middle.display(), top.display());
+        for node in [
+            format!(
+                r#"{{"driver":"qcow2","node-name":"middle","file":{{"driver":"file","filename":"{middle}"}}}}"#
+            ),
+            r#"{"driver":"copy-on-read","node-name":"filter","file":"middle"}"#.to_owned(),
+            format!(
+                r#"{{"driver":"qcow2","node-name":"top","backing":"filter","file":{{"driver":"file","filename":"{top}"}}}}"#
+            ),
+        ] {
+            add(task, &node).await.unwrap();
+        }
+        change_backing_file(task, "top", "top", "other".as_ref()).await.unwrap();
+        let image = report(task, "top").image;
+        assert_eq!(image.backing_filename.as_deref(), Some("other"));
+        assert_eq!(image.backing_format.as_deref(), Some("qcow2"));
     });
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder of its own, gone when dropped.
+/// A folder of its own, gone when dropped; kept after a failure if the variable `DRYSTONE_KEEP` is set.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 
@@ -28,6 +28,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("DRYSTONE_KEEP").is_some() {
+            eprintln!("kept: {}", self.0.display());
+            return;
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -166,7 +166,7 @@ impl Load {
                     self.connected.fetch_add(1, Ordering::SeqCst);
                     (|| {
                         while !self.is_over.load(Ordering::SeqCst) {
-                            self.step_on(&mut client, writer, rng)?;
+                            self.step_on((&mut client, export), writer, rng)?;
                         }
                         Ok(())
                     })()
@@ -180,19 +180,24 @@ impl Load {
         }
     }
 
-    fn step_on(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> io::Result<()> {
+    fn step_on(&self, (client, export): (&mut Client, &str), writer: usize, rng: &mut Rng) -> io::Result<()> {
         match rng.below(20) {
             0 => self.flush(client),
-            1..=7 => self.read_back(client, writer, rng),
+            1..=7 => self.read_back((client, export), writer, rng),
             _ => self.write_one(client, writer, rng),
         }
     }
 
     /// Nobody else writes this block: it must be the last version, or as after a lost connection.
-    fn read_back(&self, client: &mut Client, writer: usize, rng: &mut Rng) -> io::Result<()> {
+    fn read_back(
+        &self,
+        (client, export): (&mut Client, &str),
+        writer: usize,
+        rng: &mut Rng,
+    ) -> io::Result<()> {
         let number = rng.index(self.blocks.len() / WRITERS) * WRITERS + writer;
         let bytes = client.read((number * BLOCK_BYTES) as u64, BLOCK_BYTES)?;
-        check_block(&bytes, number, self.known(number), "read back");
+        check_block(&bytes, number, self.known(number), &format!("read back from '{export}'"));
         self.read_back.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -310,9 +315,28 @@ fn check_block(bytes: &[u8], number: usize, span: Span, about: &str) -> u64 {
     }
     assert!(
         span.is_torn || span.first < span.last && is_mixed(bytes, number, span),
-        "{about}: block {number} holds something else than {span:?}; it claims version {version}"
+        "{about}: block {number} holds something else than {span:?}: {}",
+        describe(bytes, number, span)
     );
     span.last
+}
+
+/// Which version each run of bytes of a block is of.
+fn describe(bytes: &[u8], number: usize, span: Span) -> String {
+    let versions: Vec<Vec<u8>> = (0..=span.last).map(|version| filling(number, version)).collect();
+    let at_sector = |from: usize| {
+        let to = BLOCK_BYTES.min(from + SECTOR_BYTES - (number * BLOCK_BYTES + from) % SECTOR_BYTES);
+        let version = versions.iter().position(|version| version[from..to] == bytes[from..to]);
+        (to, version.map_or("none".to_owned(), |version| version.to_string()))
+    };
+    let mut sectors = Vec::new();
+    let mut from = 0;
+    while from < BLOCK_BYTES {
+        let (to, version) = at_sector(from);
+        sectors.push(version);
+        from = to;
+    }
+    format!("its sectors hold versions {}", sectors.join(", "))
 }
 
 /// Whether an error says that there is no such export now, and not that something went wrong.

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, Kind, Result};
 
 use crate::control::commit::{After, commit};
@@ -255,6 +257,9 @@ impl<'k> Change<'k> {
     pub async fn abort(mut self) {
         // Gates first: what is undone was never visible to requests.
         self.lent = None;
+        if is_planted(Mistake::ForgottenUndrain) {
+            let _ = ManuallyDrop::new(self.quiet.take());
+        }
         self.quiet = None;
         self.plan.undo().await;
     }
@@ -324,7 +329,7 @@ struct AbortOnPanic;
 
 impl AbortOnPanic {
     fn disarm(self) {
-        let _ = std::mem::ManuallyDrop::new(self);
+        let _ = ManuallyDrop::new(self);
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drystone_base::planted::{Mistake, is_planted};
+
 use crate::backend::RootId;
 use crate::control::change::StagedNodes;
 use crate::control::gs::Inner;
@@ -20,7 +22,7 @@ use crate::driver::{NodeMode, Publish};
 use crate::graph::node::{ChildKey, Edge, Edges, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::publish::Gates;
-use crate::graph::shape::{NodeShape, Place, RootShape, Shape, Topology};
+use crate::graph::shape::{EdgeShape, NodeShape, Place, RootShape, Shape, Topology};
 use crate::graph::slot::Excluded;
 use crate::request::presence::Presence;
 
@@ -68,7 +70,7 @@ fn publish(shape: &Shape, before: Before, delta: Delta) {
     // New edges, and roots in new places, may lead to what is quiet.
     let reaching =
         delta.nodes.iter().filter(|(id, _)| delta.moved.contains(id) || delta.brought.contains(id));
-    let roots = delta.roots.keys().map(|id| Place::Root(*id));
+    let roots = delta.roots.keys().map(|id| Place::Root(*id)).filter(|_| !is_planted(Mistake::RootBornOpen));
     for gate in shape.gates_above(reaching.map(|(id, _)| Place::Node(*id)).chain(roots)).list() {
         gates.add(gate);
     }
@@ -141,12 +143,11 @@ fn write_slots(shape: &mut Shape, before: &Before, delta: &Delta) -> BTreeMap<No
             }
             continue;
         };
+        let is_same =
+            |old: &EdgeShape, new: &EdgeShape| new.child == old.child || is_planted(Mistake::EdgeReused);
         let same = shape.node(*id).is_some_and(|known| {
             known.edges.len() == after.edges.len()
-                && known
-                    .edges
-                    .iter()
-                    .all(|edge| after.edge(edge.key).is_some_and(|new| new.child == edge.child))
+                && known.edges.iter().all(|edge| after.edge(edge.key).is_some_and(|new| is_same(edge, new)))
         });
         if same {
             continue;

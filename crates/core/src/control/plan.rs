@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, Result};
 
 use crate::backend::{Backend, Mode, Root, RootId};
@@ -268,7 +269,8 @@ impl Plan {
 
 fn new_gate(inner: &Inner) -> Arc<Gate> {
     // Born closed: the commit that attaches the root derives the count.
-    Arc::new(Gate::new(inner.shards, 1))
+    let closed = u32::from(!is_planted(Mistake::RootBornOpen));
+    Arc::new(Gate::new(inner.shards, closed))
 }
 
 /// A plan that is allowed in the graph as it was when it was checked.

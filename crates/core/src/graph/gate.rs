@@ -28,6 +28,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use drystone_base::planted::{Mistake, is_planted};
+
 use crate::runtime::Shard;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence, lock};
 
@@ -126,6 +128,12 @@ impl Gate {
 
     /// Leaves. `shard` is the thread that entered, and the calling one.
     pub(crate) fn leave(&self, shard: Shard, side: Side) {
+        self.count_out(shard, side);
+        self.tell_drainers();
+    }
+
+    /// The first half of leaving. Drainers do not hear of it before the second.
+    pub(crate) fn count_out(&self, shard: Shard, side: Side) {
         match side {
             Side::Own(side) => {
                 let count = self.count(shard, side);
@@ -137,13 +145,14 @@ impl Gate {
                 self.admitted.fetch_sub(1, Ordering::Release);
             }
         }
-        fence(Ordering::SeqCst);
-        if self.closed.load(Ordering::Relaxed) != 0 {
-            self.wake_drainers();
-        }
     }
 
-    fn wake_drainers(&self) {
+    /// The second half of leaving.
+    pub(crate) fn tell_drainers(&self) {
+        fence(Ordering::SeqCst);
+        if self.closed.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         let drainers = std::mem::take(&mut lock(&self.queue).drainers);
         for waker in drainers {
             waker.wake();
@@ -198,7 +207,8 @@ impl Gate {
     /// Whether nobody counts at this moment.
     pub(crate) fn is_idle(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.admitted.load(Ordering::Acquire) == 0
+        let none_admitted = self.admitted.load(Ordering::Acquire) == 0;
+        (none_admitted || is_planted(Mistake::SnapshotMissesWrite))
             && self
                 .counts
                 .iter()

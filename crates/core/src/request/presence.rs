@@ -3,9 +3,11 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use drystone_base::planted::{Mistake, is_planted};
+
 use crate::backend::Root;
 use crate::graph::gate::Side;
-use crate::runtime::{Shard, StaysOnItsThread};
+use crate::runtime::{LocalRef, Shard, StaysOnItsThread, yield_now};
 
 /// A request's right to be inside. Stays on the thread that entered.
 pub(crate) struct Presence {
@@ -52,9 +54,26 @@ impl Presence {
         }
     }
 
-    /// Leaves, and gives back the root for the lane's next request.
-    pub(crate) fn retire(mut self) -> Option<Arc<Root>> {
+    /// Leaves, and gives back the root for the lane's next request. `local` is the thread that entered.
+    pub(crate) fn retire(mut self, local: &LocalRef) -> Option<Arc<Root>> {
+        if is_planted(Mistake::CountAfterWake) {
+            return self.leave_late(local);
+        }
         self.leave()
+    }
+
+    /// Planted: the two halves of leaving the wrong way round, and something happens between them.
+    fn leave_late(&mut self, local: &LocalRef) -> Option<Arc<Root>> {
+        let Way::Gate { root, shard, side } = std::mem::replace(&mut self.way, Way::Left) else {
+            return None;
+        };
+        root.gate().tell_drainers();
+        let gate = Arc::clone(root.gate());
+        local.spawn(Box::pin(async move {
+            yield_now().await;
+            gate.count_out(shard, side);
+        }));
+        Some(root)
     }
 
     fn leave(&mut self) -> Option<Arc<Root>> {

@@ -38,6 +38,9 @@ use super::{slot, writer};
 
 /// Bytes of replies that are sent although there are more requests to look at: more would leave the processor's cache.
 const OUTBOX_BYTES: usize = 128 << 10;
+/// Bytes of replies that a client has not taken, and the next request waits: to read further ahead would only move more
+/// memory through the processor's cache.
+const AHEAD_BYTES: usize = 1 << 20;
 
 /// How far a connection got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,17 +138,22 @@ impl<S: Sink> Conn<S> {
 
     /// Waits for room for one more request of this cost. `false`: there will be none.
     pub(super) async fn room(&self, cost: Cost) -> bool {
-        if self.stage.get() == Stage::Serving && self.load.try_add(cost) {
+        if self.stage.get() == Stage::Serving && self.try_add(cost) {
             return true;
         }
         self.pause();
         let look = || match self.stage.get() {
-            Stage::Serving => self.load.try_add(cost).then_some(true),
+            Stage::Serving => self.try_add(cost).then_some(true),
             Stage::Ending | Stage::Over => Some(false),
         };
         let has_room = self.reader.until(look).await;
         self.resume();
         has_room
+    }
+
+    fn try_add(&self, cost: Cost) -> bool {
+        let is_ahead = self.is_blocked.get() && self.outbox.borrow().left_bytes() >= AHEAD_BYTES;
+        !is_ahead && self.load.try_add(cost)
     }
 
     /// The reader is about to wait: what it has brought so far is answered.

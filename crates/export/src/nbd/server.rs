@@ -34,12 +34,13 @@ use super::peer::SocketSink;
 const POOL_BYTES: usize = 8 << 20;
 
 /// Where a server listens.
-#[derive(Debug)]
 pub enum Listen {
     /// At an address; a unix socket's path is removed at the end.
     At(Address),
     /// With a socket that listens already.
     Inherited(OwnedFd),
+    /// With a listener that somebody has made.
+    With(Listener),
 }
 
 /// How a server treats its clients.
@@ -144,6 +145,7 @@ impl NbdServer {
         let listener = match listen {
             Listen::At(address) => Listener::bind(&address)?,
             Listen::Inherited(fd) => Listener::from_fd(fd)?,
+            Listen::With(listener) => listener,
         };
         let shared = Arc::new(Shared {
             address: listener.address().clone(),

@@ -1,6 +1,8 @@
 //! An image in memory and what both test binaries ask of it.
 
 use std::cell::Cell;
+use std::fs;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -74,4 +76,31 @@ pub(crate) fn outcome_of_json(json: &str) -> Outcome {
         clusters_compressed: number("compressed-clusters"),
         image_end_offset: number("image-end-offset"),
     }
+}
+
+/// A recorded file: what the C tools made or said.
+pub(crate) fn golden(file: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden").join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Bytes out of the text that `od -A x -t x1 -w32` prints.
+pub(crate) fn parse_od(text: &str) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut last = Vec::new();
+    for line in text.lines().filter(|line| *line != "*") {
+        let mut words = line.split(' ');
+        let at = usize::from_str_radix(words.next().unwrap(), 16).unwrap();
+        while bytes.len() < at {
+            bytes.extend_from_slice(&last);
+        }
+        last = words.map(|word| u8::from_str_radix(word, 16).unwrap()).collect();
+        bytes.extend_from_slice(&last);
+    }
+    bytes
+}
+
+/// A recorded image.
+pub(crate) fn golden_image(name: &str) -> Image {
+    Image::new(parse_od(&golden(&format!("{name}.image"))))
 }

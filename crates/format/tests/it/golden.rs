@@ -3,8 +3,6 @@
 //! Invariant: every image is read by header, L1, L2 and data cluster alone, with no other code than this crate's.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::PathBuf;
 
 use drystone_base::{GuestOffset, HostOffset};
 use drystone_format::qcow2::check::Outcome;
@@ -14,35 +12,21 @@ use drystone_format::qcow2::header::{Access, ReadOnlyReason};
 use drystone_format::qcow2::snapshot::Snapshots;
 use drystone_format::qcow2::{Header, bitmap};
 
-use crate::common::{Image, outcome_of_json};
+pub(crate) use crate::common::golden_image as image;
+use crate::common::{Image, golden, outcome_of_json, parse_od};
 
-const NAMES: [&str; 9] =
-    ["c512", "c512-r64", "c1k-r1", "c4k-v2", "c4k-r2-lazy", "c4k-r32-zstd", "c64k", "c64k-v2", "c2m-r8"];
-
-fn golden(file: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden").join(file);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// Bytes out of the text that `od -A x -t x1 -w32` prints.
-fn parse_od(text: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = Vec::new();
-    let mut last = Vec::new();
-    for line in text.lines().filter(|line| *line != "*") {
-        let mut words = line.split(' ');
-        let at = usize::from_str_radix(words.next().unwrap(), 16).unwrap();
-        while bytes.len() < at {
-            bytes.extend_from_slice(&last);
-        }
-        last = words.map(|word| u8::from_str_radix(word, 16).unwrap()).collect();
-        bytes.extend_from_slice(&last);
-    }
-    bytes
-}
-
-pub(crate) fn image(name: &str) -> Image {
-    Image::new(parse_od(&golden(&format!("{name}.image"))))
-}
+const NAMES: [&str; 10] = [
+    "c512",
+    "c512-r64",
+    "c1k-r1",
+    "c1k-mixed",
+    "c4k-v2",
+    "c4k-r2-lazy",
+    "c4k-r32-zstd",
+    "c64k",
+    "c64k-v2",
+    "c2m-r8",
+];
 
 impl Image {
     fn slice(&self, at: HostOffset, len: usize) -> &[u8] {

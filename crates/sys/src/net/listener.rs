@@ -12,7 +12,7 @@ use drystone_core::lane::Lane;
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, SocketType, sockopt};
 
-use super::{Address, Closer, Socket, Stream, let_others_run};
+use super::{Address, Closer, Socket, Stream, Wire};
 use crate::engine::Interest;
 use crate::local::SysLocal;
 
@@ -74,6 +74,12 @@ impl Listener {
         Ok(Self { socket: Socket::new(fd), address, bound: None })
     }
 
+    /// Listens where no address of the operating system leads.
+    #[cfg(feature = "sim")]
+    pub(crate) fn played(wire: std::sync::Arc<crate::played::Door>, address: Address) -> Self {
+        Self { socket: Socket::on(Wire::Played(wire)), address, bound: None }
+    }
+
     /// Where it listens, with the port that the kernel chose.
     #[must_use]
     pub fn address(&self) -> &Address {
@@ -91,17 +97,16 @@ impl Listener {
     /// # Errors
     /// [`Kind::Cancelled`] once closed; those of the operating system.
     pub async fn accept(&self, lane: &mut Lane) -> Result<Stream> {
-        let_others_run(lane, 0).await?;
+        self.socket.wire.let_others_run(lane, 0).await?;
         loop {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let accept = |fd: std::os::fd::BorrowedFd<'_>| match rustix::net::accept_with(fd, flags) {
+            let accept = |wire: &Wire| match wire.accept() {
                 // The client was faster in going than we were in answering.
                 Err(Errno::CONNABORTED) => Err(Errno::INTR),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Ok(None),
                 other => other.map(Some),
             };
             match self.socket.call(lane, Interest::Readable, None, "accept a connection", accept).await? {
-                Some(fd) => return Ok(Stream::new(fd)),
+                Some(wire) => return Ok(Stream::on(wire)),
                 None => {
                     let sys = SysLocal::of(lane.local())?;
                     sys.sleep(lane.local().now_ns() + SHORTAGE_NS).await;

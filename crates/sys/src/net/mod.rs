@@ -9,7 +9,9 @@
 //! | `address` | [`Address`]: where a socket is |
 //! | `listener` | [`Listener`] |
 //! | `stream` | [`Stream`], [`Receiver`], [`Sender`] |
+//! | `network` | [`Network`]: where addresses lead, as a parameter |
 //! | `stdio` | [`Stdio`]: standard input and output as a [`Stream`] |
+//! | `wire` | the calls below all of them |
 //!
 //! Every method that can wait for the peer takes `&mut Lane`, so a ticket cannot be held across it.
 //!
@@ -22,10 +24,12 @@
 
 mod address;
 mod listener;
+mod network;
 mod stdio;
 mod stream;
+mod wire;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,15 +40,16 @@ use rustix::net::Shutdown;
 
 pub use self::address::Address;
 pub use self::listener::Listener;
+pub use self::network::Network;
 pub use self::stdio::Stdio;
 pub use self::stream::{Receiver, Sender, Stream};
+pub(crate) use self::wire::Wire;
 use crate::engine::Interest;
-use crate::local::SysLocal;
 
-/// A descriptor of a socket, shared by its halves.
+/// A socket, shared by its halves.
 #[derive(Clone)]
 struct Socket {
-    fd: Arc<OwnedFd>,
+    wire: Wire,
     is_closed: Arc<AtomicBool>,
 }
 
@@ -57,13 +62,17 @@ impl Closer {
     pub fn close(&self) {
         self.0.is_closed.store(true, Ordering::Release);
         // It may have ended by itself already.
-        let _ = rustix::net::shutdown(&*self.0.fd, Shutdown::Both);
+        let _ = self.0.wire.shutdown(Shutdown::Both);
     }
 }
 
 impl Socket {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), is_closed: Arc::new(AtomicBool::new(false)) }
+        Self::on(Wire::Os(Arc::new(fd)))
+    }
+
+    fn on(wire: Wire) -> Self {
+        Self { wire, is_closed: Arc::new(AtomicBool::new(false)) }
     }
 
     fn closer(&self) -> Closer {
@@ -80,7 +89,7 @@ impl Socket {
     /// Waits until the socket is ready, broken or closed.
     async fn when_ready(&self, lane: &Lane, interest: Interest, until_ns: Option<u64>) -> Result<()> {
         self.check_open()?;
-        let waited = SysLocal::of(lane.local())?.when_ready(&self.fd, interest, until_ns).await;
+        let waited = self.wire.when_ready(lane, interest, until_ns).await;
         self.check_open()?;
         waited
     }
@@ -92,11 +101,11 @@ impl Socket {
         interest: Interest,
         until_ns: Option<u64>,
         what: &str,
-        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+        mut call: impl FnMut(&Wire) -> Result<T, Errno>,
     ) -> Result<T> {
         loop {
             self.check_open()?;
-            match call(self.fd.as_fd()) {
+            match call(&self.wire) {
                 Ok(value) => return Ok(value),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.when_ready(lane, interest, until_ns).await?,
@@ -108,12 +117,4 @@ impl Socket {
             }
         }
     }
-}
-
-/// Lets other tasks run if this one has done its share without waiting.
-async fn let_others_run(lane: &Lane, moved_bytes: usize) -> Result<()> {
-    if !SysLocal::of(lane.local())?.may_go_on(moved_bytes as u64) {
-        drystone_core::runtime::yield_now().await;
-    }
-    Ok(())
 }

@@ -8,16 +8,16 @@
 //! After a read that got less than there was room for, the socket is known to be empty, and the next read waits first.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
-use rustix::net::{SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::listener::new_socket;
-use super::{Address, Closer, Socket, let_others_run};
+use super::{Address, Closer, Socket, Wire};
 use crate::engine::Interest;
 
 /// Room for at least so much is offered to the kernel with each read.
@@ -52,10 +52,17 @@ pub struct Sender {
 }
 
 impl Stream {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        // Small replies must not wait for acknowledgements. Not for unix sockets, which do not know the option.
-        let _ = sockopt::set_tcp_nodelay(&fd, true);
-        Self { socket: Socket::new(fd) }
+    fn new(fd: OwnedFd) -> Self {
+        Self::on(Wire::Os(Arc::new(fd)))
+    }
+
+    pub(crate) fn on(wire: Wire) -> Self {
+        #[cfg_attr(not(feature = "sim"), expect(irrefutable_let_patterns, reason = "there is one kind"))]
+        if let Wire::Os(fd) = &wire {
+            // Small replies must not wait for acknowledgements. Not for unix sockets, which do not know the option.
+            let _ = sockopt::set_tcp_nodelay(fd, true);
+        }
+        Self { socket: Socket::on(wire) }
     }
 
     /// Connects to `address`, by `until_ns` on the lane's clock if given.
@@ -65,13 +72,14 @@ impl Stream {
     pub async fn connect(lane: &mut Lane, address: &Address, until_ns: Option<u64>) -> Result<Self> {
         let os_address = address.to_os()?;
         let what = format!("connect to {address}");
-        let socket = Socket::new(new_socket(address)?);
+        let fd = Arc::new(new_socket(address)?);
+        let stream = Self::on(Wire::Os(Arc::clone(&fd)));
         let mut is_begun = false;
-        let connect = |fd: BorrowedFd<'_>| {
+        let connect = |_: &Wire| {
             if is_begun {
-                return sockopt::socket_error(fd)?;
+                return sockopt::socket_error(&fd)?;
             }
-            match rustix::net::connect(fd, &os_address) {
+            match rustix::net::connect(&fd, &os_address) {
                 Err(Errno::INPROGRESS | Errno::INTR) => {
                     is_begun = true;
                     Err(Errno::AGAIN)
@@ -81,9 +89,8 @@ impl Stream {
                 other => other,
             }
         };
-        socket.call(lane, Interest::Writable, until_ns, &what, connect).await?;
-        let _ = sockopt::set_tcp_nodelay(&*socket.fd, true);
-        Ok(Self { socket })
+        stream.socket.call(lane, Interest::Writable, until_ns, &what, connect).await?;
+        Ok(stream)
     }
 
     /// Two ends of one connection within this process.
@@ -242,12 +249,11 @@ async fn receive(
         *is_drained = false;
     }
     let room = into.len();
-    let read =
-        |fd: BorrowedFd<'_>| rustix::net::recv(fd, &mut *into, RecvFlags::empty()).map(|(moved, _)| moved);
+    let read = |wire: &Wire| wire.recv(into);
     let moved = socket.call(lane, Interest::Readable, until_ns, "receive", read).await?;
     *is_drained = moved < room;
     if !*is_drained {
-        let_others_run(lane, moved).await?;
+        socket.wire.let_others_run(lane, moved).await?;
     }
     Ok(moved)
 }
@@ -279,13 +285,13 @@ impl Sender {
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             let now = parts.get(..parts.len().min(PARTS_MAX)).unwrap_or_default();
-            let write = |fd: BorrowedFd<'_>| send_once(fd, now);
+            let write = |wire: &Wire| wire.send(now);
             let moved = self.socket.call(lane, Interest::Writable, self.until_ns, "send", write).await?;
             sent_bytes += moved;
             IoSlice::advance_slices(&mut parts, moved);
         }
         self.is_torn = false;
-        let_others_run(lane, sent_bytes).await
+        self.socket.wire.let_others_run(lane, sent_bytes).await
     }
 
     /// Sends the start of `parts` (not empty) as far as that needs no waiting, and says how much; `None` if the socket
@@ -297,7 +303,7 @@ impl Sender {
         let parts = parts.get(..parts.len().min(PARTS_MAX)).unwrap_or_default();
         loop {
             self.socket.check_open()?;
-            match send_once(self.socket.fd.as_fd(), parts) {
+            match self.socket.wire.send(parts) {
                 Ok(moved) => return Ok(Some(moved)),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
@@ -322,16 +328,9 @@ impl Sender {
     /// # Errors
     /// Those of the operating system.
     pub fn finish(&mut self) -> Result<()> {
-        match rustix::net::shutdown(&*self.socket.fd, Shutdown::Write) {
+        match self.socket.wire.shutdown(Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(Error::os(errno.raw_os_error(), "end a connection")),
         }
-    }
-}
-
-fn send_once(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
-    match parts {
-        [only] => rustix::net::send(fd, only, SendFlags::NOSIGNAL),
-        many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
     }
 }

@@ -4,7 +4,7 @@ use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_buf::Buf;
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{WriteFlags, ZeroFlags};
+use drystone_core::driver::{Status, WriteFlags, ZeroFlags};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 
@@ -21,6 +21,12 @@ impl BackendClient {
     #[must_use]
     pub fn new(backend: &Backend<ReadWrite>, local: &LocalRef) -> Self {
         Self { lane: Lane::new(LocalRef::clone(local)), backend: backend.clone() }
+    }
+
+    /// How the first part of `range` is allocated, through all layers.
+    pub async fn status(&mut self, range: GuestRange) -> Result<Status> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.status(range, u32::MAX).await
     }
 }
 

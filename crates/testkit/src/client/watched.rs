@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use drystone_base::{GuestRange, Result};
+use drystone_core::driver::Status;
 
-use super::{SharedModel, Target};
+use super::{BackendClient, SharedModel, Target};
 use crate::model::{Content, DiscardRule, Ending};
 
 /// Makes requests and tells the model of them. Panics where the disk breaks its contract.
@@ -82,6 +83,30 @@ impl<T: Target> Watched<T> {
         let result = self.target.flush().await;
         if result.is_ok() {
             self.model.borrow_mut().end_flush(flush);
+        }
+        result
+    }
+}
+
+impl Watched<BackendClient> {
+    /// How the first part of `range` is allocated. To say that it is zero is to have read zeroes.
+    ///
+    /// # Panics
+    /// If the disk cannot hold zeroes where it says so, or if the answer is about nothing.
+    pub async fn status(&mut self, range: GuestRange) -> Result<Status> {
+        let read = self.model.borrow_mut().begin_read(range);
+        let result = self.target.status(range).await;
+        let mut model = self.model.borrow_mut();
+        match &result {
+            Ok(status) if status.zero => {
+                assert!(status.len > 0 || range.is_empty(), "the status of {range} is about nothing");
+                let read = model.shorten_read(read, status.len);
+                let zeroes = vec![0; crate::index(status.len.min(range.len()))];
+                if let Err(wrong) = model.end_read(read, &zeroes) {
+                    panic!("status of {range} says zero for {} bytes: {wrong}", status.len);
+                }
+            }
+            _ => model.abandon_read(read),
         }
         result
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!  PowerSweep:  run(disks) with the power cut at op 0, 1, 2, ... and at the end
 //!               for each cut, for each thing that could be found on the disks afterwards: check(fresh disks, what run knew)
+//!  CrashPoints: the same, with every subset of what was not durable, more work on what was found, and a second cut
 //!  FaultSweep:  run(disks) with op 0, 1, 2, ... failing once; check(the same disks, what run knew)
 //! ```
 //! A test says how to run and how to check; the sweep says when and with what. Both closures get a [`crate::sim::Sim`] and may do
@@ -13,9 +14,11 @@
 //! met. A failed check says seed, operation and what was lost.
 
 mod fault;
+mod points;
 mod power;
 
 pub use fault::FaultSweep;
+pub use points::{Bounds, CrashPoints, DEPTH_VARIABLE, POINT_VARIABLE, Points, Subject};
 pub use power::{PowerSweep, Swept};
 
 use crate::disk::{DiskOptions, Image, Power, SimDisk, Timing};

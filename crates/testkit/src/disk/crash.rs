@@ -6,7 +6,7 @@
 //! ```
 //! Any subset of the changes that no flush covered may have happened, sector by sector, in the order in which they took
 //! effect; a grown length may have survived without its data. With few sectors all subsets are listed; with few changes
-//! all subsets of whole changes; beyond that, seeded samples.
+//! all subsets of whole changes; beyond that, seeded samples. Each survivor has a code by which it is found again (`fate`).
 //!
 //! Invariant: the list depends on the state, the limit and the seed only, and no two survivors have the same history.
 
@@ -17,6 +17,7 @@ use std::ops::Range;
 use drystone_base::rng::Rng;
 
 use super::DiskOptions;
+use super::fate::{Fate, Fates};
 use super::image::Image;
 use super::media::Entry;
 use super::op::{Effect, OpIndex};
@@ -43,6 +44,17 @@ pub struct Survivor {
     pub lost: Vec<OpIndex>,
     /// What happened, for people.
     pub story: String,
+    /// What happened, for [`CrashState::recall`].
+    pub code: String,
+}
+
+/// What a list of survivors has all subsets of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Whole changes: a write is there or not.
+    Change,
+    /// Sectors: any part of a write may be there.
+    Sector,
 }
 
 impl fmt::Display for Survivor {
@@ -53,25 +65,6 @@ impl fmt::Display for Survivor {
 
 /// A change is torn into about this many parts at most.
 const PARTS_MAX: u64 = 4096;
-
-/// What a power cut did to one change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Kept,
-    Lost,
-    /// The sectors whose numbers, counted from the start of the change, this mask has; from the 64th on, in rounds.
-    Torn(u64),
-    /// Only this many sectors from its start.
-    First(u64),
-}
-
-/// What a power cut did to all changes.
-#[derive(Debug, Clone)]
-struct Fates {
-    each: Vec<Fate>,
-    /// The length is that from before the cut, whatever was lost.
-    is_len_kept: bool,
-}
 
 /// Which change each byte comes from, and the length: all that two survivors can differ in.
 type History = (Vec<(u64, u64, usize)>, u64);
@@ -86,6 +79,61 @@ impl CrashState {
     #[must_use]
     pub fn change_count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many things can survive or be lost on their own: the logarithm to base 2 of the number of subsets.
+    #[must_use]
+    pub fn count_of(&self, unit: Unit) -> u64 {
+        self.entries.iter().map(|entry| self.width_of(entry, unit)).sum()
+    }
+
+    /// What could be found: every subset of units, each also with the length from before the cut if that makes a
+    /// difference.
+    ///
+    /// # Panics
+    /// If [`Self::count_of`] units have too many subsets.
+    #[must_use]
+    pub fn every_survivor(&self, unit: Unit) -> Vec<Survivor> {
+        let grown = self.every(unit).map(|fates| Fates { is_len_kept: true, ..fates });
+        self.distinct(self.every(unit).chain(grown))
+    }
+
+    /// What could be found where writes are torn: the first half of each alone and with everything else, and `drawn` more.
+    #[must_use]
+    pub fn torn_survivors(&self, drawn: usize, seed: u64) -> Vec<Survivor> {
+        let mut rng = Rng::new(seed);
+        let more = (0..drawn).map(|_| {
+            let mut fate = || match rng.below(3) {
+                0 => Fate::Kept,
+                1 => Fate::Lost,
+                _ => Fate::Torn(rng.next_u64()),
+            };
+            Fates { each: self.entries.iter().map(|_| fate()).collect(), is_len_kept: false }
+        });
+        self.distinct(self.halved().chain(more))
+    }
+
+    /// What survived according to the `code` of a [`Survivor`] of an equal state.
+    ///
+    /// # Panics
+    /// If it is not one.
+    #[must_use]
+    pub fn recall(&self, code: &str) -> Survivor {
+        match Fates::parse(code) {
+            Some(fates) if fates.each.len() == self.entries.len() => {
+                self.survivor(&fates, &self.history(&fates))
+            }
+            _ => panic!("'{code}' does not say what became of {} changes", self.entries.len()),
+        }
+    }
+
+    fn distinct(&self, all: impl Iterator<Item = Fates>) -> Vec<Survivor> {
+        let mut seen = BTreeSet::<History>::new();
+        let survivors = all.filter_map(|fates| {
+            let history = self.history(&fates);
+            seen.insert(history.clone()).then(|| self.survivor(&fates, &history))
+        });
+        survivors.collect()
     }
 
     /// What could be found: all of the changes, none of them, all but each one, each one alone; and then more until
@@ -104,7 +152,7 @@ impl CrashState {
     }
 
     fn all(&self, fate: Fate) -> Fates {
-        Fates { each: vec![fate; self.entries.len()], is_len_kept: false }
+        Fates::all(self.entries.len(), fate)
     }
 
     /// Everything has the fate `rest`, except change `index`.
@@ -125,43 +173,57 @@ impl CrashState {
 
     /// All subsets of sectors if there are at most `limit`, else all subsets of whole changes if there are.
     fn exhaustive(&self, limit: usize) -> impl Iterator<Item = Fates> {
-        let bits_max = limit.checked_ilog2().unwrap_or(0).min(20);
-        let sectors: Vec<u32> = self.entries.iter().map(|entry| self.sector_count(entry)).collect();
-        let sectors_all = sectors.iter().fold(0, |sum: u32, &count| sum.saturating_add(count));
-        let (widths, bits) = if sectors_all <= bits_max {
-            (sectors, sectors_all)
-        } else {
-            let changes = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-            (vec![1; self.entries.len()], if changes <= bits_max { changes } else { 0 })
-        };
-        (0..1_u64 << bits).filter(move |_| bits > 0).map(move |mask| {
+        let bits_max = u64::from(limit.checked_ilog2().unwrap_or(0).min(20));
+        let unit = [Unit::Sector, Unit::Change].into_iter().find(|unit| self.count_of(*unit) <= bits_max);
+        let unit = unit.filter(|_| !self.entries.is_empty());
+        unit.into_iter().flat_map(|unit| self.every(unit))
+    }
+
+    /// Every subset of units. There are so few that this comes to an end.
+    fn every(&self, unit: Unit) -> impl Iterator<Item = Fates> {
+        let widths: Vec<u64> = self.entries.iter().map(|entry| self.width_of(entry, unit)).collect();
+        let bits: u64 = widths.iter().sum();
+        assert!(bits < 32, "{bits} changes have too many subsets");
+        (0..1_u64 << bits).map(move |mask| {
             let mut rest = mask;
             let each = widths.iter().map(|&width| {
                 let (mine, full) = (rest & ((1 << width) - 1), (1 << width) - 1);
                 rest >>= width;
-                if mine == full { Fate::Kept } else { Fate::Torn(mine) }
+                match mine {
+                    _ if mine == full => Fate::Kept,
+                    0 => Fate::Lost,
+                    _ => Fate::Torn(mine),
+                }
             });
-            Fates {
-                each: each.map(|fate| if fate == Fate::Torn(0) { Fate::Lost } else { fate }).collect(),
-                is_len_kept: false,
-            }
+            Fates { each: each.collect(), is_len_kept: false }
         })
+    }
+
+    fn width_of(&self, entry: &Entry, unit: Unit) -> u64 {
+        match unit {
+            Unit::Change => 1,
+            Unit::Sector => u64::from(self.sector_count(entry)),
+        }
     }
 
     /// Shapes that break careless code: in the order of time, torn in the middle, grown without data.
     fn shaped(&self) -> impl Iterator<Item = Fates> {
         let count = self.entries.len();
-        let halves = self.entries.iter().map(|entry| u64::from(self.sector_count(entry) / 2)).enumerate();
-        let torn = halves.filter(|&(_, half)| half > 0).flat_map(move |(index, half)| {
-            let first = Fate::First(half);
-            [self.all_but(index, first, Fate::Kept), self.all_but(index, first, Fate::Lost)]
-        });
         let in_order = (1..count).map(move |kept| {
             let each = (0..count).map(|index| if index < kept { Fate::Kept } else { Fate::Lost }).collect();
             Fates { each, is_len_kept: false }
         });
         let grown = self.certain().map(|fates| Fates { is_len_kept: true, ..fates });
-        in_order.chain(torn).chain(grown)
+        in_order.chain(self.halved()).chain(grown)
+    }
+
+    /// Each change torn in the middle, with all others and alone.
+    fn halved(&self) -> impl Iterator<Item = Fates> {
+        let halves = self.entries.iter().map(|entry| u64::from(self.sector_count(entry) / 2)).enumerate();
+        halves.filter(|&(_, half)| half > 0).flat_map(move |(index, half)| {
+            let first = Fate::First(half);
+            [self.all_but(index, first, Fate::Kept), self.all_but(index, first, Fate::Lost)]
+        })
     }
 
     /// Random fates; more than `limit`, since many are alike.
@@ -251,7 +313,12 @@ impl CrashState {
             }
         }
         let lost = self.entries.iter().zip(&fates.each).filter(|(_, fate)| **fate != Fate::Kept);
-        Survivor { image, lost: lost.map(|(entry, _)| entry.op).collect(), story: self.story(fates) }
+        Survivor {
+            image,
+            lost: lost.map(|(entry, _)| entry.op).collect(),
+            story: self.story(fates),
+            code: fates.to_string(),
+        }
     }
 
     fn story(&self, fates: &Fates) -> String {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -211,6 +212,15 @@ impl PartialEq for Image {
 }
 
 impl Eq for Image {}
+
+/// Of the bytes: a hole counts as a block of zeroes.
+impl Hash for Image {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.len.hash(state);
+        let present = self.blocks.iter().filter(|(_, block)| block.iter().any(|&byte| byte != 0));
+        present.for_each(|(index, block)| (index, block.as_slice()).hash(state));
+    }
+}
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,6 +19,7 @@
 mod client;
 mod crash;
 mod device;
+mod fate;
 mod fault;
 mod hold;
 mod image;
@@ -33,7 +34,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 pub use client::DiskClient;
-pub use crash::{CrashState, Survivor};
+pub use crash::{CrashState, Survivor, Unit};
 pub use fault::{Fault, FaultEffect};
 pub use hold::Hold;
 pub use image::{BLOCK_BYTES, Image};

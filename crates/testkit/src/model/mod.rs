@@ -272,6 +272,15 @@ impl ByteModel {
         Ok(())
     }
 
+    /// The read turned out to be about its first `len` bytes only.
+    pub fn shorten_read(&mut self, read: ReadInFlight, len: u64) -> ReadInFlight {
+        let range = read.range.take(len);
+        if let Some(may_find) = self.reads.get_mut(&read.id) {
+            may_find.clear(range.end().get()..u64::MAX);
+        }
+        ReadInFlight { id: read.id, range }
+    }
+
     /// The read has failed, or nobody waits for it any more.
     pub fn abandon_read(&mut self, read: ReadInFlight) {
         self.reads.remove(&read.id);

@@ -88,6 +88,11 @@ pub(super) fn export(disk: usize, node: &str, thread: Option<usize>) -> Value {
     options
 }
 
+/// The name of a job on a disk.
+fn job_id(disk: usize, rest: &str) -> String {
+    format!("j{disk}-{rest}")
+}
+
 /// What a qcow2 file names as its backing file. Spec "Header": its offset and its length.
 fn backing_file(path: &str) -> io::Result<Option<String>> {
     let mut header = [0; 20];
@@ -156,6 +161,12 @@ impl<'s> Author<'s> {
             self.stream();
             self.verb();
         }
+        if missing.iter().any(|kind| kind.starts_with("object-") || kind.starts_with("qom-")) {
+            self.others();
+        }
+        if missing.iter().any(|kind| kind.starts_with("query-") || kind.starts_with("x-")) {
+            self.look_at_all();
+        }
     }
 
     /// The layers of a disk, in use or not.
@@ -180,11 +191,17 @@ impl<'s> Author<'s> {
         }
     }
 
-    /// `old` was the top when the command was sent, so of two commands that succeed only one can have named it.
-    fn risen(&self, disk: &Disk, old: &str, new: &str) {
+    /// `old` was the top when the command was sent. Of two commands that succeed only one can have named it, unless a
+    /// stream has taken it out of the chain in between: then `new` stands beside that.
+    fn risen(&mut self, disk: &Disk, old: &str, new: &str) {
         let mut top = disk.top.lock().unwrap();
-        assert_eq!(*top, old, "'{new}' was put above a layer that is not the top");
-        new.clone_into(&mut top);
+        if *top == old {
+            return new.clone_into(&mut top);
+        }
+        let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
+        let below = |node: &String| Self::child(&graph, node, "backing").or_else(|| Self::child(&graph, node, "file"));
+        let chain: Vec<String> = std::iter::successors(Some(top.clone()), below).collect();
+        assert!(!chain.iter().any(|node| node == old), "'{new}' was put in the middle of the chain {chain:?}");
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
@@ -268,8 +285,17 @@ impl<'s> Author<'s> {
         Some(child["name"].as_str()?.to_owned())
     }
 
-    /// Other options for up to three nodes of any disks.
+    /// Other options for up to three nodes of any disks. Who reopens an image has to say what is behind it, and what was
+    /// right when it was looked up must be so still: nobody may put layers on or take some out meanwhile.
     fn reopen(&mut self) {
+        let storm = self.storm;
+        let gates = storm.disks.each_ref().map(|disk| disk.gate.try_write().ok());
+        let jobs = self.ask("query-jobs", json!({})).unwrap();
+        let is_still = |disk: usize| {
+            let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+            gates[disk].is_some()
+                && !jobs.as_array().unwrap().iter().any(|job| id(job).starts_with(&job_id(disk, "")))
+        };
         let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
         let mut options = Vec::new();
         for _ in 0..=self.rng.below(3) {
@@ -277,26 +303,34 @@ impl<'s> Author<'s> {
             let layers = self.layers(number);
             let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
             let Some(file) = Self::child(&graph, &node.node, "file") else { return };
-            let one = if self.rng.one_in(2) {
-                let [cache, discard, detect] = self.settings();
-                json!({
-                    "driver": "file", "node-name": file, "filename": self.path(&node.node), "discard": discard,
-                    "cache": cache, "detect-zeroes": detect, "read-only": node.info["ro"],
-                })
+            let one = if self.rng.one_in(2) || !is_still(number) {
+                self.reopened_file(node, &file)
             } else {
-                let [_, discard, detect] = self.settings();
-                let below = Self::child(&graph, &node.node, "backing");
-                let cache_bytes = 65536 << self.rng.below(6);
-                json!({
-                    "driver": "qcow2", "node-name": node.node, "file": file, "backing": below, "discard": discard,
-                    "detect-zeroes": detect, "read-only": node.info["ro"], "l2-cache-size": cache_bytes,
-                })
+                self.reopened_image(node, &file, &graph)
             };
             if options.iter().all(|other: &Value| other["node-name"] != one["node-name"]) {
                 options.push(one);
             }
         }
         let _ = self.ask("blockdev-reopen", json!({"options": options}));
+    }
+
+    fn reopened_file(&mut self, node: &Layer, file: &str) -> Value {
+        let [cache, discard, detect] = self.settings();
+        json!({
+            "driver": "file", "node-name": file, "filename": self.path(&node.node), "discard": discard,
+            "cache": cache, "detect-zeroes": detect, "read-only": node.info["ro"],
+        })
+    }
+
+    fn reopened_image(&mut self, node: &Layer, file: &str, graph: &Value) -> Value {
+        let [_, discard, detect] = self.settings();
+        let below = Self::child(graph, &node.node, "backing");
+        let cache_bytes = 65536 << self.rng.below(6);
+        json!({
+            "driver": "qcow2", "node-name": node.node, "file": file, "backing": below, "discard": discard,
+            "detect-zeroes": detect, "read-only": node.info["ro"], "l2-cache-size": cache_bytes,
+        })
     }
 
     fn settings(&mut self) -> [Value; 3] {
@@ -313,12 +347,13 @@ impl<'s> Author<'s> {
             return self.verb();
         }
         let (number, disk) = self.disk();
+        let _gate = disk.gate.read().unwrap();
         let layers: Vec<String> = self.layers(number).into_iter().map(|layer| layer.node).collect();
         let top = disk.top.lock().unwrap().clone();
         let (Some(layer), Some(other)) = (self.pick(&layers), self.pick(&layers)) else { return };
         let device = if self.rng.one_in(3) { layer } else { top };
         let job = self.storm.name();
-        let mut arguments = json!({"job-id": format!("j{job}"), "device": device});
+        let mut arguments = json!({"job-id": job_id(number, &job.to_string()), "device": device});
         match self.rng.below(4) {
             0 => arguments["base-node"] = other.into(),
             1 => arguments["bottom"] = other.into(),

@@ -16,7 +16,7 @@ mod commands;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ const DISKS: usize = 3;
 const SECS_DEFAULT: u64 = 6;
 const SEED_DEFAULT: u64 = 20;
 /// How many commands a failure shows.
-const SHOWN: usize = 50;
+const SHOWN: usize = 200;
 
 /// A disk, as the writers and the monitors see it.
 struct Disk {
@@ -58,6 +58,9 @@ struct Storm {
     last: Mutex<VecDeque<String>>,
     is_over: AtomicBool,
     seed: u64,
+    begin: Instant,
+    /// The daemon's process.
+    pid: AtomicU32,
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -93,6 +96,8 @@ impl Storm {
             last: Mutex::default(),
             is_over: AtomicBool::new(false),
             seed,
+            begin: Instant::now(),
+            pid: AtomicU32::new(0),
         }
     }
 
@@ -115,7 +120,9 @@ impl Storm {
             args.extend(["--blockdev".to_owned(), node.to_string(), "--export".to_owned()]);
             args.push(commands::export(number, &format!("d{number}-0"), Some(number % 2)).to_string());
         }
-        Daemon::start(&self.dir, &args.iter().map(String::as_str).collect::<Vec<_>>())
+        let daemon = Daemon::start(&self.dir, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        self.pid.store(daemon.pid(), Ordering::SeqCst);
+        daemon
     }
 
     /// A name that nothing had before.
@@ -129,9 +136,13 @@ impl Storm {
         let begin = Instant::now();
         let answer = monitor.call_raw(command.clone());
         if !(name.contains("query-") && matches!(answer, Ok(Ok(_)))) {
-            self.note(format!("{command} -> {answer:?} ({} ms)", begin.elapsed().as_millis()));
+            let (at, took) = (self.begin.elapsed().as_millis(), begin.elapsed().as_millis());
+            self.note(format!("{at} ms: {command} -> {answer:?} ({took} ms)"));
         }
-        let answer = answer.unwrap_or_else(|text| panic!("{command}: {text}"));
+        let answer = answer.unwrap_or_else(|text| {
+            let waits = Daemon::explain(self.pid.load(Ordering::SeqCst), &self.dir.join("stderr"));
+            panic!("{command}: {text}\n{waits}")
+        });
         self.count(&name, answer.is_ok());
         answer
     }

@@ -30,8 +30,8 @@ enum Want {
 /// What a search for free clusters has come to.
 enum Search {
     Found(Run),
-    /// This block must be in memory to go on.
-    Load(usize),
+    /// This block must be in memory to go on at this cluster.
+    Load(usize, u64),
     /// The table must be larger.
     GrowTable,
 }
@@ -48,10 +48,15 @@ impl Qcow2 {
     }
 
     async fn reserve_as(&self, io: Io<'_>, want: Want) -> Result<Run> {
+        // The blocks that were looked at before may have left memory: the search never goes back to them.
+        let mut from = None;
         loop {
-            match self.refs.search(&self.owned, want) {
+            match self.refs.search(&self.owned, want, from) {
                 Ok(Search::Found(run)) => return Ok(run),
-                Ok(Search::Load(index)) => self.refs.load(io, index).await?,
+                Ok(Search::Load(index, at)) => {
+                    from = Some(at);
+                    self.refs.load(io, index).await?;
+                }
                 Ok(Search::GrowTable) => self.grow_refcount_table(io).await?,
                 Err(error) => return Err(self.step_back_for_space(io, error).await),
             }
@@ -88,9 +93,10 @@ impl Want {
 }
 
 impl Refs {
-    fn search(&self, owned: &Owned, want: Want) -> Result<Search> {
+    /// Searches from cluster `from` on, or from the first that may be free.
+    fn search(&self, owned: &Owned, want: Want, from: Option<u64>) -> Result<Search> {
         let mut state = self.state();
-        let mut at = state.hint;
+        let mut at = from.unwrap_or(state.hint);
         loop {
             let (index, slot) = self.slot(at);
             let next_region = (index as u64 + 1) * self.per_block();
@@ -112,15 +118,16 @@ impl Refs {
                     return self.take(&mut state, owned, Run { first: piece, count });
                 }
             }
-            let Some(block) = state.block(index) else { return Ok(Search::Load(index)) };
+            let Some(block) = state.block(index) else { return Ok(Search::Load(index, at)) };
             if let Some((slot, count)) = find_free(self.width, &block.bytes, slot, want) {
                 let first = HostCluster::new(index as u64 * self.per_block() + slot as u64);
                 return self.take(&mut state, owned, Run { first, count });
             }
-            at = next_region;
-            if matches!(want, Want::UpTo(_)) {
-                state.hint = at;
+            // Space may have become free in front of it since the search began.
+            if matches!(want, Want::UpTo(_)) && state.hint == at {
+                state.hint = next_region;
             }
+            at = next_region;
         }
     }
 

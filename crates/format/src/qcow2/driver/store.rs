@@ -14,6 +14,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
@@ -104,7 +105,9 @@ impl Qcow2 {
             write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
-            file.flush().await?;
+            if !is_planted(Mistake::MappingBeforeData) {
+                file.flush().await?;
+            }
             io.sim_point().await;
             for slice in &round.slices {
                 write_bytes(file, slice.at, &slice.bytes).await?;

@@ -141,7 +141,7 @@ impl Qcow2 {
         if encoded != raw {
             self.map.publish(io, spot, &raw, &encoded).await?;
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
-            given_up.for_each(|(old, _)| self.unlink_entry(*old));
+            given_up.for_each(|(old, _)| self.unlink_entry(io, *old));
         }
         Ok(len)
     }

@@ -2,7 +2,6 @@
 //! or is repaired by the next try.
 
 use drystone_base::{Error, Result};
-use drystone_core::control::{Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_format::qcow2::header::HeaderError;
 use drystone_testkit::crash::{FaultSweep, PowerSweep};
@@ -25,23 +24,9 @@ fn file(name: &str, format: Option<&str>) -> Named {
     Some((name.as_bytes().to_vec(), format.map(|format| format.as_bytes().to_vec())))
 }
 
-/// Changes the name of the image on top of `chain`, as the job or command does it that changes the chain as well.
+/// Changes the name of the image on top of `chain`.
 fn rename(graph: &SimGraph<'_>, chain: &Chain, to: &Named) -> Result<()> {
-    let top = chain.top;
-    let to = to.clone().map(|(name, format)| BackingFile { name, format });
-    graph.call(async move |task: &mut Task<'_>| {
-        let mut plan = Plan::new();
-        plan.set_read_only(top, false);
-        let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
-        let staged = task.stage(checked).await?;
-        let change = task.admit(staged).await?;
-        let private = change.private(top)?;
-        let io = private.io();
-        let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
-        drop(private);
-        change.abort().await;
-        result
-    })
+    chain.rename(graph, to.clone().map(|(name, format)| BackingFile { name, format }))
 }
 
 /// Names of all lengths, formats that come, go and stay.

@@ -3,6 +3,7 @@
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
+use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
@@ -20,6 +21,9 @@ pub(crate) struct Chain {
     pub(crate) top: NodeId,
     pub(crate) backend: Backend<ReadWrite>,
 }
+
+const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
+const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
 pub(crate) const SMALL: Qcow2Options = Qcow2Options {
@@ -58,14 +62,49 @@ impl Chain {
             let top = add_image(&mut opening, "image", &disk, (None, options)).await?;
             let mut plan = Plan::new();
             plan.insert(opening);
-            let spec = RootSpec {
-                name: "reader".to_owned(),
-                grant: Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL },
-                stays: false,
-            };
+            let spec = RootSpec { name: "reader".to_owned(), grant: READS, stays: false };
             let backend = plan.attach_root(task.gs(), top, spec);
             task.apply(plan).await?;
             Ok(Self { top, backend })
+        })
+    }
+
+    /// Makes the image on top read-only, or writable again, and its user with it.
+    pub(crate) fn set_read_only(&self, graph: &SimGraph<'_>, read_only: bool) -> Result<()> {
+        let (top, root) = (self.top, self.backend.id());
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.set_read_only(top, read_only);
+            plan.set_grant(root, if read_only { READS } else { WRITES });
+            task.apply(plan).await
+        })
+    }
+
+    /// Reopens the image on top with other options.
+    pub(crate) fn reopen(&self, graph: &SimGraph<'_>, options: Qcow2Options) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.reopen(top, Box::new(options));
+            task.apply(plan).await
+        })
+    }
+
+    /// Makes the image on top name another backing file, as the job or command does it that changes the chain as well.
+    pub(crate) fn rename(&self, graph: &SimGraph<'_>, to: Option<BackingFile>) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.set_read_only(top, false);
+            let checked = plan.check(task.gs()).map_err(|(_, error)| error)?;
+            let staged = task.stage(checked).await?;
+            let change = task.admit(staged).await?;
+            let private = change.private(top)?;
+            let io = private.io();
+            let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
+            drop(private);
+            change.abort().await;
+            result
         })
     }
 

@@ -3,7 +3,9 @@
 //! | module | what |
 //! |---|---|
 //! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
-//! | `change` | every change of metadata, cut off and disturbed at each of its operations |
+//! | `changes` | every change of metadata in several steps |
+//! | `crash_points`, `scripted` | each of them cut at every boundary |
+//! | `change` | each of them disturbed at each of its operations |
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `matrix` | every size of clusters, width of counts, version and depth |
 //! | `parallel`, `reopen` | what does not wait and does not grow; changes of mode and options |
@@ -12,6 +14,8 @@
 mod backing;
 mod chain;
 mod change;
+mod changes;
+mod crash_points;
 mod damage;
 mod kind;
 mod load;
@@ -20,5 +24,6 @@ mod ordeal;
 mod parallel;
 mod reopen;
 mod script;
+mod scripted;
 mod snapshot;
 mod state;

@@ -51,6 +51,13 @@ fn an_allocation_does_not_wait_for_the_data_of_another() {
     demand_clean(&disk.image());
 }
 
+/// Several clusters in a row are wanted, and more blocks of counts must be looked through than fit into memory.
+#[test]
+fn a_search_for_space_ends_however_small_the_cache_is() {
+    let state = State::new("c512 r64 64K").with_full_counts().after("grow 2200K; write 2190K+512");
+    assert!(header(&state.images[0]).l1().entries > 64);
+}
+
 /// Bytes of memory that this process has resident.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -5,8 +5,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::{Kind, Result};
-use drystone_core::control::{Plan, Task};
-use drystone_core::graph::permission::{Grant, Perm};
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_format::qcow2::feature::{CompatibleBit, IncompatibleBit};
 use drystone_testkit::client::SharedModel;
@@ -19,7 +17,6 @@ use super::chain::{Chain, SMALL, demand_clean, header};
 use super::script::run;
 use super::state::{State, instant_disk, read_all};
 
-const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 /// Bytes of the header.
 const INCOMPATIBLE: u64 = 79;
 const AUTOCLEAR: u64 = 95;
@@ -49,23 +46,11 @@ impl<'s> Open<'s> {
     }
 
     fn set_read_only(&self, read_only: bool) -> Result<()> {
-        let (top, root) = (self.chain.top, self.chain.backend.id());
-        self.graph.call(async move |task: &mut Task<'_>| {
-            let mut plan = Plan::new();
-            plan.set_read_only(top, read_only);
-            plan.set_grant(root, if read_only { READS } else { Grant::WRITER });
-            task.apply(plan).await
-        })
+        self.chain.set_read_only(&self.graph, read_only)
     }
 
     fn reopen(&self, options: Qcow2Options) {
-        let top = self.chain.top;
-        let reopened = self.graph.call(async move |task: &mut Task<'_>| {
-            let mut plan = Plan::new();
-            plan.reopen(top, Box::new(options));
-            task.apply(plan).await
-        });
-        reopened.unwrap();
+        self.chain.reopen(&self.graph, options).unwrap();
     }
 
     fn run(&self, script: &str) -> Result<()> {

@@ -5,6 +5,7 @@
 //! | `write RANGE`, `write RANGE fua` | new data |
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `grow LEN`, `read RANGE` | |
+//! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
 
@@ -12,12 +13,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::Result;
+use drystone_core::driver::BackingFile;
+use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
+use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::DiscardRule;
 use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
-use super::chain::Chain;
+use super::chain::{Chain, SMALL};
 
 pub(crate) type Client = Watched<BackendClient>;
 
@@ -31,10 +35,54 @@ pub(crate) fn run(sim: &Sim, chain: &Chain, model: &SharedModel, script: &str) -
     steps(script).try_for_each(|step| run_step(sim, chain, model, step))
 }
 
-/// As [`run`], for a guest that is stopped at an error and tries once more.
-pub(crate) fn run_stubborn(sim: &Sim, chain: &Chain, model: &SharedModel, script: &str) -> Result<()> {
-    let again = |step: &str| run_step(sim, chain, model, step).or_else(|_| run_step(sim, chain, model, step));
-    steps(script).try_for_each(again)
+/// An open chain, its guest, and those who change both.
+pub(crate) struct Stage<'g, 's> {
+    pub(crate) sim: &'s Sim,
+    pub(crate) graph: &'g SimGraph<'s>,
+    pub(crate) chain: &'g Chain,
+    pub(crate) model: &'g SharedModel,
+    /// The names that the backing file may have on disk: the one that it has, and one that it may have.
+    pub(crate) names: &'g RefCell<Vec<Option<Vec<u8>>>>,
+}
+
+impl Stage<'_, '_> {
+    /// Runs a script; what follows a failed step is not done.
+    pub(crate) fn run(&self, script: &str) -> Result<()> {
+        steps(script).try_for_each(|step| self.step(step))
+    }
+
+    /// As [`Self::run`], for somebody who is stopped at an error and tries once more.
+    pub(crate) fn run_stubborn(&self, script: &str) -> Result<()> {
+        steps(script).try_for_each(|step| self.step(step).or_else(|_| self.step(step)))
+    }
+
+    /// One step of a script.
+    pub(crate) fn step(&self, step: &str) -> Result<()> {
+        let Self { sim, graph, chain, model, .. } = *self;
+        match *step.split_whitespace().collect::<Vec<_>>() {
+            ["ro"] => chain.set_read_only(graph, true),
+            ["rw"] => chain.set_read_only(graph, false),
+            ["cache", bytes] => {
+                let bytes = len(bytes);
+                chain.reopen(
+                    graph,
+                    Qcow2Options { l2_cache_bytes: bytes, refcount_cache_bytes: bytes, ..SMALL },
+                )
+            }
+            ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
+            ["no", "name"] => self.rename(None),
+            _ => run_step(sim, chain, model, step),
+        }
+    }
+
+    fn rename(&self, name: Option<Vec<u8>>) -> Result<()> {
+        self.names.borrow_mut().push(name.clone());
+        let format = Some(b"qcow2".to_vec());
+        let backing = name.clone().map(|name| BackingFile { name, format });
+        self.chain.rename(self.graph, backing)?;
+        *self.names.borrow_mut() = vec![name];
+        Ok(())
+    }
 }
 
 /// The requests, and groups of requests, that come one after the other.

@@ -11,6 +11,8 @@ use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::{ByteModel, Content};
 use drystone_testkit::sim::Sim;
 
+use crate::common::{golden, golden_image, parse_od};
+
 use super::chain::{Chain, SMALL, demand_consistent, demand_leaks};
 use super::kind::Kind;
 use super::script::{client, run};
@@ -41,6 +43,13 @@ impl State {
 
     pub(crate) fn of(kind: Kind) -> Self {
         Self { images: vec![kind.image()], model: ByteModel::zeroed(kind.len), options: SMALL, leaks: 0 }
+    }
+
+    /// A recorded image, on its own.
+    pub(crate) fn golden(name: &str) -> Self {
+        let images = vec![Image::from_bytes(&golden_image(name).bytes)];
+        let model = ByteModel::of(&Image::from_bytes(&parse_od(&golden(&format!("{name}.disk")))));
+        Self { images, model, options: SMALL, leaks: 0 }
     }
 
     /// After the requests of `script` and a clean close.

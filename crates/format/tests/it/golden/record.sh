@@ -28,6 +28,17 @@ make() {
     keep "$name"
 }
 
+# NAME: a small disk with something of everything, for tests that change it.
+make_mixed() {
+    rm -f "$image"
+    qemu-img create -q -f qcow2 -o size=48k,cluster_size=1k "$image"
+    qemu-io -f qcow2 -c 'write -c -P 1 0 8k' -c 'write -c -P 2 8k 4k' -c 'write -P 3 16k 6k' -c 'write -z 24k 4k' \
+        -c 'write -P 4 30k 3k' "$image" >/dev/null
+    qemu-img snapshot -c one "$image"
+    qemu-io -f qcow2 -c 'write -P 5 17k 1k' -c 'write -c -P 6 36k 4k' -c 'write -z -u 31k 1k' "$image" >/dev/null
+    keep "$1"
+}
+
 # The image, and the disk that a guest sees, as text: repeated lines are a star.
 keep() {
     od -A x -t x1 -w32 "$image" >"$1.image"
@@ -97,5 +108,6 @@ damages() {
     damages c4k-r32-zstd
     make c64k cluster_size=64k yes yes
     make c64k-v2 cluster_size=64k,compat=v2 no no
+    make_mixed c1k-mixed
     make c2m-r8 cluster_size=2M,refcount_bits=8 yes no
 } >damages.txt

@@ -1,0 +1,46 @@
+//! Every change of metadata in several steps: what it is called, the images before it, and what is done to them.
+//!
+//! One line each. [`for_each_change`] gives the table to a macro, so that the crash points (`crash_points`), the failing
+//! operations (`change`) and the comparison with the C tool have the same one.
+
+macro_rules! for_each_change {
+    ($with:ident) => {
+        $with! {
+            first_allocation: new("64K"), "write 0..4K; flush; write 6K..7K";
+            allocations_side_by_side: new("64K"), "write 0..4K & write 8K..12K & write 4K+512; flush; write 0..512 & write 13K..20K fua";
+            cow_over_backing: new("64K").after("write 0..64K").overlay("64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; flush";
+            new_l2_tables: new("c512 128K"), "write 0..1K; write 40K..41K; flush; write 70K..71K & write 100K..101K";
+            l2_table_of_a_snapshot: new("64K").after("write 0..20K; zero 24K..28K").snapshot(), "write 1K..2K; flush; write 24K..25K; unmap 8K..12K; flush; write 8K..9K";
+            new_refcount_block: new("c512 r64 256K").after("write 0..16K"), "write 16K..40K; flush; write 40K..64K";
+            refcount_table_grows: new("c512 r64 64K").after("write 0..1K").with_full_counts(), "write 1K..2K; flush; write 3K..4K & write 40K..41K; flush; write 8K..50K";
+            refcount_table_grows_beside_others: new("c512 r64 64K").with_full_counts(), "write 1K..2K & write 33K..35K & flush; write 2K..3K; flush";
+            l1_grows: new("c512 64K").after("write 0..1K"), "grow 2200K; write 2190K..2195K; flush";
+            l1_grows_over_many_refcount_blocks: new("c512 r64 64K").after("write 0..1K"), "grow 130M; write 129M+512; flush";
+            l1_growth_fails_and_its_place_is_used: new("c512 64K").after("write 0..1K"), "grow 2200K; write 1124+100; flush; write 2K+100";
+            grows_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K; flush; write 9K..11K";
+            grows_from_a_shared_and_a_compressed_tail: new("v2 6K").after("write 0..6K").snapshot(), "grow 64K; flush; write 5K..10K";
+            header_marks: new("64K").edit(|image| image.write(95, &[4])), "write 0..1K; flush";
+            discard_and_reuse: new("64K").after("write 0..16K"), "discard 0..8K; flush; write 20K..24K; write 30K..32K; flush";
+            zero_and_reuse: new("64K").after("write 0..16K"), "zero 0..8K; flush; write 1K..2K; unmap 8K..12K; flush; write 8K..9K";
+            v2_unmaps_and_reuses: new("v2 64K").after("write 0..16K"), "unmap 0..8K; flush; write 20K..24K; discard 8K..12K; flush; write 30K..32K";
+            close_without_flush: new("64K"), "write 0..4K; write 10K..11K; discard 0..4K";
+            compressed_clusters_are_overwritten: State::golden("c1k-mixed"), "write 0..512; flush; write 8K..9K & write 2500+600; flush; write 36K..38K; unmap 3K..5K; flush; write 1K..2K";
+            shared_clusters_are_overwritten: State::golden("c1k-mixed"), "write 16500+100; flush; write 20K..22K & zero 30K..31K; flush; discard 16K..17K; write 18K..19K";
+            cow_of_head_and_tail: new("c4K 64K").after("write 0..64K").overlay("c16K 64K"), "write 1K..2K & write 20K..40K; flush; write 63K..64K";
+            data_to_zero_to_data: new("c4K 64K").after("write 0..32K"), "zero 0..12K; flush; write 1K..2K; flush; zero 1K..3K; unmap 4K..8K; write 5K..6K; flush";
+            freed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("write 0..32K"), "discard 0..12K; flush; write 32K..36K; flush; discard 16K..20K; flush; write 40K..60K";
+            all_tables_grow_at_once: new("c512 r64 64K").after("write 0..1K").with_full_counts(), "grow 2200K; write 2190K..2192K & write 40K..41K & zero 1K..2K; flush";
+            grows_beside_writes: new("c512 r64 64K").after("write 0..1K"), "grow 2200K & write 1K..3K & write 40K..42K; flush & write 2100K..2101K; write 100K..101K";
+            read_only_and_back: new("c4K 64K").after("write 0..8K"), "write 8K..12K; ro; rw; write 12K..14K; discard 0..4K; ro; rw; write 0..1K; flush";
+            other_caches_beside_writes: new("c512 r64 256K").after("write 0..16K"), "write 16K..40K; cache 1M; write 60K..61K; cache 0; write 100K..110K; flush";
+            read_only_and_back_with_autoclear_features: new("64K").after("write 0..4K").edit(|image| image.write(95, &[4])), "ro; rw; write 5K..6K; ro; rw; write 0..1K";
+            backing_file_gets_another_name: new("64K").after("write 0..20K").overlay("64K"), "write 1K..2K; name a-longer-name.img; write 8K..9K; name x; flush; no name; write 30K..31K";
+            backing_file_of_version_2_gets_another_name: new("v2 64K").after("write 0..20K").overlay("v2 64K"), "write 1K..2K; name other.img; write 9K..10K; flush; name base";
+            narrow_counts: new("c1K r1 48K"), "write 0..5K & write 20K..22K; flush; discard 0..2K; write 30K..34K; flush; write 0..1K";
+            large_clusters: new("c64K 1M"), "write 1000..2000; flush; write 64K..200K & zero 300K..400K; flush; discard 64K..128K; write 900K..901K";
+            everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
+        }
+    };
+}
+
+pub(crate) use for_each_change;

@@ -1,0 +1,197 @@
+//! Images of a script: what they are like, their bytes, and what is known of the ones that are there.
+
+use std::fmt;
+use std::future::Future;
+
+use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_format::qcow2::Header;
+use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
+use drystone_format::qcow2::create::CreateOptions;
+use drystone_format::qcow2::header::Version;
+use drystone_testkit::disk::{Image, SimDisk};
+use drystone_testkit::notation::show_len;
+
+use crate::words::{BadWord, Words, unknown};
+
+/// The format of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Just the bytes.
+    Raw,
+    /// qcow2.
+    Qcow2(Qcow2Kind),
+}
+
+/// What a qcow2 image is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Qcow2Kind {
+    /// Bytes of a cluster.
+    pub cluster_bytes: u64,
+    /// Bits of a reference count.
+    pub refcount_bits: u64,
+    /// Version 2 of the format, not 3.
+    pub is_v2: bool,
+}
+
+/// An image that is there when a run begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSpec {
+    /// Its format.
+    pub format: Format,
+    /// Bytes of its disk.
+    pub len: u64,
+    /// The image behind it: an earlier one of the script.
+    pub backing: Option<usize>,
+    /// Decides what is in it. 0: nothing.
+    pub fill: u64,
+}
+
+/// An image that is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Sheet {
+    /// Of the image and of its node.
+    pub(crate) name: String,
+    pub(crate) disk: SimDisk,
+    pub(crate) format: Format,
+    /// The image behind it when it was made.
+    pub(crate) backing: Option<String>,
+}
+
+impl Format {
+    /// The name of its driver.
+    pub(crate) const fn driver(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2(_) => "qcow2",
+        }
+    }
+
+    pub(crate) fn parse(words: &mut Words<'_>) -> Result<Self, BadWord> {
+        match words.word("a format")? {
+            "raw" => Ok(Self::Raw),
+            "qcow2" => Qcow2Kind::parse(words).map(Self::Qcow2),
+            other => unknown("format", other),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw => f.write_str("raw"),
+            Self::Qcow2(kind) => write!(f, "qcow2 {kind}"),
+        }
+    }
+}
+
+impl Qcow2Kind {
+    pub(crate) fn parse(words: &mut Words<'_>) -> Result<Self, BadWord> {
+        words.expect("cluster")?;
+        let cluster_bytes = words.len()?;
+        words.expect("refcount")?;
+        Ok(Self { cluster_bytes, refcount_bits: words.value("bits of a count")?, is_v2: words.is_next("v2") })
+    }
+
+    /// An empty image of a disk of `len` bytes that names `backing`, with its format.
+    pub(crate) fn image(self, len: u64, backing: Option<(&str, &str)>) -> Result<Image> {
+        let version = if self.is_v2 { Version::V2 } else { Version::V3 };
+        let options = CreateOptions {
+            cluster_bytes: self.cluster_bytes,
+            refcount_bits: self.refcount_bits,
+            version,
+            backing_name: backing.map(|(name, _)| name.as_bytes().to_vec()),
+            backing_format: backing.map(|(_, format)| format.as_bytes().to_vec()),
+            ..CreateOptions::new(len)
+        };
+        let layout = options
+            .layout()
+            .map_err(|cause| Error::new(Kind::InvalidInput, "such an image cannot be made").because(cause))?;
+        let mut image = Image::new(layout.len_file);
+        for (at, bytes) in &layout.pieces {
+            image.write(at.get(), bytes);
+        }
+        Ok(image)
+    }
+}
+
+impl fmt::Display for Qcow2Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cluster {} refcount {}", show_len(self.cluster_bytes), self.refcount_bits)?;
+        if self.is_v2 { f.write_str(" v2") } else { Ok(()) }
+    }
+}
+
+impl ImageSpec {
+    pub(crate) fn parse(words: &mut Words<'_>) -> Result<Self, BadWord> {
+        let format = Format::parse(words)?;
+        words.expect("len")?;
+        let len = words.len()?;
+        let backing = words.is_next("on").then(|| words.value("the number of an image")).transpose()?;
+        let fill = if words.is_next("fill") { words.value("a seed")? } else { 0 };
+        Ok(Self { format, len, backing, fill })
+    }
+}
+
+impl fmt::Display for ImageSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} len {}", self.format, show_len(self.len))?;
+        if let Some(backing) = self.backing {
+            write!(f, " on {backing}")?;
+        }
+        if self.fill > 0 { write!(f, " fill {}", self.fill) } else { Ok(()) }
+    }
+}
+
+/// An image, for the check.
+struct Bytes<'i>(&'i Image);
+
+impl Source for Bytes<'_> {
+    fn len_bytes(&self) -> u64 {
+        self.0.len()
+    }
+
+    async fn read_at(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
+        Ok(self.0.bytes(at.get()..at.get().saturating_add(len_bytes as u64)))
+    }
+}
+
+/// The header of a qcow2 image.
+pub(crate) fn header(image: &Image) -> Result<Header> {
+    let invalid = |cause| Error::new(Kind::InvalidImage, "the header is not valid").because(cause);
+    let area = Header::area_len_bytes(&image.bytes(0..512)).map_err(invalid)?;
+    Header::parse(&image.bytes(0..area as u64)).map_err(invalid)
+}
+
+/// What a qcow2 image says is behind it.
+pub(crate) fn recorded_backing(image: &Image) -> Result<Option<String>> {
+    let header = header(image)?;
+    Ok(header.backing_name().map(|name| String::from_utf8_lossy(name).into_owned()))
+}
+
+/// Checks a qcow2 image.
+///
+/// # Panics
+/// If it is corrupt, or leaks clusters and must not. What was found is in the message.
+pub(crate) fn demand_sound(name: &str, image: &Image, may_leak: bool) {
+    let header = header(image).unwrap_or_else(|error| panic!("image '{name}': {}", error.report()));
+    let mut findings = Vec::new();
+    let note = |found: &Finding| {
+        if (found.class() != Class::Leak || !may_leak) && findings.len() < 10 {
+            findings.push(found.to_string());
+        }
+    };
+    let checked = at_once(check(&Bytes(image), &header, note));
+    let Outcome { corruptions, check_errors, leaks, .. } =
+        checked.unwrap_or_else(|error| panic!("image '{name}' cannot be checked: {error}"));
+    assert_eq!((corruptions, check_errors), (0, 0), "image '{name}' is corrupt: {findings:#?}");
+    assert!(may_leak || leaks == 0, "image '{name}' leaks {leaks} clusters: {findings:#?}");
+}
+
+/// The output of a future that does not wait.
+fn at_once<F: Future>(future: F) -> F::Output {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("a check of memory waits"),
+    }
+}

@@ -1,0 +1,153 @@
+//! [`Player`]: an actor at work: its requests on a lane of its own, and its changes through the control thread.
+//!
+//! What may fail, and how, is said in one place for requests ([`Player::excuse`]) and in one for commands (`change`); any
+//! other failure ends the run.
+
+mod change;
+mod graph;
+mod job;
+mod trouble;
+
+use std::rc::Rc;
+
+use drystone_base::{Error, GuestRange, Kind, Result};
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::runtime::LocalRef;
+use drystone_testkit::client::{BackendClient, Watched};
+use drystone_testkit::model::DiscardRule;
+use drystone_testkit::sim::abandon_after;
+
+use crate::script::Actor;
+use crate::stage::{Disk, Stage};
+use crate::step::{Request, Step};
+
+type Client = Watched<BackendClient>;
+
+/// An actor at work.
+pub(crate) struct Player {
+    stage: Rc<Stage>,
+    disk: Rc<Disk>,
+    local: LocalRef,
+    client: Client,
+    /// The user through which requests go, if it is not the one that stays.
+    visit: Option<Visit>,
+}
+
+struct Visit {
+    backend: Backend<ReadWrite>,
+}
+
+impl Player {
+    /// An actor of `disk` on the thread `local`.
+    pub(crate) fn new(stage: &Rc<Stage>, disk: &Rc<Disk>, local: LocalRef) -> Self {
+        let client = Watched::new(BackendClient::new(&disk.main, &local), &disk.model);
+        Self { stage: Rc::clone(stage), disk: Rc::clone(disk), local, client, visit: None }
+    }
+
+    /// Does one thing after the other.
+    pub(crate) async fn play(mut self, actor: Actor) {
+        for step in actor.steps {
+            match step {
+                Step::Abandon(polls, step) if may_abandon(&step) => {
+                    if abandon_after(polls, self.perform(*step)).await.is_none() {
+                        self.stage.common.counts().event("callers that went away", 1);
+                    }
+                }
+                Step::Abandon(_, step) => self.perform(*step).await,
+                step => self.perform(step).await,
+            }
+        }
+        self.leave().await;
+    }
+
+    async fn perform(&mut self, step: Step) {
+        match step {
+            Step::Wait(ns) => self.local.sleep_until(self.local.now_ns().saturating_add(ns)).await,
+            Step::Request(request) => self.request(request).await,
+            Step::Change(change) => self.change(change).await,
+            Step::Job(step) => self.job(step).await,
+            Step::Trouble(trouble) => self.trouble(&trouble),
+            Step::Abandon(..) => {}
+        }
+    }
+
+    async fn request(&mut self, request: Request) {
+        let Some(request) = self.fit(request) else { return };
+        let _busy = match request {
+            Request::Resize(_) => match self.disk.front.try_take() {
+                None => return,
+                busy => busy,
+            },
+            _ => None,
+        };
+        let result = submit(&mut self.client, request).await;
+        self.stage.common.counts().request(request.name(), result.is_ok());
+        if let Err(error) = result {
+            self.excuse(request, &error);
+        }
+    }
+
+    /// The request, as far as it is inside of the disk.
+    fn fit(&self, request: Request) -> Option<Request> {
+        let len = self.disk.model.borrow().len();
+        let inside = |range: GuestRange| {
+            let fitting = range.take(len.saturating_sub(range.start().get()));
+            (!fitting.is_empty()).then_some(fitting)
+        };
+        Some(match request {
+            Request::Read(range) => Request::Read(inside(range)?),
+            Request::Write(range, fua) => Request::Write(inside(range)?, fua),
+            Request::Zero(range, may_unmap) => Request::Zero(inside(range)?, may_unmap),
+            Request::Discard(range) => Request::Discard(inside(range)?),
+            Request::Status(range) => Request::Status(inside(range)?),
+            Request::Flush => Request::Flush,
+            // Disks only grow.
+            Request::Resize(by) if self.disk.resizes && self.visit.is_none() => {
+                Request::Resize(len.saturating_add(by))
+            }
+            Request::Resize(_) => return None,
+        })
+    }
+
+    /// Whether a request may fail like this now.
+    ///
+    /// # Panics
+    /// If not.
+    fn excuse(&self, request: Request, error: &Error) {
+        let is_change = !matches!(request, Request::Read(_) | Request::Status(_) | Request::Flush);
+        let is_excused = match error.kind() {
+            // What the user was not granted.
+            Kind::PermissionDenied | Kind::ReadOnly => {
+                is_change && (self.visit.is_some() || self.disk.front.was_frozen())
+            }
+            Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
+            // Version 2 of the format cannot hide a longer image behind a new part.
+            Kind::Unsupported => matches!(request, Request::Resize(_)),
+            _ => false,
+        };
+        assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
+    }
+}
+
+/// Whether nobody has to know how it ended: whoever makes a disk longer does, and whoever gets a user.
+fn may_abandon(step: &Step) -> bool {
+    use crate::step::Change as C;
+    match step {
+        Step::Request(Request::Resize(_)) | Step::Change(C::Grow(_) | C::Visit(_) | C::Leave) => false,
+        Step::Wait(_) | Step::Request(_) | Step::Change(_) | Step::Job(_) => true,
+        Step::Trouble(_) | Step::Abandon(..) => false,
+    }
+}
+
+/// Makes a request and waits for it.
+async fn submit(client: &mut Client, request: Request) -> Result<()> {
+    match request {
+        Request::Read(range) => client.read(range).await.map(drop),
+        Request::Write(range, fua) => client.write(range, fua).await,
+        Request::Zero(range, may_unmap) => client.write_zeroes(range, may_unmap).await,
+        Request::Discard(range) => client.discard(range, DiscardRule::OldOrZero).await,
+        Request::Status(range) => client.status(range).await.map(drop),
+        Request::Flush => client.flush().await,
+        Request::Resize(len) => client.resize(len).await,
+    }
+}

@@ -1,0 +1,359 @@
+//! [`Stage`]: where a script is played: the graph, the images, the disks of guests, and what everybody keeps count of.
+//!
+//! ```text
+//!   players (I/O threads) --- Stage --- models, one per disk
+//!        |                      |
+//!        '--- requests          '--- Common: what control tasks need, too
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drystone_base::{Error, Kind, Result};
+use drystone_blockdev::draft::{Draft, change};
+use drystone_blockdev::open::Opener;
+use drystone_blockdev::options::Options;
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::control::{Control, Opening, RootSpec, Task};
+use drystone_core::graph::permission::{Grant, Perm};
+use drystone_job::{ErrorAction, Happening, JobEvent, Jobs};
+use drystone_testkit::client::SharedModel;
+use drystone_testkit::disk::{DiscardAs, DiskOptions, Image, Power, SimDisk, Timing};
+use drystone_testkit::graph::SimGraph;
+use drystone_testkit::model::ByteModel;
+use drystone_testkit::sim::Sim;
+
+use crate::audit;
+use crate::files::{AuditedFile, Watch};
+use crate::image::{Format, Sheet};
+use crate::tally::Counts;
+use crate::threads::SimThreads;
+
+/// What a disk shows when it is opened.
+pub(crate) struct Guest {
+    /// The image on top.
+    pub(crate) top: String,
+    pub(crate) model: ByteModel,
+    /// Its user may change the length.
+    pub(crate) resizes: bool,
+}
+
+/// What the user of a disk that stays wants: it shares everything.
+pub(crate) const fn owner(resizes: bool) -> Grant {
+    let perm = Perm::CONSISTENT_READ.with(Perm::WRITE);
+    Grant { perm: if resizes { perm.with(Perm::RESIZE) } else { perm }, shared: Perm::ALL }
+}
+
+/// Where a script is played.
+pub(crate) struct Stage {
+    control: Control,
+    pub(crate) jobs: Jobs,
+    pub(crate) common: Common,
+    pub(crate) disks: Vec<Rc<Disk>>,
+}
+
+/// What control tasks need, too. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Common(Arc<Inner>);
+
+struct Inner {
+    opener: Opener,
+    counts: Counts,
+    images: Mutex<BTreeMap<String, (Sheet, Watch)>>,
+    power: Power,
+    seed: u64,
+    timing: Timing,
+    made: AtomicU64,
+    /// Devices may fail, or have failed.
+    is_troubled: AtomicBool,
+    /// Changes that are being made, and how many have ended.
+    changing: AtomicU64,
+    changed: AtomicU64,
+}
+
+/// A disk of guests.
+pub(crate) struct Disk {
+    pub(crate) number: usize,
+    pub(crate) model: SharedModel,
+    /// The user that stays.
+    pub(crate) main: Backend<ReadWrite>,
+    /// It may change the length.
+    pub(crate) resizes: bool,
+    pub(crate) front: Front,
+}
+
+/// What control tasks know of a disk. Clones are of the same disk.
+#[derive(Clone)]
+pub(crate) struct Front(Arc<FrontState>);
+
+struct FrontState {
+    /// The image on top.
+    head: Mutex<String>,
+    /// Somebody decides about the length or the image on top.
+    is_busy: AtomicBool,
+    /// The image on top is, or was, read-only.
+    was_frozen: AtomicBool,
+}
+
+/// The right to say what the length and the image on top are.
+pub(crate) struct Busy(Front);
+
+impl Front {
+    pub(crate) fn head(&self) -> String {
+        self.0.head.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_head(&self, name: &str) {
+        name.clone_into(&mut self.0.head.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// From now on, writes may be refused.
+    pub(crate) fn freeze(&self) {
+        self.0.was_frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn was_frozen(&self) -> bool {
+        self.0.was_frozen.load(Ordering::SeqCst)
+    }
+
+    /// Takes the right, unless somebody has it.
+    pub(crate) fn try_take(&self) -> Option<Busy> {
+        (!self.0.is_busy.swap(true, Ordering::SeqCst)).then(|| Busy(self.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.is_busy.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Common {
+    pub(crate) fn new(seed: u64, timing: Timing) -> Self {
+        Self(Arc::new(Inner {
+            opener: Opener::trusting(),
+            counts: Counts::default(),
+            images: Mutex::default(),
+            power: Power::new(),
+            seed,
+            timing,
+            made: AtomicU64::new(0),
+            is_troubled: AtomicBool::new(false),
+            changing: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+        }))
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.0.counts
+    }
+
+    pub(crate) fn power(&self) -> &Power {
+        &self.0.power
+    }
+
+    /// From now on, what devices do may fail.
+    pub(crate) fn trouble(&self) {
+        self.0.is_troubled.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.0.is_troubled.load(Ordering::SeqCst)
+    }
+
+    /// Whether changes are being made.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.0.changing.load(Ordering::SeqCst) > 0
+    }
+
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.0.opener
+    }
+
+    fn images(&self) -> MutexGuard<'_, BTreeMap<String, (Sheet, Watch)>> {
+        self.0.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every image, whether it is open or not.
+    pub(crate) fn sheets(&self) -> Vec<Sheet> {
+        self.images().values().map(|(sheet, _)| sheet.clone()).collect()
+    }
+
+    /// The image called `name`, and who uses its file.
+    pub(crate) fn find(&self, name: &str) -> Option<(Sheet, Watch)> {
+        self.images().get(name).cloned()
+    }
+
+    /// An image, not open yet, with the next name.
+    pub(crate) fn add(&self, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
+        let number = self.0.made.fetch_add(1, Ordering::SeqCst);
+        self.add_as(&format!("i{number}"), bytes, format, backing)
+    }
+
+    /// An image of this name, not open yet.
+    pub(crate) fn add_as(&self, name: &str, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
+        let number = self.images().len() as u64;
+        let mut options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        if format == Format::Raw {
+            // What guests discard reads as before or as zeroes, whatever image is on top.
+            options.discard =
+                Some(if number.is_multiple_of(2) { DiscardAs::Zeroes } else { DiscardAs::Kept });
+        }
+        let (timing, power) = (self.0.timing, self.0.power.clone());
+        let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
+        let sheet = Sheet { name: name.to_owned(), disk, format, backing };
+        self.images().insert(name.to_owned(), (sheet.clone(), Watch::default()));
+        sheet
+    }
+
+    /// Forgets an image that was never opened.
+    pub(crate) fn forget(&self, name: &str) {
+        self.images().remove(name);
+    }
+
+    /// Opens an image among the nodes that a draft brings in.
+    pub(crate) async fn bring_in(
+        &self,
+        draft: &mut Draft,
+        task: &mut Task<'_>,
+        sheet: &Sheet,
+        options: NodeOptions,
+    ) -> Result<()> {
+        let Some((_, watch)) = self.find(&sheet.name) else {
+            return Err(Error::new(Kind::NotFound, "there is no such image"));
+        };
+        let mut opening = draft.plan().resume(task);
+        opening.add(AuditedFile::node(&format!("{}-file", sheet.name), &sheet.disk, &watch, false))?;
+        draft.plan().insert(opening);
+        draft.add(task, options.of(sheet)?).await.map(drop)
+    }
+}
+
+/// How a node is opened or reopened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeOptions {
+    pub(crate) read_only: bool,
+    /// It gets what it names behind it.
+    pub(crate) with_backing: bool,
+    /// Bytes of each cache.
+    pub(crate) cache_bytes: u64,
+}
+
+impl NodeOptions {
+    /// For writing, with what is behind it, and the smallest caches.
+    pub(crate) const WRITABLE: Self = Self { read_only: false, with_backing: true, cache_bytes: 4096 };
+
+    /// As a command would say it.
+    pub(crate) fn of(self, sheet: &Sheet) -> Result<Options> {
+        let mut options = Options::default();
+        options.set("driver", sheet.format.driver())?;
+        options.set("node-name", sheet.name.as_str())?;
+        options.set("file", format!("{}-file", sheet.name))?;
+        options.set("read-only", self.read_only)?;
+        options.set("discard", "unmap")?;
+        if matches!(sheet.format, Format::Qcow2(_)) {
+            match sheet.backing.as_deref().filter(|_| self.with_backing) {
+                Some(backing) => options.set("backing", backing)?,
+                None => options.set("backing", ())?,
+            }
+            options.set("l2-cache-size", self.cache_bytes)?;
+            options.set("refcount-cache-size", self.cache_bytes)?;
+        }
+        Ok(options)
+    }
+}
+
+impl Stage {
+    /// An empty stage on `graph`.
+    pub(crate) fn new(sim: &Sim, graph: &SimGraph<'_>, common: Common) -> Self {
+        let (control, counts) = (graph.control().clone(), common.counts().clone());
+        let jobs =
+            Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
+        Self { control, jobs, common, disks: Vec::new() }
+    }
+
+    /// Opens images, each before those on top of it, and makes disks of some of them.
+    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, guests: Vec<Guest>) -> Result<()> {
+        let (common, tops) =
+            (self.common.clone(), guests.iter().map(|one| (one.top.clone(), one.resizes)).collect());
+        let backends =
+            self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
+        for (Guest { top, model, resizes }, main) in guests.into_iter().zip(backends.await?) {
+            let head = Mutex::new(top);
+            let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
+            let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
+            let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
+            self.disks.push(Rc::new(Disk { number, model, main, resizes, front }));
+        }
+        Ok(())
+    }
+
+    /// Runs `work` as a control task and looks at the graph afterwards: every rule holds, and if the work failed and
+    /// nobody else has changed anything, all is as before.
+    pub(crate) async fn on_control<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
+    {
+        let (inner, jobs) = (Arc::clone(&self.common.0), self.jobs.clone());
+        let done = self.control.call(async move |task: &mut Task<'_>| {
+            let was_alone = inner.changing.fetch_add(1, Ordering::SeqCst) == 0 && jobs.list().is_empty();
+            let changed = inner.changed.load(Ordering::SeqCst);
+            let before = task.gs().with(audit::describe);
+            let result = work(task).await;
+            let after = task.gs().with(|graph| {
+                audit::demand_sound(graph);
+                audit::describe(graph)
+            });
+            let others = inner.changed.fetch_add(1, Ordering::SeqCst) - changed;
+            let is_alone = inner.changing.fetch_sub(1, Ordering::SeqCst) == 1 && jobs.list().is_empty();
+            if let (Err(error), true, true, 0) = (&result, was_alone, is_alone, others) {
+                assert_eq!(before, after, "a change failed and left something: {}", error.report());
+            }
+            result
+        });
+        done.await?
+    }
+}
+
+/// Counts what becomes of jobs.
+fn note(counts: &Counts, event: &JobEvent) {
+    let name = match &event.what {
+        Happening::Completed(_, None) => "jobs completed",
+        Happening::Completed(_, Some(_)) => "jobs failed",
+        Happening::Cancelled(_) => "jobs cancelled",
+        Happening::Error(_, ErrorAction::Stop) => "jobs stopped by an error",
+        Happening::Error(..) => "errors of jobs",
+        _ => return,
+    };
+    counts.event(name, 1);
+}
+
+/// One plan: all images, and a user for each of `tops`.
+async fn open(
+    task: &mut Task<'_>,
+    common: &Common,
+    sheets: Vec<Sheet>,
+    tops: Vec<(String, bool)>,
+) -> Result<Vec<Backend<ReadWrite>>> {
+    change(task, common.opener(), async |draft, task| {
+        let opening = Opening::new(task);
+        draft.plan().insert(opening);
+        for sheet in &sheets {
+            let read_only = tops.iter().all(|(top, _)| *top != sheet.name);
+            let options = NodeOptions { read_only, ..NodeOptions::WRITABLE };
+            common.bring_in(draft, task, sheet, options).await?;
+        }
+        let mut backends = Vec::new();
+        for (top, resizes) in &tops {
+            let node = draft.find(task, top)?;
+            let spec = RootSpec { name: format!("owner of {top}"), grant: owner(*resizes), stays: false };
+            backends.push(draft.plan().attach_root(task.gs(), node, spec));
+        }
+        Ok(backends)
+    })
+    .await
+}
