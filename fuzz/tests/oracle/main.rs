@@ -89,7 +89,7 @@ fn theirs(folder: &Path) -> std::result::Result<Vec<u8>, String> {
 fn damaged(seeds: &[Vec<u8>], seed: u64) -> Vec<u8> {
     let index = usize::try_from(seed).unwrap() % seeds.len();
     let file = &seeds[index][SCRIPT_BYTES..];
-    if seed % 5 == 0 {
+    if seed.is_multiple_of(5) {
         return mutate(&IMAGE, &[file.to_vec()], seed);
     }
     let (header, rest) = file.split_at(512);
