@@ -355,7 +355,9 @@ fn a_header_names_the_format_of_the_image_behind_a_filter() {
         let (middle, top) = (folder.path("middle"), folder.path("top"));
         let (middle, top) = (middle.display(), top.display());
         for node in [
-            format!(r#"{{"driver":"qcow2","node-name":"middle","file":{{"driver":"file","filename":"{middle}"}}}}"#),
+            format!(
+                r#"{{"driver":"qcow2","node-name":"middle","file":{{"driver":"file","filename":"{middle}"}}}}"#
+            ),
             r#"{"driver":"copy-on-read","node-name":"filter","file":"middle"}"#.to_owned(),
             format!(
                 r#"{{"driver":"qcow2","node-name":"top","backing":"filter","file":{{"driver":"file","filename":"{top}"}}}}"#
