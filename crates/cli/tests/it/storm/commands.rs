@@ -134,9 +134,9 @@ impl<'s> Author<'s> {
 
     fn rise(&self, disk: &'s Disk) -> Rise<'s> {
         if self.storm.is_deadly {
-            Rise::Alone { _gate: disk.gate.write().unwrap() }
+            Rise::Alone { _gate: disk.close() }
         } else {
-            Rise::WithOthers { _gate: disk.gate.read().unwrap() }
+            Rise::WithOthers { _gate: disk.share() }
         }
     }
 
@@ -339,7 +339,7 @@ impl<'s> Author<'s> {
     /// right when it was looked up must be so still: nobody may put layers on or take some out meanwhile.
     fn reopen(&mut self) {
         let storm = self.storm;
-        let gates = storm.disks.each_ref().map(|disk| disk.gate.try_write().ok());
+        let gates = storm.disks.each_ref().map(|disk| disk.try_close());
         let jobs = self.ask("query-jobs", json!({})).unwrap();
         let is_still = |disk: usize| {
             let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
@@ -404,7 +404,7 @@ impl<'s> Author<'s> {
             return self.verb();
         }
         let (number, disk) = self.disk();
-        let _gate = disk.gate.read().unwrap();
+        let _gate = disk.share();
         let layers: Vec<String> = self.layers(number).into_iter().map(|layer| layer.node).collect();
         let top = disk.top.lock().unwrap().clone();
         let (Some(layer), Some(other)) = (self.pick(&layers), self.pick(&layers)) else { return };
@@ -460,7 +460,7 @@ impl<'s> Author<'s> {
     /// Writes the same name again.
     fn change_backing_file(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         let layers = self.layers(number);
         let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
         let Some(file) = node.info["image"]["backing-filename"].as_str() else { return };
@@ -474,7 +474,7 @@ impl<'s> Author<'s> {
         let disk = &self.storm.disks[number];
         let (id, keeper) = (format!("x{number}"), format!("k{number}"));
         {
-            let _gate = disk.gate.read().unwrap();
+            let _gate = disk.share();
             let exports = self.ask("query-block-exports", json!({})).unwrap();
             let is_there = |id: &str| exports.as_array().unwrap().iter().any(|export| export["id"] == *id);
             if is_there(&id) && is_there(&keeper) {
@@ -483,7 +483,7 @@ impl<'s> Author<'s> {
                 return;
             }
         }
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         self.open_top(number, disk);
         if !self.add_exports(number, disk) {
             let address = json!({"type": "unix", "data": {"path": self.path("nbd.sock")}});
@@ -494,7 +494,7 @@ impl<'s> Author<'s> {
     /// It takes the keepers with it, so nobody may count on them.
     fn server_stop(&mut self) {
         let storm = self.storm;
-        let _gates = storm.disks.each_ref().map(|disk| disk.gate.write().unwrap());
+        let _gates = storm.disks.each_ref().map(|disk| disk.close());
         let _ = self.ask("nbd-server-stop", json!({}));
     }
 
@@ -540,7 +540,7 @@ impl<'s> Author<'s> {
     /// Everything that is read is copied up from now on, or not any more. Nobody may write beside that filter.
     fn copy_on_read(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         self.remove_exports(number);
         self.open_top(number, disk);
         if self.has_filter(number) {
@@ -562,7 +562,7 @@ impl<'s> Author<'s> {
     /// A disk with clients keeps its length, so they have to go.
     fn resize(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         self.remove_exports(number);
         self.open_top(number, disk);
         let top = disk.top.lock().unwrap().clone();
@@ -578,7 +578,7 @@ impl<'s> Author<'s> {
     /// Closes a layer that nobody uses, and removes the files that nothing names any more.
     fn tidy_up(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         let top = disk.top.lock().unwrap().clone();
         let layers = self.layers(number);
         let unused: Vec<String> =

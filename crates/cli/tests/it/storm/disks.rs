@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use crate::load::{BLOCK_BYTES, Load, Safe, check};
 pub(super) struct Disk {
     pub(super) load: Load,
     /// Shared by whoever puts a layer on top; alone is who relies on which one that is.
-    pub(super) gate: RwLock<()>,
+    gate: RwLock<()>,
     /// The node of the newest layer.
     pub(super) top: Mutex<String>,
     /// What is being put above it.
@@ -96,6 +96,25 @@ impl Disk {
         node
     }
 
+    /// The disk's gate, shared. Who held it when the daemon was killed has broken nothing.
+    pub(super) fn share(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk's gate, alone.
+    pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, if nobody is there.
+    pub(super) fn try_close(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.gate.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Nothing is being put on top any more, and who is the top is known.
     pub(super) fn has_risen(&self) {
         *self.rising.lock().unwrap() = None;
@@ -104,7 +123,6 @@ impl Disk {
     /// The daemon was killed while a layer was put on top. If its file is whole, it is as good as the layer below: either
     /// nothing was written to it, or it was the top already.
     pub(super) fn settle_top(&self, dir: &Path) {
-        self.gate.clear_poison();
         let Some(new) = self.rising.lock().unwrap().take() else { return };
         let mut top = self.top.lock().unwrap();
         let is_whole = [0, 3].contains(&run(&drystone(), &words(&format!("img check {new}")), dir).status);
