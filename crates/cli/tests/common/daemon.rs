@@ -32,8 +32,9 @@ impl Daemon {
         let mut command = Command::new(drystone());
         command.arg("daemon").args(args).args(["--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off"]);
         command.args(["--chardev", "socket,id=d,path=qmp2.sock,server=on,wait=off"]);
+        command.args(["--chardev", "socket,id=e,path=qmp3.sock,server=on,wait=off"]);
         command
-            .args(["--monitor", "c", "--monitor", "d"])
+            .args(["--monitor", "c", "--monitor", "d", "--monitor", "e"])
             .current_dir(dir)
             .stdin(Stdio::null())
             .stderr(stderr);
@@ -82,6 +83,12 @@ impl Daemon {
     /// The number of its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it where it stands.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for the end, after somebody has asked for it.
