@@ -24,10 +24,19 @@ pub(crate) struct Load {
     pub(crate) depth: usize,
     /// Connections.
     pub(crate) connections: usize,
-    /// Requests a second and connection; as many as there can be if `None`.
-    pub(crate) rate: Option<u32>,
+    /// How many requests there are; as many as there can be if `None`.
+    pub(crate) rate: Option<Rate>,
     /// A pause of so many microseconds after each burst of `depth` requests.
     pub(crate) pause_us: Option<u32>,
+}
+
+/// Requests a second and connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rate {
+    /// One after the other, from one to the next the same time.
+    Even(u32),
+    /// At random, independently of each other (a Poisson process).
+    Random(u32),
 }
 
 /// What it is done to.
@@ -80,7 +89,13 @@ impl Load {
         if self.connections > 1 && self.is_sequential() {
             args.push(format!("--offset_increment={}%", 100 / self.connections));
         }
-        args.extend(self.rate.map(|rate| format!("--rate_iops={rate}")));
+        match self.rate {
+            None => {}
+            Some(Rate::Even(rate)) => args.push(format!("--rate_iops={rate}")),
+            Some(Rate::Random(rate)) => {
+                args.extend([format!("--rate_iops={rate}"), "--rate_process=poisson".into()]);
+            }
+        }
         if let Some(pause_us) = self.pause_us {
             args.extend([format!("--thinktime={pause_us}us"), format!("--thinktime_blocks={}", self.depth)]);
         }
@@ -195,12 +210,13 @@ mod tests {
             block_kib: 4,
             depth: 1,
             connections: 1,
-            rate: Some(200),
+            rate: Some(Rate::Random(200)),
             pause_us: None,
         };
         let target = Target { socket: "/s".into(), exports: vec!["a".into(), "b".into()] };
         let args = load.args(&target, Duration::from_secs(1));
-        assert!(args.contains(&"--rate_iops=200".to_string()), "{args:?}");
+        let rate = ["--rate_iops=200", "--rate_process=poisson"].map(String::from);
+        assert!(args.windows(2).any(|pair| pair == rate), "{args:?}");
         let jobs = [
             "--name=loada",
             "--uri=nbd+unix:///a?socket=/s",

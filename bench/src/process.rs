@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How long a child may take to end when asked.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// A thread that has worked less than this part of what the busiest one has does something else.
+const WORKER_SHARE: u32 = 100;
 
 /// A running child.
 #[derive(Debug)]
@@ -78,26 +80,25 @@ impl Process {
         cpu_in_stat(&stat).ok_or_else(|| format!("{path}: not understood"))
     }
 
-    /// The thread that uses the processor most while `load` runs, onto processor `one`; all others onto `other`.
-    pub(crate) fn pin_busiest<T>(
+    /// The threads that work while `load` runs, other than the first, onto processor `one`; all others onto `other`. In both
+    /// daemons the first thread carries out commands and clients are served by others.
+    pub(crate) fn pin_workers<T>(
         &self,
         (one, other): (usize, usize),
         load: impl FnOnce() -> Result<T, String>,
     ) -> Result<T, String> {
         let before = self.threads()?;
         let done = load()?;
+        let threads = self.threads()?;
         let spent = |(tid, after): &(u32, Duration)| {
             let known = before.iter().find(|(known, _)| known == tid);
             after.saturating_sub(known.map_or(Duration::ZERO, |(_, before)| *before))
         };
-        let threads = self.threads()?;
-        let busiest = threads.iter().max_by_key(|thread| spent(thread)).map(|(tid, _)| *tid);
-        for (tid, _) in threads {
-            let cpu = if Some(tid) == busiest { one } else { other };
-            let mut taskset = Command::new("taskset");
-            taskset.args(["--cpu-list", "--pid", &cpu.to_string(), &tid.to_string()]);
-            let status = taskset.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            status.map_err(|error| format!("taskset: {error}"))?; // a thread may have ended meanwhile
+        let served: Vec<_> = threads.iter().filter(|(tid, _)| *tid != self.child.id()).collect();
+        let most = served.iter().map(|thread| spent(thread)).max().unwrap_or_default();
+        for (tid, _) in &threads {
+            let is_worker = served.iter().any(|thread| thread.0 == *tid && spent(thread) * WORKER_SHARE > most);
+            pin(*tid, if is_worker { one } else { other })?;
         }
         Ok(done)
     }
@@ -107,8 +108,9 @@ impl Process {
         let path = format!("/proc/{}/task", self.child.id());
         let entries = std::fs::read_dir(&path).map_err(|error| format!("{path}: {error}"))?;
         let thread = |entry: std::fs::DirEntry| {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            Some((entry.file_name().to_str()?.parse().ok()?, cpu_in_stat(&stat)?))
+            let spent = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+            let spent_ns = spent.split_whitespace().next()?.parse().ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, Duration::from_nanos(spent_ns)))
         };
         Ok(entries.flatten().filter_map(thread).collect())
     }
@@ -128,6 +130,21 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Binds the calling thread, and what it starts from now on, to a processor.
+pub(crate) fn pin_this_thread(cpu: usize) -> Result<(), String> {
+    let link = std::fs::read_link("/proc/thread-self").map_err(|error| format!("/proc/thread-self: {error}"))?;
+    let tid = link.file_name().and_then(|name| name.to_str()?.parse().ok());
+    pin(tid.ok_or("/proc/thread-self is not understood")?, cpu)
+}
+
+/// Binds a thread to a processor, if it has not ended meanwhile.
+fn pin(tid: u32, cpu: usize) -> Result<(), String> {
+    let mut taskset = Command::new("taskset");
+    taskset.args(["--cpu-list", "--pid", &cpu.to_string(), &tid.to_string()]);
+    let status = taskset.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.map(drop).map_err(|error| format!("taskset: {error}"))
 }
 
 /// User and system time in a line of `/proc/PID/stat`: fields 14 and 15, counted behind the name in parentheses.

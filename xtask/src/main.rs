@@ -9,6 +9,7 @@
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
 //! | `crash`| crash points alone, and their table (`crash`) |
 //! | `sim`  | random scripts on a seeded scheduler, checked at every step (`sim`) |
+//! | `fuzz` | libFuzzer on everything that reads foreign bytes (`fuzz`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
 //!
 //! Every child process runs without standard input and under a time limit (`run`).
@@ -18,6 +19,7 @@
 mod bench;
 mod crash;
 mod demo;
+mod fuzz;
 mod packages;
 mod run;
 mod sim;
@@ -40,7 +42,7 @@ usage: cargo xtask COMMAND
   tidy    the rules of this tree; prints `path:line: rule: what to do`
   demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
           writes and checks every byte; less than a minute after the build
-  soak [--secs N] [--seed N]
+  soak [--minutes N | --secs N] [--seed N] [--report FOLDER]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
   crash [--depth N] [NAME]
@@ -49,6 +51,9 @@ usage: cargo xtask COMMAND
   sim [--seed N] [--seeds N] [--steps N] [--script FILE] [OPTION...]
           plays random scripts of requests, changes and misfortunes on a seeded scheduler; every byte is
           compared with a model, and every rule looked at; --help lists the options
+  fuzz [--target NAME]... [--secs N] [--merge]
+          runs libFuzzer for a minute on each target of fuzz/ (nightly and cargo-fuzz); --merge makes the
+          corpora of the repository anew from what was found
   bench [CASE...] [--quick] [--rounds N] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
@@ -80,6 +85,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "soak" => soak::run(&root, rest),
         "crash" => crash::run(&root, rest),
         "sim" => sim::run(&root, rest),
+        "fuzz" => fuzz::run(&root, rest),
         "bench" => bench::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

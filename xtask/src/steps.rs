@@ -25,7 +25,7 @@ const LINT_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Time limit of a step that runs tests; the CI has 90 minutes for all.
 const TEST_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The packages that are for tests only.
-const TEST_KITS: [&str; 2] = ["drystone-testkit", "drystone-sim"];
+const TEST_KITS: [&str; 3] = ["drystone-testkit", "drystone-sim", "drystone-fuzz"];
 /// The release of the C tools that the comparison is written for.
 const ORACLE_VERSION: &str = "version 10.0";
 
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_total_adds_tests_and_counts_a_broken_step_once() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || outcome(RED, Some("exit status: 101")));
         tally.tests("doctests", Runner::CargoTest, || outcome(GREEN, None));
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_ends_the_run_unless_told_otherwise() {
-        let mut tally = Tally { keep_going: false, reports: Vec::new() };
+        let mut tally = Tally { keep_going: false, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || unreachable!("an earlier step failed"));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_runner_that_says_nothing_has_failed() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.tests("tests", Runner::Nextest, || outcome("", None));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
     }

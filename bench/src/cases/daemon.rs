@@ -15,8 +15,9 @@ use serde_json::json;
 
 use super::{Bench, MS, end_cpus, progress};
 use crate::daemon::{Daemon, Program};
-use crate::fio::{self, Load, Target};
+use crate::fio::{self, Load, Rate, Target};
 use crate::image::{Format, Scratch};
+use crate::process;
 use crate::qmp::Qmp;
 use crate::rounds::{Row, Side, Unit};
 
@@ -201,7 +202,7 @@ fn one_chain(
         block_kib: 4,
         depth: 1,
         connections: 1,
-        rate: Some(500),
+        rate: Some(Rate::Even(500)),
         pause_us: None,
     };
     let written = thread::scope(|scope| {
@@ -287,16 +288,19 @@ impl Disk<'_> {
         Ok((count, longest.as_secs_f64() * 1e3))
     }
 
-    /// The figures of `load`, and what [`Self::rearrange`] says of the changes that were made meanwhile.
+    /// The figures of `load`, and what [`Self::rearrange`] says of the changes that were made meanwhile, from processor `cpu`.
     fn rearrange_beside<T>(
         &mut self,
-        qmp: &mut Qmp,
+        (qmp, cpu): (&mut Qmp, usize),
         pace: Duration,
         load: impl FnOnce() -> Result<T, String>,
     ) -> Result<(T, (f64, f64)), String> {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let changes = scope.spawn(|| self.rearrange(qmp, pace, &is_over));
+            let changes = scope.spawn(|| {
+                process::pin_this_thread(cpu)?;
+                self.rearrange(qmp, pace, &is_over)
+            });
             let figures = load();
             is_over.store(true, Ordering::Relaxed);
             let changes = changes.join().map_err(|_| "the changes panicked".to_owned())??;
@@ -314,12 +318,12 @@ fn beside(
 ) -> Result<Vec<f64>, String> {
     // As long as the changes take, so that every request is beside some.
     let time = PACE * u32::try_from(CHANGES).unwrap_or(u32::MAX);
-    // The clients and the thread that serves them have a processor of their own: what is left is what locks and drains do.
+    // The clients and the threads that serve them have a processor of their own: what is left is what locks and drains do.
     let cpus = end_cpus()?;
-    daemon.process.pin_busiest(cpus, || fio::run(load, target, Some(cpus.0), time / 2))?;
+    daemon.process.pin_workers(cpus, || fio::run(load, target, Some(cpus.0), time / 2))?;
     let alone = fio::run(load, target, Some(cpus.0), time)?;
     let busy = || fio::run(load, target, Some(cpus.0), time);
-    let (figures, (count, longest)) = disk.rearrange_beside(&mut daemon.qmp, PACE, busy)?;
+    let (figures, (count, longest)) = disk.rearrange_beside((&mut daemon.qmp, cpus.1), PACE, busy)?;
     Ok(vec![figures.p99_us / alone.p99_us, figures.p99_us, longest, count])
 }
 
@@ -356,7 +360,7 @@ pub(super) fn locality(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
             block_kib: 4,
             depth: 1,
             connections: 1,
-            rate: Some(5000),
+            rate: Some(Rate::Even(5000)),
             pause_us: None,
         };
         let target = Target { socket: daemon.nbd.clone(), exports: vec!["b".into()] };
@@ -400,7 +404,8 @@ fn overlays(bench: &Bench<'_>, scratch: &Scratch, raw: &Path, template: &Path) -
             block_kib: 4,
             depth: 1,
             connections: 1,
-            rate: Some(60),
+            // Together they would all ask at the same moment, and wait for each other.
+            rate: Some(Rate::Random(60)),
             pause_us: None,
         };
         let target = Target { socket: daemon.nbd.clone(), exports };
@@ -431,11 +436,11 @@ pub(super) fn snapshots(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
         };
         let target = Target { socket: daemon.nbd.clone(), exports: vec!["disk".into()] };
         let cpus = end_cpus()?;
-        daemon.process.pin_busiest(cpus, || fio::run(&load, &target, Some(cpus.0), bench.options.time))?;
+        daemon.process.pin_workers(cpus, || fio::run(&load, &target, Some(cpus.0), bench.options.time))?;
         let mut disk = Disk { top: "disk".into(), template: &template, folder: &layers };
         let busy = || fio::run(&load, &target, Some(cpus.0), bench.options.time);
         let (figures, (_, longest)) =
-            disk.rearrange_beside(&mut daemon.qmp, Duration::from_millis(100), busy)?;
+            disk.rearrange_beside((&mut daemon.qmp, cpus.1), Duration::from_millis(100), busy)?;
         daemon.stop()?;
         Ok(vec![figures.worst_us / 1e3, longest])
     })

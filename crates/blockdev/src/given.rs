@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use drystone_base::Result;
-use drystone_core::control::{GraphView, Plan, Task};
+use drystone_core::control::{GraphView, NodeView, Plan, Task};
 use drystone_core::graph::node::NodeId;
 
 use crate::options::Options;
@@ -33,7 +33,12 @@ impl Given {
     /// What a node of the graph was given; nothing if it was not opened by options.
     #[must_use]
     pub fn of(graph: &GraphView<'_>, node: NodeId) -> Option<Rc<Self>> {
-        graph.memo(node)?.downcast().ok()
+        Self::of_view(graph.view(node)?)
+    }
+
+    /// The same.
+    pub(crate) fn of_view(view: NodeView<'_>) -> Option<Rc<Self>> {
+        Rc::clone(view.memo()?).downcast().ok()
     }
 
     /// The same, once `plan` is done.

@@ -28,6 +28,7 @@ pub mod create;
 pub mod draft;
 pub mod formats;
 pub mod given;
+mod json;
 mod known;
 pub mod name;
 pub mod open;

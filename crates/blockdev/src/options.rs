@@ -10,9 +10,12 @@
 //! Invariants: nesting is bounded; an option is said once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use drystone_base::{Error, Kind, Result};
 use serde_json::Value;
+
+use crate::json;
 
 /// How deep options are nested, dotted keys included. (The parser of JSON has a limit of its own.)
 const NESTING_MAX: usize = 64;
@@ -47,13 +50,29 @@ pub enum Child {
     New(Options),
 }
 
+/// As a JSON object, without blanks.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "{";
+        for (key, entry) in &self.0 {
+            write!(f, "{separator}{}:", Value::from(key.as_str()))?;
+            match entry {
+                Entry::Plain(value) => write!(f, "{value}")?,
+                Entry::Nested(options) => write!(f, "{options}")?,
+            }
+            separator = ",";
+        }
+        f.write_str(if self.0.is_empty() { "{}" } else { "}" })
+    }
+}
+
 impl Options {
     /// The options of a JSON object.
     ///
     /// # Errors
     /// [`Kind::InvalidInput`] if it is no JSON, no object, says an option twice or is nested too deep.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|cause| {
+        let value = json::parse(text).map_err(|cause| {
             Error::new(Kind::InvalidInput, "cannot parse the JSON options").because(cause)
         })?;
         Self::from_value(value)
@@ -259,19 +278,6 @@ impl Options {
     /// Adds options below a key that is not there yet.
     pub(crate) fn put_below(&mut self, key: &str, options: Self) {
         self.0.insert(key.to_owned(), Entry::Nested(options));
-    }
-
-    /// The options as a JSON object.
-    #[must_use]
-    pub fn to_value(&self) -> Value {
-        let members = self.0.iter().map(|(key, entry)| {
-            let value = match entry {
-                Entry::Plain(value) => value.clone(),
-                Entry::Nested(options) => options.to_value(),
-            };
-            (key.clone(), value)
-        });
-        Value::Object(members.collect())
     }
 
     /// Whether nothing is said, or everything has been taken.

@@ -9,14 +9,26 @@ use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, Plan, Task};
 use drystone_core::runtime::LocalRef;
 use drystone_job::Jobs;
-use drystone_sys::{ThreadHandle, ThreadStarter};
+use drystone_sys::{Network, ThreadHandle, ThreadStarter};
 
 use crate::command::job::{self, JobThreads};
-use crate::events::Events;
+use crate::events::{Clock, Events};
 use crate::exports::Exports;
 use crate::monitor::Monitors;
 use crate::objects::Objects;
 use crate::stop::Stop;
+
+/// What a daemon finds around it, beside its control thread.
+pub struct Surroundings {
+    /// Serve exports that name no thread, and run jobs; one at least.
+    pub threads: Vec<ThreadHandle>,
+    /// Starts threads for `iothread` objects.
+    pub starter: ThreadStarter,
+    /// Where addresses lead.
+    pub network: Network,
+    /// When events happen.
+    pub clock: Clock,
+}
 
 /// Everything. Lives on the control thread.
 pub(crate) struct Daemon {
@@ -26,6 +38,7 @@ pub(crate) struct Daemon {
     pub(crate) control: Control,
     /// How images are opened.
     pub(crate) opener: Opener,
+    pub(crate) network: Network,
     pub(crate) events: Events,
     pub(crate) exports: Exports,
     pub(crate) objects: Objects,
@@ -35,14 +48,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon that has nothing yet. Exports without a thread of their own are served by `threads`.
-    pub(crate) fn new(
-        local: LocalRef,
-        control: Control,
-        threads: Vec<ThreadHandle>,
-        starter: ThreadStarter,
-    ) -> Self {
-        let events = Events::default();
+    /// A daemon that has nothing yet.
+    pub(crate) fn new(local: LocalRef, control: Control, around: Surroundings) -> Self {
+        let Surroundings { threads, starter, network, clock } = around;
+        let events = Events::new(clock);
         let told = events.clone();
         let tell = move |happened| job::event(happened).into_iter().for_each(|event| told.emit(event));
         let jobs = Jobs::new(control.clone(), JobThreads::new(threads.clone()), tell);
@@ -50,6 +59,7 @@ impl Daemon {
             local,
             control,
             opener: Opener::trusting(),
+            network,
             events,
             jobs,
             exports: Exports::new(threads),
@@ -68,6 +78,12 @@ impl Daemon {
         work: impl for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.control.call(work).await.and_then(|done| done)
+    }
+
+    /// What waits for what: who looks for the reason of a standstill finds it here.
+    pub(crate) async fn waits(&self) -> String {
+        let report = self.control.call(async |task: &mut Task<'_>| task.gs().waits().report()).await;
+        report.map_or_else(|error| error.report(), |lines| format!("these wait:\n{lines}"))
     }
 
     /// Takes everything down but the monitors, which tell their clients of it.

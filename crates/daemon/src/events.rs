@@ -12,11 +12,15 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use drystone_qmp::schema::events::Event;
-use drystone_sys::time_of_day;
+/// Tells the time of day, since the beginning of 1970. Any thread.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Events that were not handed to clients yet. Clones are the same queue. Any thread.
-#[derive(Clone, Default)]
-pub(crate) struct Events(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub(crate) struct Events {
+    clock: Clock,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -25,14 +29,19 @@ struct State {
 }
 
 impl Events {
+    /// Nothing has happened yet.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, state: Arc::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It has just happened.
     pub(crate) fn emit(&self, event: Event) {
         let mut state = self.state();
-        state.queue.push_back((event, time_of_day()));
+        state.queue.push_back((event, (self.clock)()));
         let pump = state.pump.take();
         drop(state);
         if let Some(pump) = pump {

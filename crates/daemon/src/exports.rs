@@ -16,7 +16,7 @@ use drystone_core::control::Task;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, Removal, ServerOptions};
 use drystone_filter::copy_on_read::entry;
 use drystone_qmp::schema::events::{BlockExportDeleted, Event};
-use drystone_sys::{Address, ThreadHandle};
+use drystone_sys::{Address, Network, ThreadHandle};
 
 use crate::daemon::Daemon;
 use crate::objects::is_identifier;
@@ -85,14 +85,21 @@ impl Exports {
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`]; those of listening.
-    pub(crate) async fn start(&self, addresses: Vec<Address>, options: ServerOptions) -> Result<()> {
+    pub(crate) async fn start(
+        &self,
+        network: &Network,
+        addresses: Vec<Address>,
+        options: ServerOptions,
+    ) -> Result<()> {
         let _turn = self.turn.take().await;
         if self.state.borrow().server.is_some() {
             return Err(Error::new(Kind::AlreadyExists, "the NBD server is running already"));
         }
         let mut result = Err(Error::new(Kind::InvalidInput, "there is no address to listen at"));
         for address in addresses {
-            result = NbdServer::start(&self.threads, Listen::At(address), options);
+            let listening = network.listen(&address);
+            result = listening
+                .and_then(|listener| NbdServer::start(&self.threads, Listen::With(listener), options));
             if result.is_ok() {
                 break;
             }

@@ -35,4 +35,6 @@ mod startup;
 mod stop;
 mod turn;
 
-pub use main_loop::{Console, Launch, run};
+pub use daemon::Surroundings;
+pub use events::Clock;
+pub use main_loop::{Console, Launch, run, run_within};

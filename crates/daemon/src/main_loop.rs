@@ -1,4 +1,4 @@
-//! [`run`]: from the command line to the exit status.
+//! [`run`]: from the command line to the exit status; [`run_within`]: the same inside of a process that has threads already.
 //!
 //! ```text
 //!   arguments ─► (background) ─► threads ─► options, one by one ─► pid file ─► parent ends ─► ... quit, signal
@@ -12,20 +12,21 @@ use std::future::{Future, poll_fn};
 use std::io::Write;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::control::ControlThread;
+use drystone_core::control::{Control, ControlThread};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{
-    Background, EngineKind, Forked, PidFile, Signals, Stdio, Stream, ThreadHandle, ThreadStarter, Threads,
-    go_into_background,
+    Background, EngineKind, Forked, Network, PidFile, Signals, Stdio, Stream, ThreadHandle, Threads,
+    go_into_background, time_of_day,
 };
 
 use crate::args::{self, Asked, Given};
 use crate::command;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Surroundings};
 use crate::startup::{self, Process, Startup};
 use crate::stop;
 
@@ -108,31 +109,51 @@ impl Terminal {
 /// Runs the daemon until its end; the exit status.
 #[must_use]
 pub fn run(launch: Launch) -> u8 {
-    let Launch { name, args, console } = launch;
-    let terminal = Terminal::new(name, console);
-    let options = match args::parse(args) {
-        Ok(Asked::Help) => {
-            terminal.print(&args::help(&terminal.name));
-            return 0;
-        }
-        Ok(Asked::Version) => {
-            let version = command::version();
-            let qemu = version.qemu;
-            let numbers = format!("{}.{}.{}", qemu.major, qemu.minor, qemu.micro);
-            terminal.print(&format!("{} version {numbers} ({})\n", terminal.name, version.package));
-            return 0;
-        }
-        Ok(Asked::Run(options)) => options,
-        Err(text) => {
-            terminal.complain(&text);
-            return 1;
-        }
+    let (terminal, options) = match read(launch) {
+        Ok(read) => read,
+        Err(status) => return status,
     };
     match start(&terminal, options) {
         Ok(status) => status,
         Err(error) => {
             terminal.complain(&error.report());
             1
+        }
+    }
+}
+
+/// Runs the daemon as a task of the thread `local`, where `control` changes the graph, until its end; the exit status. What
+/// `around` it is, and what is in the graph already, comes from the caller; what is in the graph is gone at the end.
+pub async fn run_within(local: LocalRef, control: Control, around: Surroundings, launch: Launch) -> u8 {
+    let (terminal, options) = match read(launch) {
+        Ok(read) => read,
+        Err(status) => return status,
+    };
+    let process = startup::process(&options);
+    let main = Main { terminal: &terminal, options, process, background: None };
+    main.run(local, control, around, None).await
+}
+
+/// Takes the command line apart. The exit status, if there is nothing to run.
+fn read(launch: Launch) -> Result<(Terminal, Vec<Given>), u8> {
+    let Launch { name, args, console } = launch;
+    let terminal = Terminal::new(name, console);
+    match args::parse(args) {
+        Ok(Asked::Help) => {
+            terminal.print(&args::help(&terminal.name));
+            Err(0)
+        }
+        Ok(Asked::Version) => {
+            let version = command::version();
+            let qemu = version.qemu;
+            let numbers = format!("{}.{}.{}", qemu.major, qemu.minor, qemu.micro);
+            terminal.print(&format!("{} version {numbers} ({})\n", terminal.name, version.package));
+            Err(0)
+        }
+        Ok(Asked::Run(options)) => Ok((terminal, options)),
+        Err(text) => {
+            terminal.complain(&text);
+            Err(1)
         }
     }
 }
@@ -153,9 +174,18 @@ fn start(terminal: &Terminal, options: Vec<Given>) -> Result<u8> {
     let count_max = count.saturating_add(THREADS_OF_OBJECTS);
     let mut threads = Threads::start_with_room(count, count_max, EngineKind::Auto)?;
     let handles: Vec<ThreadHandle> = threads.handles().iter().skip(1).cloned().collect();
-    let starter = threads.starter();
+    let around = Surroundings {
+        threads: handles,
+        starter: threads.starter(),
+        network: Network::os(),
+        clock: Arc::new(time_of_day),
+    };
     let main = Main { terminal, options, process, background };
-    let status = threads.run_here(|local| main.run(local, (handles, starter), count_max, signals));
+    let status = threads.run_here(|local| {
+        let (thread, control) = ControlThread::new(local.clone(), count_max);
+        local.spawn(Box::pin(thread.run()));
+        main.run(local, control, around, signals)
+    });
     drop(threads);
     if let Some(stdio) = terminal.stdio.take() {
         stdio.finish();
@@ -175,19 +205,19 @@ impl Main<'_> {
     async fn run(
         self,
         local: LocalRef,
-        (handles, starter): (Vec<ThreadHandle>, ThreadStarter),
-        shards: u16,
+        control: Control,
+        around: Surroundings,
         signals: Option<Signals>,
     ) -> u8 {
-        let (thread, control) = ControlThread::new(local.clone(), shards);
-        local.spawn(Box::pin(thread.run()));
-        let daemon = Rc::new(Daemon::new(local.clone(), control, handles, starter));
+        let daemon = Rc::new(Daemon::new(local.clone(), control, around));
         let pump = tell_events(&daemon);
+        let terminal = self.terminal;
         let main = self.serve(&daemon);
         match signals {
             None => beside(main, pump).await,
             Some(signals) => {
-                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone());
+                let explain = async || terminal.complain(&daemon.waits().await);
+                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone(), explain);
                 beside(beside(main, pump), watch).await
             }
         }

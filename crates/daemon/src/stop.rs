@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | SIGINT, SIGTERM, SIGHUP | a clean end | the process ends at once, with the status that the shell knows |
 //! | `quit` | a clean end | |
+//!
+//! SIGUSR1 asks what waits for what: whoever finds the daemon stuck gets the answer on standard error.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -65,19 +67,20 @@ impl Stop {
     }
 }
 
-/// Turns signals into a clean end, and the second one into an end at once.
-pub(crate) async fn watch(mut signals: Signals, mut lane: Lane, stop: Stop) {
+/// Turns signals into a clean end, and the second one into an end at once; or into an answer of `explain`.
+pub(crate) async fn watch(mut signals: Signals, mut lane: Lane, stop: Stop, explain: impl AsyncFn()) {
     while let Ok(signal) = signals.wait(&mut lane).await {
+        let number = match signal {
+            Signal::Explain => {
+                explain().await;
+                continue;
+            }
+            Signal::HangUp => 1,
+            Signal::Interrupt => 2,
+            Signal::Terminate => 15,
+        };
         if !stop.ask() {
-            std::process::exit(128 + number(signal));
+            std::process::exit(128 + number);
         }
-    }
-}
-
-const fn number(signal: Signal) -> i32 {
-    match signal {
-        Signal::HangUp => 1,
-        Signal::Interrupt => 2,
-        Signal::Terminate => 15,
     }
 }

@@ -74,7 +74,7 @@ impl RawOptions {
                 format!("{offset_host} + {len} is past the end of the containing file of {len_child} bytes"),
             ),
             Some(len) => Ok(len),
-            None => Ok(rest.next_multiple_of(SECTOR_BYTES).min(LEN_MAX)),
+            None => Ok(rest.min(LEN_MAX).next_multiple_of(SECTOR_BYTES)),
         }
     }
 }

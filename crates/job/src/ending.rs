@@ -68,6 +68,7 @@ impl Shared {
             self.go(entry, Status::Waiting);
         }
         self.advance(&mut table, group);
+        table.wake_watchers();
     }
 
     /// A member of the group has failed or was cancelled: the others end, too.

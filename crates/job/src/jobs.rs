@@ -338,6 +338,13 @@ impl Jobs {
         self.0.until(|table| table.jobs.iter().filter(|entry| entry.id == id).all(is_over)).await;
     }
 
+    /// Waits until a job has followed what was asked of it and needs no work of its own: it goes on after a pause, or it
+    /// has ended, if its last step has begun. At once for any other, and for none. Not from inside the last step of a job.
+    pub async fn followed(&self, id: &str) {
+        let is_about_to = |entry: &Entry| entry.id == id && entry.is_about_to_change();
+        self.0.until(|table| !table.jobs.iter().any(is_about_to)).await;
+    }
+
     /// Waits until no job is left that has not ended.
     pub async fn all_ended(&self) {
         self.0.until(|table| table.jobs.iter().all(|entry| entry.status == Status::Concluded)).await;

@@ -295,10 +295,11 @@ impl Meter {
 
     fn unpark(&self, back: Option<Status>) {
         let Some(back) = back else { return };
-        let shared = &self.shared;
-        shared.with(self.key, |entry| {
+        let mut table = self.shared.table();
+        if let Some(entry) = table.find(self.key) {
             entry.busy = true;
-            shared.go(entry, back);
-        });
+            self.shared.go(entry, back);
+        }
+        table.wake_watchers();
     }
 }

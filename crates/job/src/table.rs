@@ -88,6 +88,13 @@ impl Entry {
         self.ended || !self.started
     }
 
+    /// Whether something was asked of it that it does without being asked again: to go on, or its last step.
+    pub(crate) fn is_about_to_change(&self) -> bool {
+        let stands_still = matches!(self.status, Status::Paused | Status::Standby);
+        let is_released = !self.user_paused && self.internal_pauses == 0;
+        (stands_still && is_released) || (self.ending_now && self.status != Status::Concluded)
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.error.is_some() || self.handle.is_cancelled()
     }
@@ -126,7 +133,7 @@ impl Shared {
         self.table().find(key).map(change)
     }
 
-    /// Waits until `reached` says so, which is asked whenever a job ends.
+    /// Waits until `reached` says so, which is asked whenever a job ends or goes on after a pause.
     pub(crate) async fn until(&self, reached: impl Fn(&Table) -> bool) {
         std::future::poll_fn(|cx| {
             let mut table = self.table();
@@ -155,7 +162,7 @@ impl Shared {
         if entry.auto_dismiss || !entry.started {
             self.forget(&mut table, key);
         }
-        table.watchers.drain(..).for_each(Waker::wake);
+        table.wake_watchers();
     }
 
     /// Takes a job out of the table.
@@ -171,6 +178,10 @@ impl Table {
     pub(crate) fn next(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    pub(crate) fn wake_watchers(&mut self) {
+        self.watchers.drain(..).for_each(Waker::wake);
     }
 
     pub(crate) fn find(&mut self, key: JobKey) -> Option<&mut Entry> {

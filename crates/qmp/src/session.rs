@@ -107,15 +107,30 @@ impl Session {
                 self.is_answering = true;
                 Some(Incoming::Command(Pending { id }, command))
             }
-            Ok(None) => Some(Incoming::Reply(self.reply(id.as_ref(), Ok(&Empty {})))),
-            Err(error) => Some(Incoming::Reply(self.reply::<Empty>(id.as_ref(), Err(&error)))),
+            Ok(None) => Some(Incoming::Reply(self.reply(id.as_ref(), written(Ok(&Empty {}))))),
+            Err(error) => Some(Incoming::Reply(self.reply(id.as_ref(), written::<Empty>(Err(&error))))),
         }
     }
 
     /// The bytes that answer a request; the input is looked at again.
     pub fn answer<C: Call>(&mut self, pending: Pending, result: &Result<C::Returns, QmpError>) -> Vec<u8> {
         self.is_answering = false;
-        self.reply(pending.id.as_ref(), result.as_ref())
+        self.reply(pending.id.as_ref(), written(result.as_ref()))
+    }
+
+    /// The same for a command that has worked and returns a list, each item of which is made when it is written.
+    pub fn answer_each<C: Call<Returns = Vec<T>>, T: Qapi>(
+        &mut self,
+        pending: Pending,
+        items: impl Iterator<Item = T>,
+    ) -> Vec<u8> {
+        self.is_answering = false;
+        let write = |out: &mut Writer| {
+            out.begin_array();
+            items.for_each(|item| item.write(out));
+            out.end_array();
+        };
+        self.reply(pending.id.as_ref(), Ok(write))
     }
 
     /// Spec "Asynchronous events": the bytes that tell the client of an event, `None` while it negotiates. The time is
@@ -160,8 +175,8 @@ impl Session {
         }
     }
 
-    /// Spec "Commands Responses".
-    fn reply<T: Qapi>(&self, id: Option<&Value>, result: Result<&T, &QmpError>) -> Vec<u8> {
+    /// Spec "Commands Responses". What is returned, `result` writes.
+    fn reply(&self, id: Option<&Value>, result: Result<impl FnOnce(&mut Writer), &QmpError>) -> Vec<u8> {
         self.line(|out| {
             let put_id = |out: &mut Writer| {
                 if let Some(id) = id {
@@ -170,9 +185,9 @@ impl Session {
                 }
             };
             match result {
-                Ok(value) => {
+                Ok(write) => {
                     out.key("return");
-                    value.write(out);
+                    write(out);
                     put_id(out);
                 }
                 Err(error) => {
@@ -197,6 +212,13 @@ impl Session {
         out.end_object();
         out.into_bytes()
     }
+}
+
+/// What [`Session::reply`] takes, of a value that there is.
+fn written<'v, T: Qapi>(
+    result: Result<&'v T, &'v QmpError>,
+) -> Result<impl FnOnce(&mut Writer) + 'v, &'v QmpError> {
+    result.map(|value| |out: &mut Writer| value.write(out))
 }
 
 /// Spec "Issuing Commands": the `id` to answer with, and the request.

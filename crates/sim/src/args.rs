@@ -6,7 +6,8 @@ use drystone_sim::Options;
 const SEEDS_DEFAULT: u64 = 1000;
 
 const USAGE: &str = "\
-usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE] [--ci]
+usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
+                    [--minimise] [--keep-going] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -14,6 +15,10 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --jobs N      how many runs at a time (as many as there are processors)
   --verbose     a line for each run
   --script FILE plays a script instead
+  --planted     plants mistakes and finds them (built with the feature `planted`)
+  --plant NAME  plants one, and plays seeds
+  --minimise    takes out of a script that fails what is not needed for that
+  --keep-going  goes on after a failure, and says what it was
   --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
 
 /// The seeds that are played on every change.
@@ -21,23 +26,36 @@ const CI_FIXED: (u64, u64) = (1, 8000);
 /// How many more are, which nobody has seen.
 const CI_FRESH: u64 = 2000;
 
+/// Which mistakes are to be found.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// Each of them.
+    All,
+    /// This one is in the program.
+    One(drystone_base::planted::Mistake),
+}
+
 /// What is wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Args {
     pub(crate) options: Options,
     /// First seed and count, for each series.
     pub(crate) seeds: Vec<(u64, u64)>,
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
+    pub(crate) minimises: bool,
+    pub(crate) keeps_going: bool,
     pub(crate) script: Option<String>,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<Plant>,
 }
 
 impl Args {
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let (mut seed, mut seeds) = (None, None);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut parsed =
-            Self { options: Options::default(), seeds: Vec::new(), jobs, is_verbose: false, script: None };
+        let mut parsed = Self { options: Options::default(), jobs, ..Self::default() };
         let mut rest = args.iter();
         while let Some(option) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"));
@@ -48,7 +66,13 @@ impl Args {
                 "--jobs" => parsed.jobs = usize::try_from(number(option, value()?)?).unwrap_or(1).max(1),
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
+                "--minimise" => parsed.minimises = true,
+                "--keep-going" => parsed.keeps_going = true,
                 "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
+                #[cfg(feature = "planted")]
+                "--planted" => parsed.planted = Some(Plant::All),
+                #[cfg(feature = "planted")]
+                "--plant" => parsed.planted = Some(Plant::One(mistake(value()?)?)),
                 _ => return Err(format!("unknown argument: {option}\n{USAGE}")),
             }
         }
@@ -60,6 +84,11 @@ impl Args {
         parsed.seeds.push((seed.unwrap_or(1), count));
         Ok(parsed)
     }
+}
+
+#[cfg(feature = "planted")]
+fn mistake(name: &str) -> Result<drystone_base::planted::Mistake, String> {
+    crate::planted::find(name).ok_or_else(|| format!("nobody knows a mistake called '{name}'"))
 }
 
 /// The first of seeds that were not played before.

@@ -25,7 +25,8 @@ struct Picture {
 
 impl Picture {
     fn of(graph: &GraphView<'_>) -> Self {
-        let nodes: BTreeMap<NodeId, NodeInfo> = graph.nodes().into_iter().map(|node| (node.id, node)).collect();
+        let nodes: BTreeMap<NodeId, NodeInfo> =
+            graph.nodes().into_iter().map(|node| (node.id, node)).collect();
         let mut users: BTreeMap<NodeId, Vec<(String, Grant)>> = BTreeMap::new();
         for node in nodes.values() {
             for edge in &node.edges {
@@ -69,7 +70,11 @@ impl Picture {
         for (place, (name, wants)) in users.iter().enumerate() {
             for (_, (keeper, shares)) in users.iter().enumerate().filter(|(other, _)| *other != place) {
                 let extra = wants.perm.without(shares.shared);
-                assert!(extra.is_empty(), "{name} has '{extra}' on '{}', which {keeper} does not share", node.name);
+                assert!(
+                    extra.is_empty(),
+                    "{name} has '{extra}' on '{}', which {keeper} does not share",
+                    node.name
+                );
             }
         }
         let writes = all.perm.writes();
@@ -82,7 +87,9 @@ impl Picture {
         let mut left = vec![top];
         while let Some(id) = left.pop() {
             if found.insert(id) {
-                left.extend(self.nodes.get(&id).iter().flat_map(|node| node.edges.iter().map(|edge| edge.child)));
+                left.extend(
+                    self.nodes.get(&id).iter().flat_map(|node| node.edges.iter().map(|edge| edge.child)),
+                );
             }
         }
         found
@@ -112,7 +119,10 @@ pub(crate) fn demand_sound(graph: &GraphView<'_>) {
 pub(crate) fn describe(graph: &GraphView<'_>) -> String {
     let mut text = String::new();
     for NodeInfo { id, name, read_only, active, owned, users, edges, .. } in graph.nodes() {
-        let _ = writeln!(text, "{name} {id:?} read-only {read_only} active {active} owned {owned} {users:?} {edges:?}");
+        let _ = writeln!(
+            text,
+            "{name} {id:?} read-only {read_only} active {active} owned {owned} {users:?} {edges:?}"
+        );
     }
     for RootInfo { id, name, node, grant, stays, .. } in graph.roots() {
         if node.is_some() {

@@ -4,11 +4,13 @@
 
 use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange};
+use drystone_job::OnError;
+use drystone_testkit::disk::{FaultEffect, OpKind};
 
 use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
-use crate::script::{Actor, Script};
-use crate::step::{Change, Request, Step, Target, VisitKind};
+use crate::script::{Actor, DiskSpec, Script};
+use crate::step::{Change, FaultSpec, JobStep, Reach, Request, Step, Stream, Target, Trouble, VisitKind};
 
 /// A generator with a taste.
 struct Draw {
@@ -36,13 +38,13 @@ impl Draw {
         let disk_count = if self.rng.one_in(3) { 2 } else { 1 };
         for _ in 0..disk_count {
             let mut below = 0;
-            let more = self.rng.below(3) + u64::from(disk_count > 1).saturating_sub(0);
+            let more = self.rng.below(3) + u64::from(disk_count > 1);
             for _ in 0..more.min(3) {
                 let image = self.image(len, Some(below));
                 below = script.images.len();
                 script.images.push(image);
             }
-            script.disks.push(below);
+            script.disks.push(DiskSpec { image: below, resizes: self.rng.one_in(5) });
         }
     }
 
@@ -77,14 +79,23 @@ impl Draw {
 
     fn actors(&mut self, script: &mut Script, steps: u64) {
         let len = script.images.iter().map(|image| image.len).max().unwrap_or(512);
+        let has_jobs = self.rng.one_in(2);
         for disk in 0..script.disks.len() {
             let lanes = 2 + self.rng.below(3);
             for _ in 0..lanes {
                 let steps = self.guest(len, steps);
                 script.actors.push(self.actor(script.threads, disk, steps));
             }
-            let steps = self.operator(steps / 2 + 1);
-            script.actors.push(self.actor(script.threads, disk, steps));
+            let operator = self.operator(steps / 2 + 1);
+            script.actors.push(self.actor(script.threads, disk, operator));
+            if has_jobs {
+                let worker = self.worker(steps / 2 + 1);
+                script.actors.push(self.actor(script.threads, disk, worker));
+            }
+        }
+        if self.rng.one_in(3) {
+            let steps = self.misfortunes();
+            script.actors.push(self.actor(script.threads, 0, steps));
         }
     }
 
@@ -105,7 +116,7 @@ impl Draw {
             let step = match self.rng.below(16) {
                 0 => self.wait(1_000_000),
                 1 if comes_and_goes => Step::Change(self.visit()),
-                2 => Step::Abandon(self.rng.below(12), self.request(len)),
+                2 => Step::Abandon(self.rng.below(12), Box::new(Step::Request(self.request(len)))),
                 _ => Step::Request(self.request(len)),
             };
             list.push(step);
@@ -117,14 +128,109 @@ impl Draw {
     fn operator(&mut self, steps: u64) -> Vec<Step> {
         let mut list = Vec::new();
         for _ in 0..self.some(steps) {
-            let step = match self.rng.below(8) {
-                0..3 => Step::Change(Change::Snapshot(self.kind())),
-                3..6 => Step::Change(Change::Drain(self.target(), self.rng.below(500_000))),
-                _ => self.wait(1_500_000),
+            let change = match self.rng.below(24) {
+                0..6 => Change::Snapshot(self.kind()),
+                6 => Change::DoomedSnapshot(self.kind()),
+                7..12 => Change::Drain(self.target(), self.rng.below(500_000)),
+                12..14 => Change::Reopen(self.rng.index(4), 4096 << (4 * self.rng.below(3))),
+                14 => Change::Freeze,
+                15 => Change::Thaw,
+                16 => Change::Grow(512 * (1 + self.rng.below(16))),
+                17..19 => Change::Filter(true),
+                19 => Change::Filter(false),
+                20 => Change::Delete,
+                _ => {
+                    list.push(self.wait(1_500_000));
+                    continue;
+                }
+            };
+            // Nobody notices a read-only disk that stays one.
+            let is_frozen = change == Change::Freeze;
+            let step = Step::Change(change);
+            list.push(if self.rng.one_in(10) {
+                Step::Abandon(self.rng.below(12), Box::new(step))
+            } else {
+                step
+            });
+            if is_frozen {
+                list.push(self.wait(300_000));
+                list.push(Step::Change(Change::Thaw));
+            }
+        }
+        list
+    }
+
+    /// Somebody who works with jobs.
+    fn worker(&mut self, steps: u64) -> Vec<Step> {
+        let mut list = vec![self.wait(2_000_000), self.stream()];
+        for _ in 0..self.some(steps) {
+            let step = match self.rng.below(16) {
+                0..4 => self.stream(),
+                4..6 => Step::Job(JobStep::Pause),
+                6..8 => Step::Job(JobStep::Resume),
+                8 => Step::Job(JobStep::Cancel(self.rng.one_in(3))),
+                9 => Step::Job(JobStep::Complete),
+                10..12 => Step::Job(JobStep::Finalize),
+                12 => Step::Job(JobStep::Speed(self.speed())),
+                13 => Step::Change(Change::Delete),
+                _ => self.wait(2_000_000),
             };
             list.push(step);
         }
         list
+    }
+
+    fn stream(&mut self) -> Step {
+        let reach = match self.rng.below(4) {
+            0..2 => Reach::All,
+            2 => Reach::Base(1 + self.rng.index(3)),
+            _ => Reach::Bottom(self.rng.index(3)),
+        };
+        let policies = [OnError::Report, OnError::Ignore, OnError::Enospc, OnError::Stop, OnError::Auto];
+        let on_error = policies.get(self.rng.index(policies.len())).copied().unwrap_or_default();
+        let speed = if self.rng.one_in(3) { self.speed() } else { 0 };
+        Step::Job(JobStep::Stream(Stream { reach, speed, on_error, is_manual: self.rng.one_in(4) }))
+    }
+
+    fn speed(&mut self) -> u32 {
+        1 << (12 + self.rng.below(14))
+    }
+
+    /// What happens to devices: some operations fail, a device is full for a while, or the power goes.
+    fn misfortunes(&mut self) -> Vec<Step> {
+        let kind = self.rng.below(3);
+        let mut list = vec![self.wait(2_000_000)];
+        if kind == 0 {
+            list.push(Step::Trouble(Trouble::Cut(self.rng.below(250))));
+            return list;
+        }
+        for _ in 0..=self.rng.below(4) {
+            let image = self.rng.index(6);
+            if kind == 1 {
+                list.push(Step::Trouble(Trouble::Fault(self.fault(image))));
+            } else {
+                list.push(Step::Trouble(Trouble::Fill(image, 4096 * self.rng.below(8))));
+                list.push(self.wait(2_000_000));
+                list.push(Step::Trouble(Trouble::Room(image)));
+            }
+            list.push(self.wait(1_000_000));
+        }
+        if self.rng.one_in(3) {
+            list.push(Step::Trouble(Trouble::Cut(self.rng.below(100))));
+        }
+        list
+    }
+
+    fn fault(&mut self, image: usize) -> FaultSpec {
+        let kinds = [None, Some(OpKind::Read), Some(OpKind::Write), Some(OpKind::Write), Some(OpKind::Flush)];
+        let effects = [FaultEffect::Io, FaultEffect::Io, FaultEffect::NoSpace, FaultEffect::Short];
+        FaultSpec {
+            image,
+            kind: kinds.get(self.rng.index(kinds.len())).copied().flatten(),
+            effect: effects.get(self.rng.index(effects.len())).copied().unwrap_or(FaultEffect::Io),
+            skip: self.rng.below(20),
+            times: 1 + self.rng.below(4),
+        }
     }
 
     fn wait(&mut self, ns_max: u64) -> Step {
@@ -132,10 +238,11 @@ impl Draw {
     }
 
     fn visit(&mut self) -> Change {
-        match self.rng.below(6) {
-            0..3 => Change::Visit(VisitKind::Writer),
-            3 => Change::Visit(VisitKind::Reader),
-            4 => Change::Visit(VisitKind::Jealous),
+        match self.rng.below(8) {
+            0..4 => Change::Visit(VisitKind::Writer),
+            4 => Change::Visit(VisitKind::Reader),
+            5 => Change::Visit(VisitKind::Jealous),
+            6 => Change::Visit(VisitKind::Intruder),
             _ => Change::Leave,
         }
     }

@@ -2,17 +2,20 @@
 
 use std::rc::Rc;
 
+use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::control::{Plan, Task};
-use drystone_testkit::client::{BackendClient, SharedModel, Watched};
-use drystone_testkit::disk::{Image, SimDisk};
+use drystone_job::Status;
+use drystone_testkit::client::{BackendClient, Watched};
+use drystone_testkit::disk::{Image, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
-use crate::image::{Format, Sheet, demand_sound, recorded_backing};
+use crate::audit;
+use crate::image::{Format, Sheet, demand_sound, header, recorded_backing};
 use crate::prepare::{chain_of, finish};
-use crate::stage::{Common, Stage};
+use crate::stage::{Common, Guest, Stage};
 
 /// A disk when its run is over: the image on top, and what it shows.
 pub(crate) type Shown = (String, ByteModel);
@@ -42,12 +45,53 @@ impl Stage {
         self.on_control(look).await
     }
 
+    /// Devices work again, and go on to.
+    pub(crate) fn mend(&self) {
+        self.common.power().cut_at(u64::MAX);
+        for sheet in self.common.sheets() {
+            sheet.disk.clear_faults();
+            sheet.disk.set_space(u64::MAX);
+        }
+    }
+
+    /// Lets all jobs end, well if they can.
+    pub(crate) async fn end_jobs(&self, sim: &Sim) {
+        let local = sim.io(1);
+        while !self.jobs.list().is_empty() {
+            for job in self.jobs.list() {
+                // Each of these may come too late.
+                let _ = self.jobs.set_speed(&job.id, 0);
+                let _ = match job.status {
+                    Status::Pending => self.jobs.finalize(&job.id),
+                    _ => self.jobs.resume(&job.id),
+                };
+            }
+            local.sleep_until(local.now_ns().saturating_add(1_000_000)).await;
+        }
+    }
+
+    /// The image on top of each disk, and what it shows.
+    pub(crate) async fn shown(&self) -> Result<Vec<Shown>> {
+        let roots: Vec<_> = self.disks.iter().map(|disk| disk.main.id()).collect();
+        let look = async move |task: &mut Task<'_>| {
+            Ok(task.gs().with(|graph| {
+                let known = graph.roots();
+                let node = |id| known.iter().find(|root| root.id == id).and_then(|root| root.node);
+                let top = |id| audit::chain(graph, node(id)?).first().map(|image| image.name.clone());
+                roots.into_iter().map(|id| top(id).unwrap_or_default()).collect::<Vec<String>>()
+            }))
+        };
+        let tops = self.on_control(look).await?;
+        Ok(tops.into_iter().zip(self.disks.iter().map(|disk| disk.model.borrow().clone())).collect())
+    }
+
     /// Takes all users away and closes all images.
     pub(crate) async fn close(&self) -> Result<()> {
-        let roots: Vec<_> = self.disks.iter().map(|disk| disk.main.id()).collect();
         let work = async move |task: &mut Task<'_>| {
+            let roots = task.gs().with(|graph| graph.roots());
+            let roots = roots.into_iter().filter(|root| root.node.is_some()).map(|root| root.id);
             let mut plan = Plan::new();
-            roots.into_iter().for_each(|root| plan.detach_root(root));
+            roots.for_each(|root| plan.detach_root(root));
             task.apply(plan).await?;
             while let Some(unused) = unused(task) {
                 let mut plan = Plan::new();
@@ -64,61 +108,92 @@ impl Stage {
 
 /// A node that nothing leads to.
 fn unused(task: &Task<'_>) -> Option<drystone_core::graph::node::NodeId> {
-    task.gs().with(|graph| graph.nodes().iter().map(|node| node.id).find(|id| graph.parents_of(*id).is_empty()))
+    task.gs()
+        .with(|graph| graph.nodes().iter().map(|node| node.id).find(|id| graph.parents_of(*id).is_empty()))
 }
 
-/// Everybody has gone: the disks are read once more, everything is closed, and the images are sound.
+/// Everybody has gone: jobs end, the disks are read once more, and everything is closed.
 pub(crate) fn end(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
     let ended = finish(sim, async {
+        stage.mend();
+        stage.end_jobs(sim).await;
         stage.demand_calm().await?;
         stage.read_all(sim).await?;
         stage.demand_calm().await?;
-        stage.close().await
+        let shown = stage.shown().await?;
+        stage.close().await.map(|()| shown)
     });
-    ended.unwrap_or_else(|error| panic!("a run cannot be ended: {}", error.report()));
-    stage.disks.iter().map(|disk| (disk.front.head(), model_of(&disk.model))).collect()
+    ended.unwrap_or_else(|error| panic!("a run cannot be ended: {}", error.report()))
 }
 
-fn model_of(model: &SharedModel) -> ByteModel {
-    model.borrow().clone()
-}
-
-/// What is on the devices now, as images that say themselves what is behind them.
+/// What is on the devices now.
 pub(crate) fn images_of(common: &Common) -> Vec<(Sheet, Image)> {
     common.sheets().into_iter().map(|sheet| (sheet.clone(), SimDisk::image(&sheet.disk))).collect()
 }
 
-/// Checks images, opens them on a new process and compares what they show.
-pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, shown: Vec<Shown>, may_leak: bool) {
+/// What could be on the devices after the power went off: one of many for each.
+pub(crate) fn survivors_of(common: &Common, rng: &mut Rng) -> Vec<(Sheet, Image)> {
+    let one_of = |sheet: Sheet| {
+        let state = sheet.disk.crash_state();
+        let (place, seed) = (rng.index(2 * state.change_count() + SURVIVORS_DRAWN), rng.next_u64());
+        let limit = place.saturating_add(1).max(SURVIVORS_DRAWN);
+        let survivor = state.survivors(limit, seed).take(place + 1).last();
+        let image = survivor.map_or_else(|| sheet.disk.durable_image(), |survivor| survivor.image);
+        (sheet, image)
+    };
+    common.sheets().into_iter().map(one_of).collect()
+}
+
+/// Of what could be on a device, so many are neither all nor nothing nor all but one change.
+const SURVIVORS_DRAWN: usize = 16;
+
+/// Checks images, opens them in a new process as they say themselves, and compares what they show.
+pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Shown>, may_leak: bool) {
     let sim = Sim::seeded(seed);
-    let common = Common::new(seed, drystone_testkit::disk::Timing::Instant);
+    let common = Common::new(seed, Timing::Instant);
     let mut sheets = Vec::new();
     for (sheet, bytes) in images {
+        if let Some((_, model)) = shown.iter_mut().find(|(top, _)| *top == sheet.name) {
+            model.found_len(len_of(&sheet, &bytes));
+        }
         let backing = match sheet.format {
             Format::Raw => None,
             Format::Qcow2(_) => {
                 demand_sound(&sheet.name, &bytes, may_leak);
-                recorded_backing(&bytes).unwrap_or_else(|error| panic!("'{}': {}", sheet.name, error.report()))
+                recorded_backing(&bytes)
+                    .unwrap_or_else(|error| panic!("'{}': {}", sheet.name, error.report()))
             }
         };
         sheets.push(common.add_as(&sheet.name, bytes, sheet.format, backing));
     }
-    let mut needed: Vec<Sheet> = Vec::new();
-    for (top, _) in &shown {
-        for sheet in chain_of(&sheets, top) {
-            if needed.iter().all(|known| known.name != sheet.name) {
-                needed.push(sheet);
-            }
-        }
-    }
     let graph = SimGraph::start(&sim);
-    let mut stage = Stage::new(&graph, common);
+    let mut stage = Stage::new(&sim, &graph, common);
     let found = finish(&sim, async {
-        stage.open(needed, shown).await?;
+        let needed = needed_for(&sheets, &shown);
+        let guests = shown.into_iter().map(|(top, model)| Guest { top, model, resizes: false });
+        stage.open(needed, guests.collect()).await?;
         stage.read_all(&sim).await?;
         stage.close().await
     });
     found.unwrap_or_else(|error| panic!("images cannot be opened again: {}", error.report()));
     drop(stage);
     graph.finish();
+}
+
+/// The images of the chains of all disks, each once, before those on top of it.
+fn needed_for(sheets: &[Sheet], shown: &[Shown]) -> Vec<Sheet> {
+    let mut needed: Vec<Sheet> = Vec::new();
+    for sheet in shown.iter().flat_map(|(top, _)| chain_of(sheets, top)) {
+        if needed.iter().all(|known| known.name != sheet.name) {
+            needed.push(sheet);
+        }
+    }
+    needed
+}
+
+fn len_of(sheet: &Sheet, bytes: &Image) -> u64 {
+    match sheet.format {
+        Format::Raw => bytes.len(),
+        Format::Qcow2(_) => header(bytes).map_or(0, |header| header.len_guest()),
+    }
 }

@@ -12,6 +12,7 @@
 //! | `image`, `prepare` | images, and what is in them when a run begins |
 //! | `stage`, `player` | the graph, and the actors at work on it |
 //! | `files`, `audit` | what must hold of files and of the graph, at any moment |
+//! | [`minimise()`] | a shorter script that fails in the same way |
 //! | `ending` | what must hold when everybody has gone, and when the images are opened again |
 //! | [`tally`] | what was done |
 //!
@@ -33,6 +34,7 @@ mod draw;
 mod ending;
 mod files;
 pub mod image;
+mod minimise;
 mod player;
 mod prepare;
 mod run;
@@ -40,8 +42,10 @@ pub mod script;
 mod stage;
 pub mod step;
 pub mod tally;
+mod threads;
 mod words;
 
 pub use draw::draw;
+pub use minimise::minimise;
 pub use run::{Failure, Options, RunReport, run, run_script};
 pub use words::BadWord;

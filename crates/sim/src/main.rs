@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+#[cfg(feature = "planted")]
+mod planted;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -10,7 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use args::Args;
 use drystone_sim::script::Script;
 use drystone_sim::tally::Totals;
-use drystone_sim::{Failure, RunReport, run, run_script};
+use drystone_sim::{Failure, RunReport, minimise, run, run_script};
+
+/// So many scripts are tried to make one shorter.
+const RUNS_MAX: u64 = 20_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +35,12 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found.
 fn act(args: &Args) -> Result<bool, String> {
+    #[cfg(feature = "planted")]
+    match &args.planted {
+        Some(args::Plant::All) => return planted::find_all(args.jobs),
+        Some(args::Plant::One(mistake)) => drystone_base::planted::plant(Some(*mistake)),
+        None => {}
+    }
     if let Some(path) = &args.script {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         let script: Script = text.parse().map_err(|fault| format!("{path}: {fault}"))?;
@@ -62,6 +73,7 @@ fn series(args: &Args, first: u64, count: u64) -> bool {
                     }
                     match run(first.wrapping_add(place), &args.options) {
                         Ok(report) => note(args, &mut own, &report),
+                        Err(failure) if args.keeps_going => println!("FAILED {failure}"),
                         Err(failure) => {
                             is_over.store(true, Ordering::Relaxed);
                             keep_first(&found, *failure);
@@ -95,11 +107,15 @@ fn keep_first(found: &Mutex<Option<Failure>>, failure: Failure) {
 }
 
 /// Prints how one run ended; whether well.
-fn show(_args: &Args, ended: Result<RunReport, Box<Failure>>) -> bool {
+fn show(args: &Args, ended: Result<RunReport, Box<Failure>>) -> bool {
     match ended {
         Ok(report) => println!("{report}"),
         Err(failure) => {
             println!("FAILED {failure}\n\nThe script:\n{}", failure.script);
+            if args.minimises {
+                let least = minimise(&failure, RUNS_MAX);
+                println!("FAILED {least}\n\nThe least that fails like this:\n{}", least.script);
+            }
             return false;
         }
     }

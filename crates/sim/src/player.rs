@@ -1,14 +1,17 @@
 //! [`Player`]: an actor at work: its requests on a lane of its own, and its changes through the control thread.
 //!
-//! What may fail, and how, is said in one place ([`Player::excuse`]); any other failure ends the run.
+//! What may fail, and how, is said in one place for requests ([`Player::excuse`]) and in one for commands (`change`); any
+//! other failure ends the run.
 
 mod change;
+mod graph;
+mod job;
+mod trouble;
 
 use std::rc::Rc;
 
 use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::graph::permission::Perm;
 use drystone_core::runtime::LocalRef;
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::model::DiscardRule;
@@ -16,7 +19,7 @@ use drystone_testkit::sim::abandon_after;
 
 use crate::script::Actor;
 use crate::stage::{Disk, Stage};
-use crate::step::{Request, Step, VisitKind};
+use crate::step::{Request, Step};
 
 type Client = Watched<BackendClient>;
 
@@ -32,7 +35,6 @@ pub(crate) struct Player {
 
 struct Visit {
     backend: Backend<ReadWrite>,
-    kind: VisitKind,
 }
 
 impl Player {
@@ -45,7 +47,15 @@ impl Player {
     /// Does one thing after the other.
     pub(crate) async fn play(mut self, actor: Actor) {
         for step in actor.steps {
-            self.perform(step).await;
+            match step {
+                Step::Abandon(polls, step) if may_abandon(&step) => {
+                    if abandon_after(polls, self.perform(*step)).await.is_none() {
+                        self.stage.common.counts().event("callers that went away", 1);
+                    }
+                }
+                Step::Abandon(_, step) => self.perform(*step).await,
+                step => self.perform(step).await,
+            }
         }
         self.leave().await;
     }
@@ -54,8 +64,10 @@ impl Player {
         match step {
             Step::Wait(ns) => self.local.sleep_until(self.local.now_ns().saturating_add(ns)).await,
             Step::Request(request) => self.request(request).await,
-            Step::Abandon(polls, request) => self.abandon(polls, request).await,
             Step::Change(change) => self.change(change).await,
+            Step::Job(step) => self.job(step).await,
+            Step::Trouble(trouble) => self.trouble(&trouble),
+            Step::Abandon(..) => {}
         }
     }
 
@@ -75,22 +87,6 @@ impl Player {
         }
     }
 
-    /// A request that nobody waits for any more after some polls.
-    async fn abandon(&mut self, polls: u64, request: Request) {
-        // Whoever resizes has to know when that is over.
-        let Some(request) = self.fit(request).filter(|one| !matches!(one, Request::Resize(_))) else { return };
-        let result = abandon_after(polls, submit(&mut self.client, request)).await;
-        match result {
-            None => self.stage.common.counts().event("abandoned requests", 1),
-            Some(result) => {
-                self.stage.common.counts().request(request.name(), result.is_ok());
-                if let Err(error) = result {
-                    self.excuse(request, &error);
-                }
-            }
-        }
-    }
-
     /// The request, as far as it is inside of the disk.
     fn fit(&self, request: Request) -> Option<Request> {
         let len = self.disk.model.borrow().len();
@@ -106,7 +102,10 @@ impl Player {
             Request::Status(range) => Request::Status(inside(range)?),
             Request::Flush => Request::Flush,
             // Disks only grow.
-            Request::Resize(to) => Request::Resize(len.saturating_add(to)),
+            Request::Resize(by) if self.disk.resizes && self.visit.is_none() => {
+                Request::Resize(len.saturating_add(by))
+            }
+            Request::Resize(_) => return None,
         })
     }
 
@@ -119,11 +118,24 @@ impl Player {
         let is_excused = match error.kind() {
             // What the user was not granted.
             Kind::PermissionDenied | Kind::ReadOnly => {
-                is_change && self.visit.as_ref().is_some_and(|visit| visit.kind != VisitKind::Writer)
+                is_change && (self.visit.is_some() || self.disk.front.was_frozen())
             }
+            Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
+            // Version 2 of the format cannot hide a longer image behind a new part.
+            Kind::Unsupported => matches!(request, Request::Resize(_)),
             _ => false,
         };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
+    }
+}
+
+/// Whether nobody has to know how it ended: whoever makes a disk longer does, and whoever gets a user.
+fn may_abandon(step: &Step) -> bool {
+    use crate::step::Change as C;
+    match step {
+        Step::Request(Request::Resize(_)) | Step::Change(C::Grow(_) | C::Visit(_) | C::Leave) => false,
+        Step::Wait(_) | Step::Request(_) | Step::Change(_) | Step::Job(_) => true,
+        Step::Trouble(_) | Step::Abandon(..) => false,
     }
 }
 
@@ -138,15 +150,4 @@ async fn submit(client: &mut Client, request: Request) -> Result<()> {
         Request::Flush => client.flush().await,
         Request::Resize(len) => client.resize(len).await,
     }
-}
-
-/// What a user wants and shares.
-fn grant_of(kind: VisitKind) -> drystone_core::graph::permission::Grant {
-    let reads = Perm::CONSISTENT_READ;
-    let (perm, shared) = match kind {
-        VisitKind::Writer => (reads.with(Perm::WRITE), Perm::ALL),
-        VisitKind::Reader => (reads, Perm::ALL),
-        VisitKind::Jealous => (reads, Perm::ALL.without(Perm::WRITE)),
-    };
-    drystone_core::graph::permission::Grant { perm, shared }
 }

@@ -12,7 +12,7 @@ use drystone_testkit::model::{ByteModel, DiscardRule};
 use drystone_testkit::sim::Sim;
 
 use crate::image::{Format, ImageSpec};
-use crate::stage::{Common, Stage};
+use crate::stage::{Common, Guest, Stage};
 
 /// How many requests fill an image.
 const FILL_REQUESTS: u64 = 6;
@@ -67,19 +67,21 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     let sheets = add_all(&common, images);
     let (Some(last), Some(top)) = (images.last_mut(), sheets.last().cloned()) else { return Ok(()) };
     let graph = SimGraph::start(&sim);
-    let mut stage = Stage::new(&graph, common);
+    let mut stage = Stage::new(&sim, &graph, common);
     let model = ByteModel::of(&last.shows);
     let below = chain_of(&sheets, &top.name);
-    finish(&sim, stage.open(below, vec![(top.name.clone(), model)]))?;
+    finish(&sim, stage.open(below, vec![Guest { top: top.name.clone(), model, resizes: false }]))?;
     let Some(disk) = stage.disks.first().map(Rc::clone) else { return Ok(()) };
     let len = last.shows.len();
     let local = sim.io(1);
     let mut client = Watched::new(BackendClient::new(&disk.main, &local), &disk.model);
     let mut rng = Rng::new(seed);
     let mix = Mix { reads: 0, writes: 5, zeroes: 2, discards: 1, flushes: 0 };
-    let load = Load { mix, discard: DiscardRule::OldOrZero, len_max: len / 3, ..Load::new(FILL_REQUESTS, len) };
+    let load =
+        Load { mix, discard: DiscardRule::OldOrZero, len_max: len / 3, ..Load::new(FILL_REQUESTS, len) };
     let shown = finish(&sim, async {
-        load.run(&mut client, &mut rng, |error| panic!("an image cannot be filled: {}", error.report())).await;
+        load.run(&mut client, &mut rng, |error| panic!("an image cannot be filled: {}", error.report()))
+            .await;
         client.read(GuestRange::new(GuestOffset::ZERO, len)).await
     })?;
     last.shows = Image::from_bytes(&shown);

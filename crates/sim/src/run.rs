@@ -6,17 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Once;
 
+use drystone_base::rng::Rng;
 use drystone_testkit::disk::Timing;
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::{Sim, SimOptions};
 
 use crate::draw::draw;
-use crate::ending::{end, images_of, reopen};
+use crate::ending::{Shown, end, images_of, reopen, survivors_of};
 use crate::player::Player;
 use crate::prepare::{add_all, finish, prepare};
-use crate::script::Script;
-use crate::stage::{Common, Stage};
+use crate::script::{DiskSpec, Script};
+use crate::stage::{Common, Guest, Stage};
 use crate::tally::Tally;
 
 /// How scripts are drawn.
@@ -84,6 +85,7 @@ pub fn run(seed: u64, options: &Options) -> Result<RunReport, Box<Failure>> {
 pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
     catch_panics();
     LAST_PANIC.with(|last| last.replace(None));
+    SEED.set(script.seed);
     IS_PLAYING.set(true);
     let played = catch_unwind(AssertUnwindSafe(|| play(script)));
     IS_PLAYING.set(false);
@@ -95,6 +97,7 @@ pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
 }
 
 thread_local! {
+    static SEED: Cell<u64> = const { Cell::new(0) };
     static IS_PLAYING: Cell<bool> = const { Cell::new(false) };
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
@@ -109,7 +112,11 @@ fn catch_panics() {
                 return usual(info);
             }
             LAST_PANIC.with(|last| {
-                last.borrow_mut().get_or_insert_with(|| info.to_string());
+                last.borrow_mut().get_or_insert_with(|| {
+                    // A panic in a commit ends the process, and then this is all that is heard of it.
+                    eprintln!("seed {}: {info}", SEED.get());
+                    info.to_string()
+                });
             });
         }));
     });
@@ -118,29 +125,52 @@ fn catch_panics() {
 fn play(script: &Script) -> RunReport {
     let prepared = prepare(&script.images)
         .unwrap_or_else(|error| panic!("the images of the script cannot be made: {}", error.report()));
-    let options = SimOptions { io_threads: script.threads, steps_max: 400_000, ..SimOptions::seeded(script.seed) };
+    let options =
+        SimOptions { io_threads: script.threads, steps_max: STEPS_MAX, ..SimOptions::seeded(script.seed) };
     let sim = Sim::new(options);
     let common = Common::new(script.seed, Timing::Seeded { delay_ns_max: 1_000_000 });
     let sheets = add_all(&common, &prepared);
     let graph = SimGraph::start(&sim);
-    let mut stage = Stage::new(&graph, common.clone());
-    let disk = |number: &usize| {
-        let image = prepared.get(*number)?;
-        Some((format!("i{number}"), ByteModel::of(&image.shows)))
+    let mut stage = Stage::new(&sim, &graph, common.clone());
+    let disk = |disk: &DiskSpec| {
+        let image = prepared.get(disk.image)?;
+        Some(Guest {
+            top: format!("i{}", disk.image),
+            model: ByteModel::of(&image.shows).with_odd_ends(),
+            resizes: disk.resizes,
+        })
     };
     let disks = script.disks.iter().filter_map(disk).collect();
-    finish(&sim, stage.open(sheets, disks)).unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    finish(&sim, stage.open(sheets, disks))
+        .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
-    let shown = end(&sim, &stage);
+    let is_cut = common.power().is_off();
+    let shown = if is_cut { cut(&sim, &stage) } else { end(&sim, &stage) };
+    let (steps, schedule) = (sim.steps(), sim.schedule_hash());
     drop(stage);
-    graph.finish();
-    reopen(script.seed, images_of(&common), shown, false);
-    let tally = common.counts().take();
-    RunReport { seed: script.seed, steps: sim.steps(), schedule: sim.schedule_hash(), tally }
+    if is_cut {
+        drop(graph);
+        common.counts().event("power cuts", 1);
+        let mut rng = Rng::new(script.seed);
+        for _ in 0..SURVIVORS {
+            reopen(script.seed, survivors_of(&common, &mut rng), shown.clone(), true);
+        }
+    } else {
+        graph.finish();
+        reopen(script.seed, images_of(&common), shown, common.is_troubled());
+    }
+    let hits = common.sheets().iter().map(|sheet| sheet.disk.faults_hit()).sum();
+    common.counts().event("operations of devices that failed", hits);
+    RunReport { seed: script.seed, steps, schedule, tally: common.counts().take() }
 }
 
-/// Lets all actors loose, and waits for them.
+/// A run of more steps has no end.
+const STEPS_MAX: u64 = 2_000_000;
+/// So many of the things that could be found after a power cut are looked at.
+const SURVIVORS: usize = 3;
+
+/// Lets all actors loose, and waits for them and for what they have begun, or for the power to go.
 fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
     let at_work = Rc::new(Cell::new(0_usize));
     for (number, actor) in script.actors.iter().enumerate() {
@@ -153,7 +183,22 @@ fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
             working.set(working.get() - 1);
         });
     }
-    if let Err(stuck) = sim.run_until(|| at_work.get() == 0) {
+    let common = &stage.common;
+    let is_over = || common.power().is_off() || (at_work.get() == 0 && !common.is_changing());
+    if let Err(stuck) = sim.run_until(is_over) {
         panic!("{stuck}");
     }
+}
+
+/// The power has gone: what the disks may show now.
+fn cut(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
+    // What requests do without power, in caches, is nobody's business.
+    let models: Vec<ByteModel> = stage.disks.iter().map(|disk| disk.model.borrow().clone()).collect();
+    let shown = finish(sim, stage.shown())
+        .unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()));
+    let crashed = models.into_iter().map(|mut model| {
+        model.crash();
+        model
+    });
+    shown.into_iter().map(|(top, _)| top).zip(crashed).collect()
 }

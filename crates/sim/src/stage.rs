@@ -19,25 +19,38 @@ use drystone_blockdev::options::Options;
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{Control, Opening, RootSpec, Task};
 use drystone_core::graph::permission::{Grant, Perm};
+use drystone_job::{ErrorAction, Happening, JobEvent, Jobs};
 use drystone_testkit::client::SharedModel;
-use drystone_testkit::disk::{DiskOptions, Image, Power, SimDisk, Timing};
+use drystone_testkit::disk::{DiscardAs, DiskOptions, Image, Power, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
+use drystone_testkit::sim::Sim;
 
 use crate::audit;
 use crate::files::{AuditedFile, Watch};
 use crate::image::{Format, Sheet};
 use crate::tally::Counts;
+use crate::threads::SimThreads;
 
-/// Reads, writes, resizes, and knows of others.
-pub(crate) const OWNER: Grant = Grant {
-    perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE),
-    shared: Perm::ALL,
-};
+/// What a disk shows when it is opened.
+pub(crate) struct Guest {
+    /// The image on top.
+    pub(crate) top: String,
+    pub(crate) model: ByteModel,
+    /// Its user may change the length.
+    pub(crate) resizes: bool,
+}
+
+/// What the user of a disk that stays wants: it shares everything.
+pub(crate) const fn owner(resizes: bool) -> Grant {
+    let perm = Perm::CONSISTENT_READ.with(Perm::WRITE);
+    Grant { perm: if resizes { perm.with(Perm::RESIZE) } else { perm }, shared: Perm::ALL }
+}
 
 /// Where a script is played.
 pub(crate) struct Stage {
-    pub(crate) control: Control,
+    control: Control,
+    pub(crate) jobs: Jobs,
     pub(crate) common: Common,
     pub(crate) disks: Vec<Rc<Disk>>,
 }
@@ -54,6 +67,8 @@ struct Inner {
     seed: u64,
     timing: Timing,
     made: AtomicU64,
+    /// Devices may fail, or have failed.
+    is_troubled: AtomicBool,
     /// Changes that are being made, and how many have ended.
     changing: AtomicU64,
     changed: AtomicU64,
@@ -65,6 +80,8 @@ pub(crate) struct Disk {
     pub(crate) model: SharedModel,
     /// The user that stays.
     pub(crate) main: Backend<ReadWrite>,
+    /// It may change the length.
+    pub(crate) resizes: bool,
     pub(crate) front: Front,
 }
 
@@ -77,6 +94,8 @@ struct FrontState {
     head: Mutex<String>,
     /// Somebody decides about the length or the image on top.
     is_busy: AtomicBool,
+    /// The image on top is, or was, read-only.
+    was_frozen: AtomicBool,
 }
 
 /// The right to say what the length and the image on top are.
@@ -89,6 +108,15 @@ impl Front {
 
     pub(crate) fn set_head(&self, name: &str) {
         name.clone_into(&mut self.0.head.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// From now on, writes may be refused.
+    pub(crate) fn freeze(&self) {
+        self.0.was_frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn was_frozen(&self) -> bool {
+        self.0.was_frozen.load(Ordering::SeqCst)
     }
 
     /// Takes the right, unless somebody has it.
@@ -113,6 +141,7 @@ impl Common {
             seed,
             timing,
             made: AtomicU64::new(0),
+            is_troubled: AtomicBool::new(false),
             changing: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         }))
@@ -120,6 +149,24 @@ impl Common {
 
     pub(crate) fn counts(&self) -> &Counts {
         &self.0.counts
+    }
+
+    pub(crate) fn power(&self) -> &Power {
+        &self.0.power
+    }
+
+    /// From now on, what devices do may fail.
+    pub(crate) fn trouble(&self) {
+        self.0.is_troubled.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.0.is_troubled.load(Ordering::SeqCst)
+    }
+
+    /// Whether changes are being made.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.0.changing.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn opener(&self) -> &Opener {
@@ -149,7 +196,12 @@ impl Common {
     /// An image of this name, not open yet.
     pub(crate) fn add_as(&self, name: &str, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
         let number = self.images().len() as u64;
-        let options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        let mut options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        if format == Format::Raw {
+            // What guests discard reads as before or as zeroes, whatever image is on top.
+            options.discard =
+                Some(if number.is_multiple_of(2) { DiscardAs::Zeroes } else { DiscardAs::Kept });
+        }
         let (timing, power) = (self.0.timing, self.0.power.clone());
         let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
         let sheet = Sheet { name: name.to_owned(), disk, format, backing };
@@ -184,7 +236,7 @@ impl Common {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeOptions {
     pub(crate) read_only: bool,
-    /// What is behind it is opened, too.
+    /// It gets what it names behind it.
     pub(crate) with_backing: bool,
     /// Bytes of each cache.
     pub(crate) cache_bytes: u64,
@@ -216,19 +268,25 @@ impl NodeOptions {
 
 impl Stage {
     /// An empty stage on `graph`.
-    pub(crate) fn new(graph: &SimGraph<'_>, common: Common) -> Self {
-        Self { control: graph.control().clone(), common, disks: Vec::new() }
+    pub(crate) fn new(sim: &Sim, graph: &SimGraph<'_>, common: Common) -> Self {
+        let (control, counts) = (graph.control().clone(), common.counts().clone());
+        let jobs =
+            Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
+        Self { control, jobs, common, disks: Vec::new() }
     }
 
-    /// Opens images, each before those on top of it, and makes disks of some of them: name and what it shows.
-    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, disks: Vec<(String, ByteModel)>) -> Result<()> {
-        let (common, tops) = (self.common.clone(), disks.iter().map(|(name, _)| name.clone()).collect());
-        let backends = self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
-        for ((name, model), main) in disks.into_iter().zip(backends.await?) {
-            let head = Mutex::new(name);
-            let front = Front(Arc::new(FrontState { head, is_busy: AtomicBool::new(false) }));
+    /// Opens images, each before those on top of it, and makes disks of some of them.
+    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, guests: Vec<Guest>) -> Result<()> {
+        let (common, tops) =
+            (self.common.clone(), guests.iter().map(|one| (one.top.clone(), one.resizes)).collect());
+        let backends =
+            self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
+        for (Guest { top, model, resizes }, main) in guests.into_iter().zip(backends.await?) {
+            let head = Mutex::new(top);
+            let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
+            let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
             let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
-            self.disks.push(Rc::new(Disk { number, model, main, front }));
+            self.disks.push(Rc::new(Disk { number, model, main, resizes, front }));
         }
         Ok(())
     }
@@ -240,9 +298,10 @@ impl Stage {
         T: Send + 'static,
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
     {
-        let inner = Arc::clone(&self.common.0);
+        let (inner, jobs) = (Arc::clone(&self.common.0), self.jobs.clone());
+        inner.changing.fetch_add(1, Ordering::SeqCst);
         let done = self.control.call(async move |task: &mut Task<'_>| {
-            let was_alone = inner.changing.fetch_add(1, Ordering::SeqCst) == 0;
+            let was_alone = inner.changing.load(Ordering::SeqCst) == 1 && jobs.list().is_empty();
             let changed = inner.changed.load(Ordering::SeqCst);
             let before = task.gs().with(audit::describe);
             let result = work(task).await;
@@ -251,7 +310,7 @@ impl Stage {
                 audit::describe(graph)
             });
             let others = inner.changed.fetch_add(1, Ordering::SeqCst) - changed;
-            let is_alone = inner.changing.fetch_sub(1, Ordering::SeqCst) == 1;
+            let is_alone = inner.changing.fetch_sub(1, Ordering::SeqCst) == 1 && jobs.list().is_empty();
             if let (Err(error), true, true, 0) = (&result, was_alone, is_alone, others) {
                 assert_eq!(before, after, "a change failed and left something: {}", error.report());
             }
@@ -261,25 +320,38 @@ impl Stage {
     }
 }
 
+/// Counts what becomes of jobs.
+fn note(counts: &Counts, event: &JobEvent) {
+    let name = match &event.what {
+        Happening::Completed(_, None) => "jobs completed",
+        Happening::Completed(_, Some(_)) => "jobs failed",
+        Happening::Cancelled(_) => "jobs cancelled",
+        Happening::Error(_, ErrorAction::Stop) => "jobs stopped by an error",
+        Happening::Error(..) => "errors of jobs",
+        _ => return,
+    };
+    counts.event(name, 1);
+}
+
 /// One plan: all images, and a user for each of `tops`.
 async fn open(
     task: &mut Task<'_>,
     common: &Common,
     sheets: Vec<Sheet>,
-    tops: Vec<String>,
+    tops: Vec<(String, bool)>,
 ) -> Result<Vec<Backend<ReadWrite>>> {
     change(task, common.opener(), async |draft, task| {
         let opening = Opening::new(task);
         draft.plan().insert(opening);
         for sheet in &sheets {
-            let read_only = !tops.contains(&sheet.name);
+            let read_only = tops.iter().all(|(top, _)| *top != sheet.name);
             let options = NodeOptions { read_only, ..NodeOptions::WRITABLE };
             common.bring_in(draft, task, sheet, options).await?;
         }
         let mut backends = Vec::new();
-        for top in &tops {
+        for (top, resizes) in &tops {
             let node = draft.find(task, top)?;
-            let spec = RootSpec { name: format!("owner of {top}"), grant: OWNER, stays: false };
+            let spec = RootSpec { name: format!("owner of {top}"), grant: owner(*resizes), stays: false };
             backends.push(draft.plan().attach_root(task.gs(), node, spec));
         }
         Ok(backends)

@@ -4,18 +4,24 @@
 //! |---|---|
 //! | `wait 1500` | lets so many nanoseconds pass |
 //! | `read 0..4K`, `write 0..4K`, ... | a request ([`Request`]) |
-//! | `abandon 3 write 0..4K` | a request whose caller goes away after three polls |
 //! | `snapshot ...`, `drain ...`, ... | a change of the graph ([`Change`]) |
+//! | `stream ...`, `pause`, ... | something asked of jobs ([`JobStep`]) |
+//! | `fault ...`, `cut ...`, ... | something that happens to devices ([`Trouble`]) |
+//! | `abandon 3 write 0..4K` | any of the first two whose caller goes away after three polls |
 
 mod change;
+mod job;
 mod request;
+mod trouble;
 
 use std::fmt;
 
 use crate::words::{BadWord, Words};
 
 pub use change::{Change, Target, VisitKind};
+pub use job::{JobStep, Reach, Stream};
 pub use request::Request;
+pub use trouble::{FaultSpec, Trouble};
 
 /// One step of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,37 +30,45 @@ pub enum Step {
     Wait(u64),
     /// Makes a request and waits for it.
     Request(Request),
-    /// Makes a request and forgets it after so many polls.
-    Abandon(u64, Request),
     /// Changes the graph.
     Change(Change),
+    /// Asks something of jobs.
+    Job(JobStep),
+    /// Lets something happen to devices.
+    Trouble(Trouble),
+    /// Begins a step and forgets it after so many polls.
+    Abandon(u64, Box<Self>),
 }
 
 impl Step {
     pub(crate) fn parse(line: &str) -> Result<Self, BadWord> {
         let mut words = Words::of(line);
-        let verb = words.word("a step")?;
-        let step = match verb {
-            "wait" => Self::Wait(words.value("a number of nanoseconds")?),
+        let step = match words.word("a step")? {
             "abandon" => {
                 let polls = words.value("a number of polls")?;
-                let verb = words.word("a request")?;
-                match Request::parse(verb, &mut words)? {
-                    Some(request) => Self::Abandon(polls, request),
-                    None => return Err(BadWord(format!("'{verb}' is no request"))),
-                }
+                let verb = words.word("a step")?;
+                Self::Abandon(polls, Box::new(Self::parse_verb(verb, &mut words)?))
             }
-            _ => Self::parse_verb(verb, &mut words)?,
+            verb => Self::parse_verb(verb, &mut words)?,
         };
         words.end().map(|()| step)
     }
 
     fn parse_verb(verb: &str, words: &mut Words<'_>) -> Result<Self, BadWord> {
+        if verb == "wait" {
+            return words.value("a number of nanoseconds").map(Self::Wait);
+        }
         if let Some(request) = Request::parse(verb, words)? {
             return Ok(Self::Request(request));
         }
-        match Change::parse(verb, words)? {
-            Some(change) => Ok(Self::Change(change)),
+        if let Some(change) = Change::parse(verb, words)? {
+            return Ok(Self::Change(change));
+        }
+        if let Some(job) = JobStep::parse(verb, words)? {
+            return Ok(Self::Job(job));
+        }
+        match Trouble::parse(verb, words)? {
+            Some(trouble) => Ok(Self::Trouble(trouble)),
             None => Err(BadWord(format!("nobody knows how to '{verb}'"))),
         }
     }
@@ -65,8 +79,10 @@ impl fmt::Display for Step {
         match self {
             Self::Wait(ns) => write!(f, "wait {ns}"),
             Self::Request(request) => request.fmt(f),
-            Self::Abandon(polls, request) => write!(f, "abandon {polls} {request}"),
             Self::Change(change) => change.fmt(f),
+            Self::Job(job) => job.fmt(f),
+            Self::Trouble(trouble) => trouble.fmt(f),
+            Self::Abandon(polls, step) => write!(f, "abandon {polls} {step}"),
         }
     }
 }

@@ -121,7 +121,13 @@ impl fmt::Display for Tally {
 /// A table.
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} seeds, {} distinct schedules, {} steps", self.runs, self.schedules.len(), self.steps)?;
+        writeln!(
+            f,
+            "{} seeds, {} distinct schedules, {} steps",
+            self.runs,
+            self.schedules.len(),
+            self.steps
+        )?;
         for (title, words, ends) in [
             ("requests", ["worked", "failed"], &self.tally.requests),
             ("changes", ["done", "refused"], &self.tally.changes),

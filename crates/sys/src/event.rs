@@ -22,18 +22,20 @@ pub struct Watched(Arc<OwnedFd>);
 #[derive(Clone)]
 pub struct EventFd(Watched);
 
-/// A signal that asks the process to end.
+/// A signal that asks the process for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGINT: somebody pressed ctrl-C.
+    /// SIGINT: it shall end; somebody pressed ctrl-C.
     Interrupt,
-    /// SIGTERM.
+    /// SIGTERM: it shall end.
     Terminate,
-    /// SIGHUP: the terminal has gone.
+    /// SIGHUP: it shall end; the terminal has gone.
     HangUp,
+    /// SIGUSR1: it shall say what waits for what.
+    Explain,
 }
 
-/// SIGINT, SIGTERM and SIGHUP as something to wait for, instead of the end of the process.
+/// SIGINT, SIGTERM, SIGHUP and SIGUSR1 as something to wait for, instead of the end of the process.
 pub struct Signals(Watched);
 
 impl Watched {
@@ -135,10 +137,11 @@ impl EventFd {
 }
 
 impl Signals {
-    const ALL: [(libc::c_int, Signal); 3] = [
+    const ALL: [(libc::c_int, Signal); 4] = [
         (libc::SIGINT, Signal::Interrupt),
         (libc::SIGTERM, Signal::Terminate),
         (libc::SIGHUP, Signal::HangUp),
+        (libc::SIGUSR1, Signal::Explain),
     ];
 
     /// Turns the signals into something to wait for, on the calling thread and those that it starts from now on: call

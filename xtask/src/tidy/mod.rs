@@ -8,7 +8,7 @@
 //! | `unsafety`  | where `unsafe` may be, and that crate roots forbid it elsewhere |
 //! | `planted`   | the mistakes that the simulation must find are in no other program |
 //! | `documents` | headers of Rust files, links between documents, paths of somebody's machine |
-//! | `history`   | `docs/history.md` names tests that exist |
+//! | `cases`     | `docs/history.md` and `docs/security.md` name tests that exist |
 //! | `functions` | tables of public functions are complete |
 //!
 //! A rule is a pure function of a [`Tree`] (and of the [`Workspace`]) that returns findings, each
@@ -17,10 +17,10 @@
 
 mod arrows;
 mod bans;
+mod cases;
 mod documents;
 mod exceptions;
 mod functions;
-mod history;
 mod lexer;
 mod planted;
 mod size;
@@ -77,7 +77,7 @@ fn check(tree: &Tree, workspace: &Workspace) -> Vec<Finding> {
     findings.extend(unsafety::check(tree, &sources, workspace));
     findings.extend(planted::check(workspace));
     findings.extend(documents::check(tree, &sources));
-    findings.extend(history::check(tree, &sources));
+    findings.extend(cases::check(tree, &sources));
     findings.extend(functions::check(tree, &sources));
     let mut findings = exceptions::apply(tree, findings);
     findings.sort_by(|a, b| (&a.path, a.line, a.rule).cmp(&(&b.path, b.line, b.rule)));

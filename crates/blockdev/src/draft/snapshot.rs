@@ -249,7 +249,7 @@ impl Draft {
     async fn recorded(&self, task: &Task<'_>, below: NodeId, file: &Path) -> Result<BackingName> {
         let name = match filename::of_planned(task, &self.plan, below) {
             Filename::Path(path) => reachable(task, &path, file).await?.into_os_string(),
-            Filename::Options(options) => OsString::from(format!("json:{}", options.to_value())),
+            Filename::Options(options) => OsString::from(format!("json:{options}")),
         };
         Ok(BackingName { name, format: Some(self.format_name(task, below)) })
     }

@@ -8,6 +8,8 @@
 //! | an unnamed filter of a job | that of the node below |
 //! | anything else | `json:` and options: what decides which bytes are shown, of the node and all below it |
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,154 +38,92 @@ impl Filename {
     pub fn text(&self) -> String {
         match self {
             Self::Path(path) => path.to_string_lossy().into_owned(),
-            Self::Options(options) => format!("json:{}", options.to_value()),
+            Self::Options(options) => format!("json:{options}"),
         }
+    }
+}
+
+/// A node, and what its name depends on.
+pub(crate) struct Seen {
+    pub(crate) node: Arc<Node>,
+    pub(crate) file: Option<NodeId>,
+    pub(crate) backing: Option<NodeId>,
+    /// `None` if nobody has opened it: a job has put it in, and takes it out again.
+    pub(crate) given: Option<Rc<Given>>,
+}
+
+impl Seen {
+    fn new(
+        node: Arc<Node>,
+        children: impl Iterator<Item = (ChildKey, NodeId)>,
+        given: Option<Rc<Given>>,
+    ) -> Self {
+        let mut seen = Self { node, file: None, backing: None, given };
+        for (key, child) in children {
+            match key {
+                ChildKey::File => seen.file = Some(child),
+                ChildKey::Backing => seen.backing = Some(child),
+                ChildKey::DataFile | ChildKey::Numbered(_) => {}
+            }
+        }
+        seen
+    }
+
+    /// More than its file and its format must be said.
+    fn is_special(&self) -> bool {
+        let given = self.given.as_ref();
+        given.is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)))
+    }
+
+    fn file_path(&self) -> Option<&Path> {
+        Some(self.node.driver_as::<HostFile>()?.path())
     }
 }
 
 /// Where nodes are looked up.
 pub(crate) trait LookUp {
-    fn node(&self, id: NodeId) -> Option<Arc<Node>>;
-    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId>;
-    /// `None` if nobody has opened it: a job has put it in, and takes it out again.
-    fn given(&self, id: NodeId) -> Option<Rc<Given>>;
+    fn look(&self, id: NodeId) -> Option<Seen>;
 }
 
 impl LookUp for GraphView<'_> {
-    fn node(&self, id: NodeId) -> Option<Arc<Node>> {
-        self.node_handle(id)
-    }
-
-    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
-        GraphView::child(self, id, key)
-    }
-
-    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
-        Given::of(self, id)
+    fn look(&self, id: NodeId) -> Option<Seen> {
+        let view = self.view(id)?;
+        Some(Seen::new(Arc::clone(view.node()), view.children(), Given::of_view(view)))
     }
 }
 
 struct Planned<'p, 't>(&'p Task<'t>, &'p Plan);
 
 impl LookUp for Planned<'_, '_> {
-    fn node(&self, id: NodeId) -> Option<Arc<Node>> {
-        self.1.node(self.0.gs(), id)
-    }
-
-    fn child(&self, id: NodeId, key: ChildKey) -> Option<NodeId> {
-        let children = self.1.children(self.0.gs(), id);
-        children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
-    }
-
-    fn given(&self, id: NodeId) -> Option<Rc<Given>> {
-        Given::planned(self.0, self.1, id)
+    fn look(&self, id: NodeId) -> Option<Seen> {
+        let Self(task, plan) = self;
+        let children = plan.children(task.gs(), id).into_iter();
+        Some(Seen::new(plan.node(task.gs(), id)?, children, Given::planned(task, plan, id)))
     }
 }
 
 /// The name of a node of the graph.
 #[must_use]
 pub fn of(graph: &GraphView<'_>, node: NodeId) -> Filename {
-    filename(graph, node)
+    Names::new(graph).of(node)
 }
 
 /// The name of a node of the graph or of those that a plan brings in.
 pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename {
-    filename(&Planned(task, plan), node)
+    Names::new(&Planned(task, plan)).of(node)
 }
 
 /// The file that an image is in, or that a node is, if its path and the format say all there is to say of the node but for
 /// what is behind it: of a window of a file, or an image inside of an image, they do not.
 #[must_use]
 pub fn file_of(graph: &GraphView<'_>, node: NodeId) -> Option<PathBuf> {
-    file_path(&*bottom(graph, node)?)
+    bottom(graph, graph.look(node)?)?.file_path().map(Path::to_owned)
 }
 
 /// The same for a node of the graph or of those that a plan brings in.
 pub(crate) fn file_of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Option<PathBuf> {
-    file_path(&*bottom(&Planned(task, plan), node)?)
-}
-
-/// Options that decide which bytes a node shows, beside its children.
-const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
-
-/// The filter that jobs put in.
-const COPY_ON_READ: &str = "copy-on-read";
-
-pub(crate) fn filename(graph: &impl LookUp, id: NodeId) -> Filename {
-    let is_named = graph.node(id).is_some_and(|node| !node.name().starts_with('#'));
-    let id = if is_named { id } else { below_filters(graph, id) };
-    match plain(graph, id) {
-        Some(path) => Filename::Path(path),
-        None => Filename::Options(options(graph, id)),
-    }
-}
-
-/// The image below the filters of jobs. They change no byte and go when their job ends, so what lies above them is found by
-/// the name that it has without them.
-fn below_filters(graph: &impl LookUp, mut id: NodeId) -> NodeId {
-    while graph.given(id).is_none()
-        && graph.node(id).is_some_and(|node| node.driver().format_name() == COPY_ON_READ)
-        && let Some(file) = graph.child(id, ChildKey::File)
-    {
-        id = file;
-    }
-    id
-}
-
-/// The name without options, if it says everything.
-fn plain(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
-    if overridden(graph, id).is_some() {
-        return None;
-    }
-    let bottom = bottom(graph, id)?;
-    let protocol = || PathBuf::from(format!("{}://", bottom.driver().format_name()));
-    Some(file_path(&bottom).unwrap_or_else(protocol))
-}
-
-/// The node without children that an image is on, or that the node is, if its name and the format say everything but for
-/// what is behind the image.
-fn bottom(graph: &impl LookUp, id: NodeId) -> Option<Arc<Node>> {
-    let is_special =
-        |id| graph.given(id).is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)));
-    let node = graph.node(id)?;
-    let node = match graph.child(id, ChildKey::File) {
-        None => node,
-        // A filter is found by nobody who opens the file, nor an image inside of an image.
-        Some(_) if is_special(id) || matches!(node.driver().format_name(), COPY_ON_READ | "throttle") => {
-            return None;
-        }
-        Some(file) if graph.child(file, ChildKey::File).is_some() => return None,
-        Some(file) => return bottom(graph, file),
-    };
-    (file_path(&node).is_some() || !is_special(id)).then_some(node)
-}
-
-fn file_path(node: &Node) -> Option<PathBuf> {
-    Some(node.driver_as::<HostFile>()?.path().to_owned())
-}
-
-/// The backing child, if it is not the one that the image names; `Some(None)` if there is none though one is named.
-fn overridden(graph: &impl LookUp, id: NodeId) -> Option<Option<NodeId>> {
-    let child = graph.child(id, ChildKey::Backing).map(|child| below_filters(graph, child));
-    let named = full_backing_path(graph, id);
-    match (child, named) {
-        (None, None) => None,
-        (None, Some(_)) => Some(None),
-        (Some(child), None) => Some(Some(child)),
-        (Some(child), Some(named)) => {
-            // Loops end at the first file.
-            let same = plain(graph, child).is_some_and(|path| path == named);
-            (!same).then_some(Some(child))
-        }
-    }
-}
-
-/// The name in an image's header, as it is to be opened; none if there is none, or it cannot be opened by itself.
-pub(crate) fn full_backing_path(graph: &impl LookUp, id: NodeId) -> Option<PathBuf> {
-    let recorded = recorded_backing(&*graph.node(id)?)?;
-    let path = graph.child(id, ChildKey::File).and_then(|file| plain(graph, file));
-    let folder = path.as_deref().and_then(Path::parent);
-    Some(name::resolve(recorded.as_os_str(), folder).unwrap_or(recorded))
+    let graph = Planned(task, plan);
+    bottom(&graph, graph.look(node)?)?.file_path().map(Path::to_owned)
 }
 
 /// The name of the backing file in the header of an image.
@@ -193,26 +133,142 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
     (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name)))
 }
 
-/// What decides which bytes are shown, of the node and all below it.
-fn options(graph: &impl LookUp, id: NodeId) -> Options {
-    let mut options = Options::default();
-    let Some(node) = graph.node(id) else { return options };
-    options.put_new("driver", node.driver().format_name());
-    if let Some(given) = graph.given(id) {
-        for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-            options.put_new(key, value.clone());
+/// Options that decide which bytes a node shows, beside its children.
+const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
+
+/// The filter that jobs put in.
+const COPY_ON_READ: &str = "copy-on-read";
+
+/// The node without children that an image is on, or that the node is, if its name and the format say everything but for
+/// what is behind the image.
+fn bottom(graph: &impl LookUp, seen: Seen) -> Option<Seen> {
+    let Some(file) = seen.file else {
+        return (seen.file_path().is_some() || !seen.is_special()).then_some(seen);
+    };
+    // A filter is found by nobody who opens the file, nor an image inside of an image.
+    if seen.is_special() || matches!(seen.node.driver().format_name(), COPY_ON_READ | "throttle") {
+        return None;
+    }
+    graph.look(file).filter(|below| below.file.is_none()).and_then(|below| bottom(graph, below))
+}
+
+/// The names of many nodes of a graph that does not change meanwhile.
+pub(crate) struct Names<'g, G> {
+    graph: &'g G,
+    /// Of images that others stand on: [`Self::path`].
+    paths: RefCell<BTreeMap<NodeId, Option<Rc<Path>>>>,
+}
+
+impl<'g, G: LookUp> Names<'g, G> {
+    pub(crate) fn new(graph: &'g G) -> Self {
+        Self { graph, paths: RefCell::default() }
+    }
+
+    /// The name of a node.
+    pub(crate) fn of(&self, id: NodeId) -> Filename {
+        let is_named = |seen: &Seen| !seen.node.name().starts_with('#');
+        let id = if self.graph.look(id).as_ref().is_some_and(is_named) { id } else { self.below_filters(id) };
+        match self.path(id) {
+            Some(path) => Filename::Path(path.to_path_buf()),
+            None => Filename::Options(self.options(id)),
         }
     }
-    if let Some(path) = file_path(&node) {
-        options.put_new("filename", path.to_string_lossy().into_owned());
+
+    /// The name in an image's header, as it is to be opened; none if there is none, or it cannot be opened by itself. The
+    /// image is in the node `file`.
+    pub(crate) fn full_backing_path(&self, image: &Node, file: Option<NodeId>) -> Option<PathBuf> {
+        let recorded = recorded_backing(image)?;
+        let path = file.and_then(|file| self.path(file));
+        let folder = path.as_deref().and_then(Path::parent);
+        Some(name::resolve(recorded.as_os_str(), folder).unwrap_or(recorded))
     }
-    if let Some(file) = graph.child(id, ChildKey::File) {
-        options.put_below("file", self::options(graph, file));
+
+    /// The name without options, if it says everything. That depends on the images behind: chains are as long as people make
+    /// them, so each is looked at once, from the lowest one up.
+    fn path(&self, id: NodeId) -> Option<Rc<Path>> {
+        let mut unknown = vec![id];
+        while let Some(id) = unknown.last().copied() {
+            if let Some(path) = self.paths.borrow().get(&id) {
+                unknown.pop();
+                if unknown.is_empty() {
+                    return path.clone();
+                }
+                continue;
+            }
+            let seen = self.graph.look(id)?;
+            let behind = seen.backing.map(|backing| self.below_filters(backing));
+            match behind.filter(|behind| !self.paths.borrow().contains_key(behind)) {
+                Some(behind) => unknown.push(behind),
+                None => {
+                    let path = self.own_path(seen, behind);
+                    if unknown.len() == 1 && behind.is_none() {
+                        // Nothing that is worth remembering: most nodes are asked for once.
+                        return path;
+                    }
+                    self.paths.borrow_mut().insert(id, path);
+                }
+            }
+        }
+        None
     }
-    match overridden(graph, id) {
-        None => {}
-        Some(None) => options.put_new("backing", serde_json::Value::Null),
-        Some(Some(child)) => options.put_below("backing", self::options(graph, child)),
+
+    /// The same, with that of the image behind known.
+    fn own_path(&self, seen: Seen, behind: Option<NodeId>) -> Option<Rc<Path>> {
+        if self.overridden(&seen, behind).is_some() {
+            return None;
+        }
+        let bottom = bottom(self.graph, seen)?;
+        let protocol = || PathBuf::from(format!("{}://", bottom.node.driver().format_name()));
+        Some(bottom.file_path().map_or_else(protocol, Path::to_owned).into())
     }
-    options
+
+    /// The image behind, if it is not the one that the image names; `Some(None)` if there is none though one is named.
+    fn overridden(&self, seen: &Seen, behind: Option<NodeId>) -> Option<Option<NodeId>> {
+        match (behind, self.full_backing_path(&seen.node, seen.file)) {
+            (None, None) => None,
+            (None, Some(_)) => Some(None),
+            (Some(behind), None) => Some(Some(behind)),
+            (Some(behind), Some(named)) => {
+                let is_same = self.path(behind).is_some_and(|path| *path == *named);
+                (!is_same).then_some(Some(behind))
+            }
+        }
+    }
+
+    /// The image below the filters of jobs. They change no byte and go when their job ends, so what lies above them is found
+    /// by the name that it has without them.
+    fn below_filters(&self, mut id: NodeId) -> NodeId {
+        while let Some(seen) = self.graph.look(id)
+            && seen.given.is_none()
+            && seen.node.driver().format_name() == COPY_ON_READ
+            && let Some(file) = seen.file
+        {
+            id = file;
+        }
+        id
+    }
+
+    /// What decides which bytes are shown, of the node and all below it.
+    fn options(&self, id: NodeId) -> Options {
+        let mut options = Options::default();
+        let Some(seen) = self.graph.look(id) else { return options };
+        options.put_new("driver", seen.node.driver().format_name());
+        if let Some(given) = &seen.given {
+            for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
+                options.put_new(key, value.clone());
+            }
+        }
+        if let Some(path) = seen.file_path() {
+            options.put_new("filename", path.to_string_lossy().into_owned());
+        }
+        if let Some(file) = seen.file {
+            options.put_below("file", self.options(file));
+        }
+        match self.overridden(&seen, seen.backing.map(|backing| self.below_filters(backing))) {
+            None => {}
+            Some(None) => options.put_new("backing", serde_json::Value::Null),
+            Some(Some(behind)) => options.put_below("backing", self.options(behind)),
+        }
+        options
+    }
 }

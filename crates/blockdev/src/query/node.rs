@@ -1,6 +1,8 @@
 //! [`NodeReport`]: one node, as `query-named-block-nodes` reports it.
 
-use drystone_core::control::{GraphView, NodeInfo};
+use std::path::PathBuf;
+
+use drystone_core::control::{GraphView, NodeView};
 use drystone_core::graph::activity::Activity;
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::graph::policy::DetectZeroes;
@@ -9,7 +11,8 @@ use drystone_format::qcow2::feature::{CompatibleBit, IncompatibleBit};
 use drystone_format::qcow2::header::{Crypt, Header, Version};
 use drystone_protocol::file::HostFile;
 
-use super::filename;
+use super::filename::{self, Names};
+use super::order;
 use crate::given::Given;
 
 /// One node.
@@ -21,8 +24,6 @@ pub struct NodeReport {
     pub name: String,
     /// Its driver.
     pub driver: &'static str,
-    /// By which name it can be opened: a path, or `json:` and options.
-    pub file: String,
     /// Writes are refused.
     pub read_only: bool,
     /// This process may write and cache.
@@ -46,13 +47,13 @@ pub struct NodeReport {
     /// What was done to it since it was opened.
     pub activity: Activity,
     /// The children, by what they are for.
-    pub children: Vec<(ChildKey, String)>,
+    pub children: Vec<(ChildKey, NodeId)>,
 }
 
 /// What a node shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageReport {
-    /// As [`NodeReport::file`].
+    /// By which name it can be opened: a path, or `json:` and options.
     pub filename: String,
     /// The driver.
     pub format: &'static str,
@@ -110,104 +111,103 @@ pub struct Qcow2Features {
 /// How deep images are reported inside of images that stand on them: no more than can be opened by one request.
 const NESTING_MAX: usize = crate::open::LAYERS_MAX;
 
-/// Every node, the newest first. With `nested`, every image with those behind it.
+/// Every node, in [the order](order::in_order) in which they are told. With `nested`, every image with those behind it.
+/// Takes time in proportion to what it returns.
 #[must_use]
 pub fn nodes(graph: &GraphView<'_>, nested: bool) -> Vec<NodeReport> {
-    graph.nodes().into_iter().rev().filter_map(|info| report(graph, info, nested)).collect()
+    let reporter =
+        Reporter { graph, names: Names::new(graph), nesting: if nested { NESTING_MAX } else { 0 } };
+    order::in_order(graph).into_iter().map(|view| reporter.node(view)).collect()
 }
 
-/// One node.
-#[must_use]
-pub fn node(graph: &GraphView<'_>, id: NodeId, nested: bool) -> Option<NodeReport> {
-    report(graph, graph.node(id)?, nested)
+/// Looks at one node after the other.
+struct Reporter<'g, 'v> {
+    graph: &'g GraphView<'v>,
+    names: Names<'g, GraphView<'v>>,
+    /// How deep images are reported inside of others.
+    nesting: usize,
 }
 
-fn report(graph: &GraphView<'_>, info: NodeInfo, nested: bool) -> Option<NodeReport> {
-    let id = info.id;
-    let handle = graph.node_handle(id)?;
-    let given = Given::of(graph, id);
-    let image = image(graph, id, if nested { NESTING_MAX } else { 0 })?;
-    let backing = graph.child(id, ChildKey::Backing);
-    let name_of = |id| graph.node_handle(id).map(|node| node.name().to_owned()).unwrap_or_default();
-    Some(NodeReport {
-        id,
-        name: info.name,
-        driver: info.format_name,
-        file: image.filename.clone(),
-        read_only: info.read_only,
-        active: info.active,
-        owned: info.owned,
-        encrypted: image.encrypted,
-        detect_zeroes: handle.policy().detect_zeroes,
-        cache_direct: given.as_ref().is_some_and(|given| given.settings.cache_direct),
-        cache_no_flush: given.as_ref().is_some_and(|given| given.settings.cache_no_flush),
-        backing_file: backing.map(|backing| filename::of(graph, backing).text()),
-        backing_file_depth: if nested { depth(graph, id) } else { 0 },
-        image,
-        activity: handle.activity(),
-        children: info.edges.iter().map(|edge| (edge.key, name_of(edge.child))).collect(),
-    })
-}
-
-fn depth(graph: &GraphView<'_>, id: NodeId) -> usize {
-    std::iter::successors(graph.child(id, ChildKey::Backing), |id| graph.child(*id, ChildKey::Backing))
-        .count()
-}
-
-fn image(graph: &GraphView<'_>, id: NodeId, nesting: usize) -> Option<ImageReport> {
-    // From the last image up: chains are as long as people make them.
-    let chain = std::iter::successors(Some(id), |id| graph.child(*id, ChildKey::Backing));
-    let chain: Vec<NodeId> = chain.take(nesting + 1).collect();
-    let mut below = None;
-    for id in chain.into_iter().rev() {
-        below = Some(Box::new(one_image(graph, id, below)?));
-    }
-    below.map(|image| *image)
-}
-
-fn one_image(graph: &GraphView<'_>, id: NodeId, backing: Option<Box<ImageReport>>) -> Option<ImageReport> {
-    let node = graph.node_handle(id)?;
-    let header = header_of(graph, id);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let own_header = node.driver_as::<Qcow2>().and(header.as_ref());
-    Some(ImageReport {
-        filename: filename::of(graph, id).text(),
-        format: node.driver().format_name(),
-        virtual_size: node.len(),
-        actual_size: actual_size(graph, id),
-        cluster_size: header.as_ref().map(|header| header.cluster().bytes()),
-        encrypted: own_header.is_some_and(|header| header.crypt() != Crypt::None),
-        dirty: own_header.is_some_and(|header| header.incompatible().has(IncompatibleBit::Dirty)),
-        backing_filename: filename::recorded_backing(&node).map(|path| path.to_string_lossy().into_owned()),
-        full_backing_filename: filename::full_backing_path(graph, id)
-            .map(|path| path.to_string_lossy().into_owned()),
-        backing_format: own_header.and_then(|header| header.extensions().backing_format()).map(text),
-        specific: specific(&node, own_header),
-        backing,
-    })
-}
-
-/// The header of the image that a node shows, be it through others that show the same.
-fn header_of(graph: &GraphView<'_>, id: NodeId) -> Option<Header> {
-    let mut at = Some(id);
-    while let Some(id) = at {
-        let node = graph.node_handle(id)?;
-        if let Some(image) = node.driver_as::<Qcow2>() {
-            return Some(image.header_now());
+impl Reporter<'_, '_> {
+    fn node(&self, view: NodeView<'_>) -> NodeReport {
+        let node = view.node();
+        let image = self.image(view);
+        let settings = Given::of_view(view).map(|given| given.settings);
+        let backing = view.child(ChildKey::Backing);
+        NodeReport {
+            id: view.id(),
+            name: node.name().to_owned(),
+            driver: node.driver().format_name(),
+            read_only: node.is_read_only(),
+            active: node.is_active(),
+            owned: view.is_owned(),
+            encrypted: image.encrypted,
+            detect_zeroes: node.policy().detect_zeroes,
+            cache_direct: settings.as_ref().is_some_and(|settings| settings.cache_direct),
+            cache_no_flush: settings.as_ref().is_some_and(|settings| settings.cache_no_flush),
+            backing_file: backing.map(|backing| self.names.of(backing).text()),
+            backing_file_depth: if self.nesting > 0 { self.behind(view).count() } else { 0 },
+            image,
+            activity: node.activity(),
+            children: view.children().collect(),
         }
-        at = graph.child(id, ChildKey::File);
     }
-    None
-}
 
-fn actual_size(graph: &GraphView<'_>, id: NodeId) -> Option<u64> {
-    let node = graph.node_handle(id)?;
-    if let Some(file) = node.driver_as::<HostFile>() {
-        return file.allocated_bytes_now().ok();
+    /// The images behind a node, one behind the other.
+    fn behind<'s>(&'s self, view: NodeView<'s>) -> impl Iterator<Item = NodeView<'s>> {
+        let next = |view: &NodeView<'s>| self.graph.view(view.child(ChildKey::Backing)?);
+        std::iter::successors(Some(view), next).skip(1)
     }
-    match graph.child(id, ChildKey::File) {
-        Some(file) => actual_size(graph, file),
-        None => Some(0),
+
+    /// From the last image up: chains are as long as people make them.
+    fn image(&self, view: NodeView<'_>) -> ImageReport {
+        let behind: Vec<NodeView<'_>> = self.behind(view).take(self.nesting).collect();
+        let below = behind.into_iter().rev().fold(None, |below, view| Some(self.one_image(view, below)));
+        self.one_image(view, below)
+    }
+
+    fn one_image(&self, view: NodeView<'_>, below: Option<ImageReport>) -> ImageReport {
+        let node = view.node();
+        let header = self.header_of(view);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let own_header = node.driver_as::<Qcow2>().and(header.as_ref());
+        ImageReport {
+            filename: self.names.of(view.id()).text(),
+            format: node.driver().format_name(),
+            virtual_size: node.len(),
+            actual_size: self.actual_size(view),
+            cluster_size: header.as_ref().map(|header| header.cluster().bytes()),
+            encrypted: own_header.is_some_and(|header| header.crypt() != Crypt::None),
+            dirty: own_header.is_some_and(|header| header.incompatible().has(IncompatibleBit::Dirty)),
+            backing_filename: filename::recorded_backing(node).map(path),
+            full_backing_filename: self.names.full_backing_path(node, view.child(ChildKey::File)).map(path),
+            backing_format: own_header.and_then(|header| header.extensions().backing_format()).map(text),
+            specific: specific(node, own_header),
+            backing: below.map(Box::new),
+        }
+    }
+
+    /// The header of the image that a node shows, be it through others that show the same.
+    fn header_of<'s>(&'s self, mut view: NodeView<'s>) -> Option<Header> {
+        loop {
+            if let Some(image) = view.node().driver_as::<Qcow2>() {
+                return Some(image.header_now());
+            }
+            view = self.graph.view(view.child(ChildKey::File)?)?;
+        }
+    }
+
+    fn actual_size<'s>(&'s self, mut view: NodeView<'s>) -> Option<u64> {
+        loop {
+            if let Some(file) = view.node().driver_as::<HostFile>() {
+                return file.allocated_bytes_now().ok();
+            }
+            match view.child(ChildKey::File) {
+                Some(file) => view = self.graph.view(file)?,
+                None => return Some(0),
+            }
+        }
     }
 }
 

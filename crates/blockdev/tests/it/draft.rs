@@ -194,7 +194,10 @@ fn an_overlay_takes_the_place_of_a_node() {
         let (disk, top) = (report(task, "disk"), report(task, "top"));
         assert!(disk.read_only, "nobody writes to what is behind");
         assert_eq!(top.backing_file.as_deref(), base.to_str());
-        assert_eq!((top.backing_file_depth, top.file.as_str()), (1, folder.path("top").to_str().unwrap()));
+        assert_eq!(
+            (top.backing_file_depth, top.image.filename.as_str()),
+            (1, folder.path("top").to_str().unwrap())
+        );
         assert_eq!(top.image.full_backing_filename.as_deref(), base.to_str());
         assert_eq!(top.image.backing.as_ref().unwrap().format, "raw");
         let error = snapshot_sync(task, sync("disk", &folder.path("other"), "other")).await.unwrap_err();
@@ -266,7 +269,7 @@ fn an_overlay_that_is_there_is_put_on_a_node_if_it_is_free() {
         write(task, &user, 0, b"new").await.unwrap();
         assert_eq!(&std::fs::read(&base).unwrap()[..3], b"old");
         assert!(report(task, "disk").read_only);
-        let json = report(task, "a").file;
+        let json = report(task, "a").image.filename;
         assert!(json.starts_with("json:{") && json.contains(r#""backing":{"#), "{json}");
     });
 }

@@ -233,7 +233,7 @@ fn a_backing_image_that_came_with_its_overlay_goes_when_it_is_replaced() {
         accept(task, &folder, &[&with(IMAGE, r#""backing":null"#)]).await;
         assert_eq!(names(task).len(), 2);
         assert_eq!(open_files(&folder), [folder.path("top")]);
-        let json = report(task, "top").file;
+        let json = report(task, "top").image.filename;
         assert!(json.contains(r#""backing":null"#), "{json}");
     });
 }
@@ -254,7 +254,7 @@ fn a_window_moves_under_its_reader() {
         assert_eq!(read(task, &user, 0, 4).await, b"two\0");
         assert!(reopen(task, &[&in_folder(&folder, &with(RAW, r#""offset":4096"#))]).await.is_err());
         assert_eq!(read(task, &user, 0, 4).await, b"two\0");
-        assert!(report(task, "r").file.contains(r#""offset":512"#));
+        assert!(report(task, "r").image.filename.contains(r#""offset":512"#));
         detach(task, &user).await;
     });
 }

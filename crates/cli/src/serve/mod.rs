@@ -73,7 +73,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
             let keys = Rc::clone(&keys);
             move || keys.get().map_or((), Keys::give_back)
         };
-        let watch = stop::watch(signals, Lane::new(local.clone()), stop.clone(), restore);
+        let watch = stop::watch((signals, Lane::new(local.clone())), stop.clone(), control.clone(), restore);
         let serving = Serving { local, args, handles, control, session, stop, keys };
         beside(serving.run(), watch).await
     })

@@ -4,12 +4,15 @@
 //! |---|---|---|
 //! | SIGINT, SIGTERM, SIGHUP | a clean end | the process ends at once, with the status that the shell knows |
 //! | key `q`, a broken server | a clean end | nothing more |
+//!
+//! SIGUSR1 asks what waits for what.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use drystone_core::control::{Control, Task};
 use drystone_core::lane::Lane;
 use drystone_sys::{Signal, Signals};
 
@@ -53,20 +56,27 @@ impl Stop {
 }
 
 /// Turns signals into a clean end, and the second one into an end at once, before which `at_once` is called.
-pub(super) async fn watch(mut signals: Signals, mut lane: Lane, stop: Stop, at_once: impl Fn()) {
+pub(super) async fn watch(
+    (mut signals, mut lane): (Signals, Lane),
+    stop: Stop,
+    control: Control,
+    at_once: impl Fn(),
+) {
     while let Ok(signal) = signals.wait(&mut lane).await {
+        let number = match signal {
+            Signal::Explain => {
+                let waits = control.call(async |task: &mut Task<'_>| task.gs().waits().report()).await;
+                console::note(&format!("drystone: these wait:\n{}", waits.unwrap_or_default()));
+                continue;
+            }
+            Signal::HangUp => 1,
+            Signal::Interrupt => 2,
+            Signal::Terminate => 15,
+        };
         if !stop.ask() {
             at_once();
             console::note("drystone: stopped at once; what was not flushed may be lost");
-            std::process::exit(128 + number(signal));
+            std::process::exit(128 + number);
         }
-    }
-}
-
-const fn number(signal: Signal) -> i32 {
-    match signal {
-        Signal::HangUp => 1,
-        Signal::Interrupt => 2,
-        Signal::Terminate => 15,
     }
 }

@@ -15,6 +15,9 @@ use super::serve::{PATIENCE, drystone};
 /// How long the daemon may think about a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long it may take to say what waits for what.
+const EXPLAIN_LIMIT: Duration = Duration::from_secs(5);
+
 /// A daemon with a control socket, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -25,12 +28,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon in `dir`, with these options and a control socket.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_under(Command::new(drystone()), dir, args)
+    }
+
+    /// As [`Self::start`], by a command that ends in the program.
+    pub(crate) fn start_under(mut command: Command, dir: &Path, args: &[&str]) -> Self {
         let stderr = File::create(dir.join("stderr")).unwrap();
-        let mut command = Command::new(drystone());
         command.arg("daemon").args(args).args(["--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off"]);
         command.args(["--chardev", "socket,id=d,path=qmp2.sock,server=on,wait=off"]);
+        command.args(["--chardev", "socket,id=e,path=qmp3.sock,server=on,wait=off"]);
         command
-            .args(["--monitor", "c", "--monitor", "d"])
+            .args(["--monitor", "c", "--monitor", "d", "--monitor", "e"])
             .current_dir(dir)
             .stdin(Stdio::null())
             .stderr(stderr);
@@ -59,6 +67,32 @@ impl Daemon {
         assert!(monitor.line().unwrap().get("QMP").is_some());
         monitor.call("qmp_capabilities", json!({})).unwrap().unwrap();
         monitor
+    }
+
+    /// What waits for what, as it says itself; for a failure that looks like a standstill.
+    pub(crate) fn explain(pid: u32, stderr: &Path) -> String {
+        let before = std::fs::read_to_string(stderr).unwrap_or_default().len();
+        let asked = Command::new("kill").arg("-USR1").arg(pid.to_string()).status();
+        let begin = Instant::now();
+        while asked.as_ref().is_ok_and(ExitStatus::success) && begin.elapsed() < EXPLAIN_LIMIT {
+            let text = std::fs::read_to_string(stderr).unwrap_or_default();
+            if text.len() > before && text.ends_with('\n') {
+                return text[before..].to_owned();
+            }
+            thread::yield_now();
+        }
+        "it does not say what waits for what".to_owned()
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it where it stands.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for the end, after somebody has asked for it.

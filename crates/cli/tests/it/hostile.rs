@@ -150,6 +150,30 @@ fn hostile_chains_end() {
 }
 
 #[test]
+fn hostile_data_files_are_named_and_not_opened() {
+    let scratch = Scratch::new("hostile");
+    let dir = scratch.path();
+    // Whoever opens it waits for a writer that does not come.
+    assert!(Command::new("mkfifo").arg(dir.join("fifo")).status().unwrap().success());
+    for name in ["fifo", r#"json:{"driver":"file","filename":"fifo"}"#] {
+        stored_image("c64k", &dir.join("image"));
+        let file = File::options().write(true).open(dir.join("image")).unwrap();
+        // The feature, and the extension in front of all others.
+        file.write_all_at(&[4], 79).unwrap();
+        let mut extension =
+            [b"DATA", &u32::try_from(name.len()).unwrap().to_be_bytes()[..], name.as_bytes()].concat();
+        extension.resize(extension.len().next_multiple_of(8) + 8, 0);
+        file.write_all_at(&extension, 112).unwrap();
+        let args: Vec<String> =
+            ["20", drystone().to_str().unwrap(), "img", "info", "image"].map(str::to_owned).into();
+        let ran = run(Path::new("timeout"), &args, dir);
+        assert_ends_well("img info", &ran, &[0, 1]);
+        look_at("image", dir);
+        serve("image", dir);
+    }
+}
+
+#[test]
 fn hostile_lengths_of_files_cost_nothing() {
     let scratch = Scratch::new("hostile");
     let dir = scratch.path();

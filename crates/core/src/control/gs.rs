@@ -14,7 +14,7 @@ use crate::control::step::{Demand, ask};
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
-use crate::graph::shape::{Parent, Place, Shape, Topology};
+use crate::graph::shape::{NodeShape, Parent, Place, Shape, Topology};
 use crate::runtime::{LocalRef, StaysOnItsThread};
 use crate::waits::Waits;
 
@@ -111,6 +111,50 @@ pub struct NodeInfo {
     pub edges: Vec<EdgeInfo>,
 }
 
+/// One node with its place, borrowed from the graph: for reports of many, which copy what they need.
+#[derive(Clone, Copy)]
+pub struct NodeView<'v> {
+    id: NodeId,
+    shape: &'v NodeShape,
+}
+
+impl<'v> NodeView<'v> {
+    /// Its identity.
+    #[must_use]
+    pub fn id(self) -> NodeId {
+        self.id
+    }
+
+    /// The node itself, for its driver's facts.
+    #[must_use]
+    pub fn node(self) -> &'v Arc<Node> {
+        &self.shape.node
+    }
+
+    /// Whether it stays when its last user goes.
+    #[must_use]
+    pub fn is_owned(self) -> bool {
+        self.shape.owned
+    }
+
+    /// Its children, in the order in which they were attached.
+    pub fn children(self) -> impl DoubleEndedIterator<Item = (ChildKey, NodeId)> + 'v {
+        self.shape.edges.iter().map(|edge| (edge.key, edge.child))
+    }
+
+    /// One child.
+    #[must_use]
+    pub fn child(self, key: ChildKey) -> Option<NodeId> {
+        Some(self.shape.edge(key)?.child)
+    }
+
+    /// What is remembered of it: see [`crate::control::Plan::remember`].
+    #[must_use]
+    pub fn memo(self) -> Option<&'v Rc<dyn Any>> {
+        self.shape.memo.as_ref()
+    }
+}
+
 /// One edge, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeInfo {
@@ -154,6 +198,17 @@ impl GraphView<'_> {
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeInfo> {
         self.shape.nodes.keys().filter_map(|id| self.node(*id)).collect()
+    }
+
+    /// Every node, in the order in which they were opened, without copying anything.
+    pub fn views(&self) -> impl DoubleEndedIterator<Item = NodeView<'_>> {
+        self.shape.nodes.iter().map(|(id, shape)| NodeView { id: *id, shape })
+    }
+
+    /// One node, without copying anything.
+    #[must_use]
+    pub fn view(&self, id: NodeId) -> Option<NodeView<'_>> {
+        Some(NodeView { id, shape: self.shape.node(id)? })
     }
 
     /// One node.
@@ -205,12 +260,6 @@ impl GraphView<'_> {
     /// [`Plan::demand`]: crate::control::Plan::demand
     pub fn demand(&self, id: NodeId, demand: Demand) -> Result<()> {
         ask(&*self.shape, id, demand)
-    }
-
-    /// What is remembered of a node: see [`crate::control::Plan::remember`].
-    #[must_use]
-    pub fn memo(&self, id: NodeId) -> Option<Rc<dyn Any>> {
-        self.shape.node(id)?.memo.clone()
     }
 
     /// The node called `name`.

@@ -30,7 +30,7 @@ mod visit;
 
 pub use change::{Change, Settled, StagedPlan};
 pub use commit::After;
-pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, RootInfo};
+pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, NodeView, RootInfo};
 pub use mailbox::{Control, ControlThread, PlainData};
 pub use opening::{NewNode, Opening};
 pub use plan::{Checked, Plan, RootSpec};

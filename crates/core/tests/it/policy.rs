@@ -127,7 +127,7 @@ fn a_policy_and_a_memory_change_with_the_plan_or_not_at_all() {
     world.on_control(async |task: &mut Task<'_>| {
         let (_, bottom, _user) = pair(task, &Script::default(), &instant_disk()).await.unwrap();
         let memory = |task: &Task<'_>| {
-            let memo = task.gs().with(|graph| graph.memo(bottom));
+            let memo = task.gs().with(|graph| graph.view(bottom)?.memo().cloned());
             memo.map(|memo| memo.downcast_ref::<Cell<u8>>().unwrap().get())
         };
         let policy = |task: &Task<'_>| task.gs().with(|graph| graph.node_handle(bottom).unwrap().policy());

@@ -42,7 +42,7 @@ pub(crate) async fn start(daemon: &Daemon, typed: NbdServerOptions) -> Result<()
         Some(seconds) => options.handshake_ns = u64::from(seconds) * NS_PER_SECOND,
     }
     let addresses = addresses(daemon, typed.addr).await?;
-    daemon.exports.start(addresses, options).await
+    daemon.exports.start(&daemon.network, addresses, options).await
 }
 
 async fn addresses(daemon: &Daemon, typed: SocketAddress) -> Result<Vec<Address>> {
@@ -58,7 +58,7 @@ async fn addresses(daemon: &Daemon, typed: SocketAddress) -> Result<Vec<Address>
             };
             let port = inet.port.parse::<u16>().map_err(invalid)?;
             let host = if inet.host.is_empty() { "0.0.0.0" } else { &inet.host };
-            Address::resolve(&mut Lane::new(daemon.local.clone()), host, port).await
+            daemon.network.resolve(&mut Lane::new(daemon.local.clone()), host, port).await
         }
         SocketAddressData::Vsock(_) | SocketAddressData::Fd(_) => {
             Err(Error::new(Kind::Unsupported, "addresses of this type are not supported").in_option("type"))

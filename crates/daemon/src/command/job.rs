@@ -168,40 +168,46 @@ pub(super) fn block_list(daemon: &Daemon) -> Vec<schema::BlockJobInfo> {
     daemon.jobs.list().into_iter().filter_map(info).collect()
 }
 
-/// A verb of `job-*`.
-pub(super) fn verb(
+/// A verb of `job-*`. What it makes a job do at once is done when it is answered: scripts take images away after
+/// `job-finalize`.
+pub(super) async fn verb(
     daemon: &Daemon,
     id: &str,
     verb: impl FnOnce(&Jobs, &str) -> Result<()>,
 ) -> Outcome<Empty> {
-    done(verb(&daemon.jobs, id))
+    let result = verb(&daemon.jobs, id);
+    if result.is_ok() {
+        daemon.jobs.followed(id).await;
+    }
+    done(result)
 }
 
 /// A verb of `block-job-*`, which says of a job that there is not that it is not active.
-pub(super) fn block_verb(
+pub(super) async fn block_verb(
     daemon: &Daemon,
     id: &str,
     verb: impl FnOnce(&Jobs, &str) -> Result<()>,
 ) -> Outcome<Empty> {
     match daemon.jobs.info(id) {
-        Ok(_) => self::verb(daemon, id, verb),
+        Ok(_) => self::verb(daemon, id, verb).await,
         Err(error) => Err(QmpError::new(ErrorClass::DeviceNotActive, error.report())),
     }
 }
 
 /// `block-job-cancel`.
-pub(super) fn block_cancel(daemon: &Daemon, which: &schema::BlockJobCancel) -> Outcome<Empty> {
+pub(super) async fn block_cancel(daemon: &Daemon, which: &schema::BlockJobCancel) -> Outcome<Empty> {
     let how = if which.force == Some(true) { Cancel::Force } else { Cancel::Soft };
-    block_verb(daemon, &which.device, |jobs, id| jobs.cancel(id, how))
+    block_verb(daemon, &which.device, |jobs, id| jobs.cancel(id, how)).await
 }
 
 /// `block-job-change`: no job of this build has an option that can change.
-pub(super) fn block_change(daemon: &Daemon, change: &schema::BlockJobChangeOptions) -> Outcome<Empty> {
+pub(super) async fn block_change(daemon: &Daemon, change: &schema::BlockJobChangeOptions) -> Outcome<Empty> {
     verb(daemon, &change.id, |jobs, id| {
         jobs.info(id)?;
         let text = "this job has no option that can be changed";
         Err(Error::new(Kind::Unsupported, text))
     })
+    .await
 }
 
 /// Images are named as users would open them.

@@ -24,6 +24,7 @@ use std::rc::Rc;
 
 use drystone_base::Error;
 use drystone_job::{Cancel, Jobs};
+use drystone_qmp::schema::Qapi;
 use drystone_qmp::schema::commands::{Call, Command, call};
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::job::{BlockJobDevice, BlockJobSetSpeed, JobId};
@@ -48,6 +49,18 @@ impl Answer {
         C::Returns: 'static,
     {
         Self(Box::new(move |session, pending| session.answer::<C>(pending, &outcome)))
+    }
+
+    /// A list that is as long as there are things: each item is put into words when its turn has come to be written, so that
+    /// there are never two copies of the whole.
+    fn of_each<C: Call<Returns = Vec<T>>, T: Qapi + 'static, I: 'static>(
+        outcome: Outcome<Vec<I>>,
+        in_words: fn(I) -> T,
+    ) -> Self {
+        Self(Box::new(move |session, pending| match outcome {
+            Ok(items) => session.answer_each::<C, T>(pending, items.into_iter().map(in_words)),
+            Err(error) => session.answer::<C>(pending, &Err(error)),
+        }))
     }
 
     /// The bytes that tell the client.
@@ -84,7 +97,7 @@ pub(crate) async fn run(daemon: &Rc<Daemon>, command: Command) -> Answer {
         C::Transaction(transaction) => Answer::of::<call::Transaction>(snapshot::transaction(daemon, transaction).await),
         C::XDebugQueryBlockGraph(_) => Answer::of::<call::XDebugQueryBlockGraph>(graph::report(daemon).await),
         C::QueryBlock(_) => Answer::of::<call::QueryBlock>(Ok(Vec::new())),
-        C::QueryNamedBlockNodes(how) => Answer::of::<call::QueryNamedBlockNodes>(query::nodes(daemon, &how).await),
+        C::QueryNamedBlockNodes(how) => Answer::of_each::<call::QueryNamedBlockNodes, _, _>(query::nodes(daemon, &how).await, query::node),
         C::QueryBlockstats(how) => Answer::of::<call::QueryBlockstats>(stats::report(daemon, &how).await),
         C::NbdServerStart(options) => Answer::of::<call::NbdServerStart>(export::server_start(daemon, options.into()).await),
         C::NbdServerStop(_) => Answer::of::<call::NbdServerStop>(done(daemon.exports.stop(daemon).await)),
@@ -112,20 +125,20 @@ async fn run_job(daemon: &Rc<Daemon>, command: Command) -> Answer {
         C::BlockStream(options) => Answer::of::<call::BlockStream>(job::stream(daemon, *options).await),
         C::QueryJobs(_) => Answer::of::<call::QueryJobs>(Ok(job::list(daemon))),
         C::QueryBlockJobs(_) => Answer::of::<call::QueryBlockJobs>(Ok(job::block_list(daemon))),
-        C::JobPause(JobId { id }) => Answer::of::<call::JobPause>(job::verb(daemon, &id, Jobs::pause)),
-        C::JobResume(JobId { id }) => Answer::of::<call::JobResume>(job::verb(daemon, &id, Jobs::resume)),
-        C::JobCancel(JobId { id }) => Answer::of::<call::JobCancel>(job::verb(daemon, &id, |jobs, id| jobs.cancel(id, Cancel::Force))),
-        C::JobComplete(JobId { id }) => Answer::of::<call::JobComplete>(job::verb(daemon, &id, Jobs::complete)),
-        C::JobFinalize(JobId { id }) => Answer::of::<call::JobFinalize>(job::verb(daemon, &id, Jobs::finalize)),
-        C::JobDismiss(JobId { id }) => Answer::of::<call::JobDismiss>(job::verb(daemon, &id, Jobs::dismiss)),
-        C::BlockJobPause(BlockJobDevice { device }) => Answer::of::<call::BlockJobPause>(job::block_verb(daemon, &device, Jobs::pause)),
-        C::BlockJobResume(BlockJobDevice { device }) => Answer::of::<call::BlockJobResume>(job::block_verb(daemon, &device, Jobs::resume)),
-        C::BlockJobComplete(BlockJobDevice { device }) => Answer::of::<call::BlockJobComplete>(job::block_verb(daemon, &device, Jobs::complete)),
-        C::BlockJobSetSpeed(BlockJobSetSpeed { device, speed }) => Answer::of::<call::BlockJobSetSpeed>(job::block_verb(daemon, &device, |jobs, id| jobs.set_speed(id, speed))),
-        C::BlockJobCancel(which) => Answer::of::<call::BlockJobCancel>(job::block_cancel(daemon, &which)),
-        C::BlockJobFinalize(JobId { id }) => Answer::of::<call::BlockJobFinalize>(job::block_verb(daemon, &id, Jobs::finalize)),
-        C::BlockJobDismiss(JobId { id }) => Answer::of::<call::BlockJobDismiss>(job::block_verb(daemon, &id, Jobs::dismiss)),
-        C::BlockJobChange(change) => Answer::of::<call::BlockJobChange>(job::block_change(daemon, &change)),
+        C::JobPause(JobId { id }) => Answer::of::<call::JobPause>(job::verb(daemon, &id, Jobs::pause).await),
+        C::JobResume(JobId { id }) => Answer::of::<call::JobResume>(job::verb(daemon, &id, Jobs::resume).await),
+        C::JobCancel(JobId { id }) => Answer::of::<call::JobCancel>(job::verb(daemon, &id, |jobs, id| jobs.cancel(id, Cancel::Force)).await),
+        C::JobComplete(JobId { id }) => Answer::of::<call::JobComplete>(job::verb(daemon, &id, Jobs::complete).await),
+        C::JobFinalize(JobId { id }) => Answer::of::<call::JobFinalize>(job::verb(daemon, &id, Jobs::finalize).await),
+        C::JobDismiss(JobId { id }) => Answer::of::<call::JobDismiss>(job::verb(daemon, &id, Jobs::dismiss).await),
+        C::BlockJobPause(BlockJobDevice { device }) => Answer::of::<call::BlockJobPause>(job::block_verb(daemon, &device, Jobs::pause).await),
+        C::BlockJobResume(BlockJobDevice { device }) => Answer::of::<call::BlockJobResume>(job::block_verb(daemon, &device, Jobs::resume).await),
+        C::BlockJobComplete(BlockJobDevice { device }) => Answer::of::<call::BlockJobComplete>(job::block_verb(daemon, &device, Jobs::complete).await),
+        C::BlockJobSetSpeed(BlockJobSetSpeed { device, speed }) => Answer::of::<call::BlockJobSetSpeed>(job::block_verb(daemon, &device, |jobs, id| jobs.set_speed(id, speed)).await),
+        C::BlockJobCancel(which) => Answer::of::<call::BlockJobCancel>(job::block_cancel(daemon, &which).await),
+        C::BlockJobFinalize(JobId { id }) => Answer::of::<call::BlockJobFinalize>(job::block_verb(daemon, &id, Jobs::finalize).await),
+        C::BlockJobDismiss(JobId { id }) => Answer::of::<call::BlockJobDismiss>(job::block_verb(daemon, &id, Jobs::dismiss).await),
+        C::BlockJobChange(change) => Answer::of::<call::BlockJobChange>(job::block_change(daemon, &change).await),
         other => unreachable!("'{}' is carried out above", other.name()),
     }
 }

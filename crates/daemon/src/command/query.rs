@@ -1,10 +1,7 @@
 //! Reports of nodes.
 
-use std::collections::BTreeMap;
-
 use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
 use drystone_core::control::Task;
-use drystone_core::graph::node::ChildKey;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_qmp::schema::types::blockdev::BlockdevDetectZeroesOptions;
 use drystone_qmp::schema::types::common::Data;
@@ -18,71 +15,20 @@ use crate::daemon::Daemon;
 use crate::error::to_qmp;
 
 /// `query-named-block-nodes`.
-pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcome<Vec<BlockDeviceInfo>> {
+pub(super) async fn nodes(daemon: &Daemon, how: &QueryNamedBlockNodes) -> Outcome<Vec<NodeReport>> {
     let nested = how.flat != Some(true);
     let look = async move |task: &mut Task<'_>| Ok(task.gs().with(|graph| report(graph, nested)));
-    let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
-    Ok(in_order(nodes).into_iter().map(node).collect())
-}
-
-/// The nodes in the order in which the C daemon names them: what was added last comes first, with its backing images
-/// before and its files behind it.
-pub(super) fn in_order(nodes: Vec<NodeReport>) -> Vec<NodeReport> {
-    let below = children(&nodes);
-    let mut is_child = vec![false; nodes.len()];
-    for (_, child) in below.iter().flatten() {
-        if let Some(is_child) = is_child.get_mut(*child) {
-            *is_child = true;
-        }
-    }
-    let owned: Vec<bool> = nodes.iter().map(|node| node.owned).collect();
-    let is_owned = |at: usize| owned.get(at).copied().unwrap_or_default();
-    let starts = (0..nodes.len()).filter(|at| is_owned(*at) || is_child.get(*at) == Some(&false));
-    let mut slots: Vec<Option<NodeReport>> = nodes.into_iter().map(Some).collect();
-    let mut ordered = Vec::with_capacity(slots.len());
-    for start in starts {
-        // What is to be done, the next at the end: a node is named itself (`true`) between its images and its files.
-        let mut todo = vec![(start, false)];
-        while let Some((at, is_named)) = todo.pop() {
-            if is_named {
-                ordered.extend(slots.get_mut(at).and_then(Option::take));
-                continue;
-            }
-            if !slots.get(at).is_some_and(Option::is_some) {
-                continue;
-            }
-            let of = |wants_backing: bool| {
-                let children = below.get(at).map(Vec::as_slice).unwrap_or_default().iter().rev();
-                let wanted = children.filter(move |(key, child)| {
-                    (*key == ChildKey::Backing) == wants_backing && !is_owned(*child)
-                });
-                wanted.map(|(_, child)| (*child, false))
-            };
-            todo.extend(of(false));
-            todo.push((at, true));
-            todo.extend(of(true));
-        }
-    }
-    ordered
-}
-
-/// The children of each node, by their places.
-fn children(nodes: &[NodeReport]) -> Vec<Vec<(ChildKey, usize)>> {
-    let index: BTreeMap<&str, usize> = nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
-    let of = |node: &NodeReport| {
-        let found = |(key, name): &(ChildKey, String)| Some((*key, *index.get(name.as_str())?));
-        node.children.iter().filter_map(found).collect()
-    };
-    nodes.iter().map(of).collect()
+    daemon.on_control(look).await.map_err(|error| to_qmp(&error))
 }
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn node(node: NodeReport) -> BlockDeviceInfo {
+/// A node in the words of the schema.
+pub(super) fn node(node: NodeReport) -> BlockDeviceInfo {
     BlockDeviceInfo {
-        file: node.file,
+        file: node.image.filename.clone(),
         node_name: Some(node.name),
         ro: node.read_only,
         drv: node.driver.to_owned(),

@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 
 use drystone_blockdev::query::node::{NodeReport, nodes};
 use drystone_core::control::Task;
-use drystone_core::graph::node::ChildKey;
+use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_qmp::schema::types::stats::{
     BlockDeviceStats, BlockStats, BlockStatsSpecific, BlockStatsSpecificData, BlockStatsSpecificFile,
     QueryBlockstats,
 };
 
 use super::Outcome;
-use super::query::in_order;
 use crate::daemon::Daemon;
 use crate::error::to_qmp;
 
@@ -28,16 +27,15 @@ pub(super) async fn report(daemon: &Daemon, how: &QueryBlockstats) -> Outcome<Ve
     }
     let look = async |task: &mut Task<'_>| Ok(task.gs().with(|graph| nodes(graph, false)));
     let nodes = daemon.on_control(look).await.map_err(|error| to_qmp(&error))?;
-    let nodes = in_order(nodes);
     // What the C daemon begins with at its other end.
-    let by_name = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-    Ok(nodes.iter().rev().map(|node| stats(&by_name, node, NESTING_MAX)).collect())
+    let by_id = nodes.iter().map(|node| (node.id, node)).collect();
+    Ok(nodes.iter().rev().map(|node| stats(&by_id, node, NESTING_MAX)).collect())
 }
 
-fn stats(nodes: &BTreeMap<&str, &NodeReport>, node: &NodeReport, nesting: usize) -> BlockStats {
+fn stats(nodes: &BTreeMap<NodeId, &NodeReport>, node: &NodeReport, nesting: usize) -> BlockStats {
     let child = |key: ChildKey| {
-        let (_, name) = node.children.iter().find(|(known, _)| *known == key)?;
-        let child = nodes.get(name.as_str()).filter(|_| nesting > 0)?;
+        let (_, child) = node.children.iter().find(|(known, _)| *known == key)?;
+        let child = nodes.get(child).filter(|_| nesting > 0)?;
         Some(Box::new(stats(nodes, child, nesting - 1)))
     };
     let wr_highest_offset = i64::try_from(node.activity.written_end).unwrap_or(i64::MAX);

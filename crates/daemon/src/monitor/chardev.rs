@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
 use drystone_qmp::{Value, keyval};
-use drystone_sys::{Address, Closer, Listener, Stream};
+use drystone_sys::{Address, Closer, Listener, Network, Stream};
 
 use crate::daemon::Daemon;
 use crate::objects::is_identifier;
@@ -155,14 +155,14 @@ impl Taken {
 }
 
 impl Socket {
-    async fn addresses(&self, lane: &mut Lane) -> Result<Vec<Address>> {
+    async fn addresses(&self, network: &Network, lane: &mut Lane) -> Result<Vec<Address>> {
         match &self.at {
             At::Path(path) => Ok(vec![Address::Unix(path.into())]),
             At::Host(host, port) => {
                 let invalid = |_| Error::new(Kind::InvalidInput, format!("'{port}' is no port"));
                 let any = if self.is_server { "0.0.0.0" } else { "127.0.0.1" };
                 let host = if host.is_empty() { any } else { host };
-                Address::resolve(lane, host, port.parse().map_err(invalid)?).await
+                network.resolve(lane, host, port.parse().map_err(invalid)?).await
             }
         }
     }
@@ -171,14 +171,14 @@ impl Socket {
     ///
     /// # Errors
     /// Those of listening and connecting.
-    pub(crate) async fn open(self, lane: &mut Lane) -> Result<Source> {
-        let addresses = self.addresses(lane).await?;
+    pub(crate) async fn open(self, network: &Network, lane: &mut Lane) -> Result<Source> {
+        let addresses = self.addresses(network, lane).await?;
         let none = || Error::new(Kind::NotFound, "the host has no address");
         if self.is_server {
             let address = addresses.first().ok_or_else(none)?;
-            return Ok(Source::Server { listener: Listener::bind(address)?, first: None });
+            return Ok(Source::Server { listener: network.listen(address)?, first: None });
         }
-        let first = match self.connect(lane, &addresses).await {
+        let first = match self.connect(network, lane, &addresses).await {
             Ok(stream) => Some(stream),
             Err(_) if self.reconnect_ms > 0 => None,
             Err(error) => return Err(error),
@@ -186,10 +186,10 @@ impl Socket {
         Ok(Source::Connector { socket: self, addresses, first })
     }
 
-    async fn connect(&self, lane: &mut Lane, addresses: &[Address]) -> Result<Stream> {
+    async fn connect(&self, network: &Network, lane: &mut Lane, addresses: &[Address]) -> Result<Stream> {
         let mut result = Err(Error::new(Kind::NotFound, "the host has no address"));
         for address in addresses {
-            result = Stream::connect(lane, address, None).await;
+            result = network.connect(lane, address, None).await;
             if result.is_ok() {
                 break;
             }
@@ -261,7 +261,8 @@ impl Source {
                     let pause_ns = socket.reconnect_ms.saturating_mul(NS_PER_MS);
                     let again_ns = daemon.local.now_ns().saturating_add(pause_ns);
                     daemon.stop.unless_asked(daemon.local.sleep_until(again_ns)).await?;
-                    let connected = daemon.stop.unless_asked(socket.connect(lane, addresses)).await?;
+                    let connecting = socket.connect(&daemon.network, lane, addresses);
+                    let connected = daemon.stop.unless_asked(connecting).await?;
                     if let Ok(stream) = connected {
                         return Some(stream);
                     }

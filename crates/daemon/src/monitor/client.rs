@@ -40,7 +40,7 @@ impl Client {
         let (receiver, sender) = stream.split();
         let client = Rc::new(Self { session: RefCell::new(session), outbox: Outbox::default(), closer });
         let greeting = client.session.borrow().greeting();
-        client.outbox.push(&greeting);
+        client.outbox.push(greeting);
         let writer = Rc::clone(&client).write(sender, Lane::new(daemon.local.clone()));
         daemon.local.spawn(Box::pin(writer));
         (client, receiver)
@@ -86,7 +86,7 @@ impl Client {
                     bytes
                 }
             };
-            self.outbox.push(&bytes);
+            self.outbox.push(bytes);
             if !self.outbox.room().await {
                 return None;
             }
@@ -99,7 +99,7 @@ impl Client {
         if self.outbox.is_overfull() {
             self.close();
         } else {
-            self.outbox.push(&bytes);
+            self.outbox.push(bytes);
         }
     }
 

@@ -35,13 +35,18 @@ impl State {
 }
 
 impl Outbox {
-    /// Adds bytes, unless it is closed.
-    pub(super) fn push(&self, bytes: &[u8]) {
+    /// Adds bytes, unless it is closed. An answer is as long as there are things, and mostly the first to be sent: it is
+    /// not copied then.
+    pub(super) fn push(&self, bytes: Vec<u8>) {
         let mut state = self.0.borrow_mut();
         if state.is_closed {
             return;
         }
-        state.bytes.extend_from_slice(bytes);
+        if state.bytes.is_empty() {
+            state.bytes = bytes;
+        } else {
+            state.bytes.extend_from_slice(&bytes);
+        }
         let writer = state.writer.take();
         drop(state);
         if let Some(writer) = writer {
@@ -136,9 +141,9 @@ mod tests {
     fn answers_wait_for_a_client_that_does_not_read() {
         let outbox = Outbox::default();
         assert_eq!((ready(outbox.next()), ready(outbox.room())), (None, Some(true)));
-        outbox.push(&vec![0; ANSWERS_BYTES_MAX]);
+        outbox.push(vec![0; ANSWERS_BYTES_MAX]);
         assert_eq!(ready(outbox.room()), Some(true));
-        outbox.push(b"x");
+        outbox.push(b"x".to_vec());
         assert_eq!((ready(outbox.room()), ready(outbox.sent())), (None, None));
         let taken = ready(outbox.next()).flatten().unwrap();
         assert_eq!(taken.len(), ANSWERS_BYTES_MAX + 1);
@@ -150,13 +155,13 @@ mod tests {
     #[test]
     fn a_client_that_is_far_behind_is_found_out() {
         let outbox = Outbox::default();
-        outbox.push(&vec![0; EVENTS_BYTES_MAX]);
+        outbox.push(vec![0; EVENTS_BYTES_MAX]);
         assert!(!outbox.is_overfull());
         drop(ready(outbox.next()));
-        outbox.push(b"x");
+        outbox.push(b"x".to_vec());
         assert!(outbox.is_overfull());
         outbox.close();
-        outbox.push(b"x");
+        outbox.push(b"x".to_vec());
         assert_eq!((ready(outbox.next()), ready(outbox.room())), (Some(None), Some(false)));
     }
 }

@@ -132,7 +132,7 @@ impl<'d> Startup<'d> {
             Backend::Stdio => ("chardev-stdio", Source::Once(Some(self.terminal.stdio()?))),
             Backend::Socket(socket) => {
                 let waits = socket.waits;
-                let mut source = socket.open(&mut lane).await?;
+                let mut source = socket.open(&self.daemon.network, &mut lane).await?;
                 if waits {
                     self.terminal.complain(&format!("{shown}: waiting for a connection"));
                     source.wait(self.daemon, &mut lane).await?;

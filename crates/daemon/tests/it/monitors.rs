@@ -1,6 +1,6 @@
 //! Several monitors, and clients that behave badly: nobody else notices.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Served;
 use crate::common::folder::Folder;
@@ -216,4 +216,24 @@ fn a_server_stops_while_clients_are_busy() {
     }
     client.ok("object-del", &json!({ "id": "t0" }));
     client.ok("blockdev-del", &json!({ "node-name": "a" }));
+}
+
+#[test]
+fn a_job_has_ended_when_the_command_that_ends_it_is_answered() {
+    let folder = Folder::new();
+    Served::image(&folder, "qcow2", "a.qcow2", 1 << 20);
+    let served = Served::start_in(folder, 1, &[]);
+    let mut client = served.client(0);
+    for verb in ["job-finalize", "block-job-finalize", "job-cancel"].into_iter().cycle().take(30) {
+        client.ok("blockdev-add", &add("a", "qcow2", &served.folder.file("a.qcow2")));
+        client.ok("block-stream", &json!({ "device": "a", "job-id": "j", "auto-finalize": false }));
+        client.event("BLOCK_JOB_PENDING");
+        client.ok(verb, &json!({ "id": "j" }));
+        assert_eq!(client.ok("query-jobs", &json!({})), json!([]));
+        let is_ended =
+            |event: &Value| event["event"] == "JOB_STATUS_CHANGE" && event["data"]["status"] == "null";
+        assert!(client.events.iter().any(is_ended), "{verb}: {:?}", client.events);
+        client.events.clear();
+        client.ok("blockdev-del", &json!({ "node-name": "a" }));
+    }
 }

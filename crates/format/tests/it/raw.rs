@@ -89,6 +89,15 @@ fn told<T>(result: Result<T>) -> (Kind, String) {
 }
 
 #[test]
+fn a_child_of_any_length_gives_a_disk_or_a_refusal() {
+    for len_child in [0, 1, 511, u64::MAX, u64::MAX - 511, i64::MAX as u64] {
+        let len = WHOLE.len_in(len_child).unwrap();
+        assert!(len.is_multiple_of(512) && len >= len_child.min(1 << 62), "{len_child}: {len}");
+        assert_eq!(window(1, u64::MAX - 511).len_in(len_child).is_ok(), len_child == u64::MAX);
+    }
+}
+
+#[test]
 fn a_window_shows_its_part_of_the_child_and_nothing_else() {
     on_control(async |task| {
         let users = open(task, 4096, window(100, 1024), READ_WRITE).await.unwrap();

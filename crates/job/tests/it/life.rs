@@ -321,6 +321,37 @@ fn a_soft_cancel_of_a_job_that_a_user_paused_is_refused() {
 }
 
 #[test]
+fn what_follows_a_verb_at_once_can_be_waited_for() {
+    explore(0..40, |sim| {
+        let world = World::new(sim);
+        let followed = |id: &str| sim.block_on(&sim.control(), world.jobs.followed(id)).unwrap();
+        launch(&world, manual("j"), 3);
+        world.jobs.pause("j").unwrap();
+        until(&world, "j", Status::Paused);
+        world.jobs.resume("j").unwrap();
+        followed("j");
+        assert_eq!(status(&world, "j"), Some(Status::Running));
+        followed("j");
+        assert_eq!(status(&world, "j"), Some(Status::Running), "nobody waits for its work");
+        until(&world, "j", Status::Pending);
+        followed("j");
+        assert_eq!(status(&world, "j"), Some(Status::Pending), "nor for what nobody asked");
+        world.jobs.finalize("j").unwrap();
+        followed("j");
+        assert_eq!(status(&world, "j"), Some(Status::Concluded));
+        world.jobs.dismiss("j").unwrap();
+        followed("j");
+
+        launch(&world, JobSpec { auto_finalize: false, ..spec("k") }, 1);
+        until(&world, "k", Status::Pending);
+        world.jobs.cancel("k", Cancel::Force).unwrap();
+        followed("k");
+        assert_eq!(status(&world, "k"), None);
+        world.end();
+    });
+}
+
+#[test]
 fn users_and_the_program_pause_apart() {
     let sim = Sim::seeded(9);
     let world = World::new(&sim);

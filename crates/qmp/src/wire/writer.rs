@@ -6,10 +6,12 @@
 //! ```
 //! The text is ASCII: everything else is escaped (Spec "Protocol Specification").
 
-use std::fmt;
 use std::io::Write as _;
 
 use super::{Sink, number};
+
+/// Digits of the largest `u64`.
+const DIGITS_MAX: usize = 20;
 
 /// Writes one JSON value after another into memory.
 #[derive(Debug, Default)]
@@ -42,11 +44,29 @@ impl Writer {
         self.out
     }
 
-    fn raw(&mut self, text: fmt::Arguments<'_>) {
+    /// A value that is not quoted.
+    fn bare(&mut self, text: &[u8]) {
         self.item();
-        // Writing to memory does not fail.
-        let _ = self.out.write_fmt(text);
+        self.out.extend_from_slice(text);
         self.after();
+    }
+
+    fn decimal(&mut self, is_negative: bool, mut magnitude: u64) {
+        let mut digits = [0; DIGITS_MAX + 1];
+        let mut start = digits.len();
+        for slot in digits.iter_mut().rev() {
+            start -= 1;
+            *slot = b'0' + u8::try_from(magnitude % 10).unwrap_or_default();
+            magnitude /= 10;
+            if magnitude == 0 {
+                break;
+            }
+        }
+        if is_negative && let Some(slot) = digits.get_mut(start - 1) {
+            start -= 1;
+            *slot = b'-';
+        }
+        self.bare(digits.get(start..).unwrap_or_default());
     }
 
     fn begin(&mut self, bracket: u8) {
@@ -91,14 +111,18 @@ impl Writer {
         }
     }
 
+    /// Runs of characters that stand as they are go as a whole.
     fn quoted(&mut self, text: &str) {
         self.out.push(b'"');
         let mut rest = text;
-        while let Some(at) = rest.find(|char| !matches!(char, ' '..='~') || matches!(char, '"' | '\\')) {
+        while let Some(at) = rest.bytes().position(|byte| !is_plain(byte)) {
+            // Bytes that are not plain begin a character: inside of one, what is before would not be plain either.
             let (plain, special) = rest.split_at(at);
             self.out.extend_from_slice(plain.as_bytes());
             let mut chars = special.chars();
-            self.out.extend(chars.next().into_iter().flat_map(escaped));
+            if let Some(char) = chars.next() {
+                escape(char, &mut self.out);
+            }
             rest = chars.as_str();
         }
         self.out.extend_from_slice(rest.as_bytes());
@@ -106,8 +130,13 @@ impl Writer {
     }
 }
 
-/// The escape of a character that cannot stand as it is.
-fn escaped(char: char) -> Vec<u8> {
+/// Whether a character of one byte stands as it is.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
+}
+
+/// Writes a character that cannot stand as it is.
+fn escape(char: char, out: &mut Vec<u8>) {
     let short = match char {
         '"' => b"\\\"",
         '\\' => b"\\\\",
@@ -117,12 +146,14 @@ fn escaped(char: char) -> Vec<u8> {
         '\r' => b"\\r",
         '\t' => b"\\t",
         _ => {
-            let mut units = [0; 2];
-            let units = char.encode_utf16(&mut units).iter();
-            return units.flat_map(|unit| format!("\\u{unit:04X}").into_bytes()).collect();
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to memory does not fail.
+                let _ = write!(out, "\\u{unit:04X}");
+            }
+            return;
         }
     };
-    short.to_vec()
+    out.extend_from_slice(short);
 }
 
 impl Sink for Writer {
@@ -156,24 +187,24 @@ impl Sink for Writer {
     }
 
     fn bool(&mut self, value: bool) {
-        self.raw(format_args!("{value}"));
+        self.bare(if value { b"true" } else { b"false" });
     }
 
     fn null(&mut self) {
-        self.raw(format_args!("null"));
+        self.bare(b"null");
     }
 
     fn signed(&mut self, value: i64) {
-        self.raw(format_args!("{value}"));
+        self.decimal(value < 0, value.unsigned_abs());
     }
 
     fn unsigned(&mut self, value: u64) {
-        self.raw(format_args!("{value}"));
+        self.decimal(false, value);
     }
 
     fn float(&mut self, value: f64) {
         if value.is_finite() {
-            self.raw(format_args!("{}", number::text(value)));
+            self.bare(number::text(value).as_bytes());
         } else {
             self.null();
         }

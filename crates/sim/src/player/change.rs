@@ -1,87 +1,194 @@
-//! Changes of the graph, as actors make them.
-
-use std::collections::BTreeSet;
+//! Changes of the graph, as actors make them: the command goes to the control thread, and its answer is looked at.
 
 use drystone_base::{Error, Kind, Result};
-use drystone_blockdev::draft::change;
-use drystone_core::backend::{Backend, ReadWrite};
+use drystone_blockdev::resize::resize;
+use drystone_core::backend::{Backend, ReadWrite, RootId};
 use drystone_core::control::{GraphView, Plan, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
-use drystone_filter::copy_on_read::entry;
+use drystone_core::graph::permission::{Grant, Perm};
 use drystone_testkit::client::{BackendClient, Watched};
+use drystone_testkit::model::Ending;
 
-use super::{Player, Visit, grant_of};
+use super::{Player, Visit, graph};
 use crate::audit;
-use crate::image::{Format, Qcow2Kind};
-use crate::stage::{Busy, Common, Front, NodeOptions};
-use crate::step::{Change, Target, VisitKind};
+use crate::image::Qcow2Kind;
+use crate::step::{Change, VisitKind};
+
+/// What a user wants and shares.
+fn grant_of(kind: VisitKind) -> Grant {
+    let reads = Perm::CONSISTENT_READ;
+    let (perm, shared) = match kind {
+        VisitKind::Writer | VisitKind::Intruder => (reads.with(Perm::WRITE), Perm::ALL),
+        VisitKind::Reader => (reads, Perm::ALL),
+        VisitKind::Jealous => (reads, Perm::ALL.without(Perm::WRITE)),
+    };
+    Grant { perm, shared }
+}
+
+/// How a change may be refused, beside failing devices.
+fn refusals(change: &Change) -> &'static [Kind] {
+    match change {
+        // A job, or somebody who does not want others to write.
+        Change::Snapshot(_) | Change::Reopen(..) => &[Kind::InUse],
+        // Somebody else was faster.
+        Change::Delete => &[Kind::InUse, Kind::NotFound],
+        Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
+        Change::DoomedSnapshot(_) => &[Kind::InUse, Kind::NotFound],
+        Change::Drain(..) | Change::Leave => &[],
+        // The image on top may be read-only, and what users stand on may have gone meanwhile.
+        Change::Freeze | Change::Thaw => &[Kind::InUse, Kind::ReadOnly],
+        Change::Visit(VisitKind::Writer | VisitKind::Intruder) => {
+            &[Kind::InUse, Kind::ReadOnly, Kind::NotFound]
+        }
+        // Version 2 of the format cannot hide a longer image behind a new part.
+        Change::Grow(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
+        Change::Visit(VisitKind::Reader) => &[Kind::NotFound],
+        Change::Visit(VisitKind::Jealous) => &[Kind::InUse, Kind::NotFound],
+    }
+}
 
 impl Player {
-    pub(super) async fn change(&mut self, step: Change) {
-        let name = step.name();
-        let result = match step {
-            Change::Snapshot(kind) => match self.disk.front.try_take() {
-                Some(busy) => self.snapshot(kind, busy).await,
-                None => return,
-            },
-            Change::Drain(target, ns) => self.drain(target, ns).await,
-            Change::Visit(kind) => self.visit(kind).await,
+    pub(super) async fn change(&mut self, change: Change) {
+        let result = match &change {
+            Change::Snapshot(kind) => self.snapshot(*kind, false).await,
+            Change::DoomedSnapshot(kind) => self.snapshot(*kind, true).await,
+            Change::Drain(target, ns) => {
+                let (target, ns) = (*target, *ns);
+                self.command(async move |task, desk| Some(graph::drain(task, desk, target, ns).await)).await
+            }
+            Change::Visit(kind) => self.visit(*kind).await,
             Change::Leave => return self.leave().await,
+            Change::Reopen(number, bytes) => {
+                let (number, bytes) = (*number, *bytes);
+                self.command(async move |task, desk| graph::reopen(task, desk, number, bytes).await).await
+            }
+            Change::Freeze => self.freeze(true).await,
+            Change::Thaw => self.freeze(false).await,
+            Change::Grow(by) => self.grow(*by).await,
+            Change::Filter(comes) => self.filter(*comes).await,
+            Change::Delete => self.command(async |task, desk| graph::delete(task, desk).await).await,
         };
-        self.stage.common.counts().change(name, result.is_ok());
-        if let Err(error) = result {
-            self.excuse_change(name, &error);
+        if let Some(result) = result {
+            self.note(change.name(), refusals(&change), result);
         }
     }
 
-    /// Whether a change may be refused like this.
+    /// Counts how a command ended.
     ///
     /// # Panics
-    /// If not.
-    fn excuse_change(&self, name: &str, error: &Error) {
-        let is_excused = match name {
-            // Somebody writes, and is asked not to.
-            "jealous reader comes" => error.kind() == Kind::InUse,
-            // Somebody does not let others write.
-            "writer comes" => error.kind() == Kind::InUse,
-            _ => false,
-        };
+    /// If it must not have ended like this.
+    pub(super) fn note(&self, name: &str, refusals: &[Kind], result: Result<()>) {
+        self.stage.common.counts().change(name, result.is_ok());
+        let Err(error) = result else { return };
+        let is_trouble = matches!(error.kind(), Kind::Io | Kind::NoSpace) && self.stage.common.is_troubled();
+        let is_excused = refusals.contains(&error.kind()) || is_trouble;
         assert!(is_excused, "'{name}' of disk {} failed: {}", self.disk.number, error.report());
     }
 
-    async fn snapshot(&self, kind: Qcow2Kind, busy: Busy) -> Result<()> {
+    /// Runs a command on the control thread; `None` if there was nothing to do.
+    pub(super) async fn command<F>(&self, work: F) -> Option<Result<()>>
+    where
+        F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>, &'a graph::Desk) -> Option<Result<()>> + Send + 'static,
+    {
         let (common, front) = (self.stage.common.clone(), self.disk.front.clone());
-        let work = async move |task: &mut Task<'_>| {
+        let desk = graph::Desk { common, front, main: self.disk.main.clone(), resizes: self.disk.resizes };
+        let done = self.stage.on_control(async move |task: &mut Task<'_>| match work(task, &desk).await {
+            None => Ok(None),
+            Some(result) => result.map(Some),
+        });
+        done.await.transpose()
+    }
+
+    async fn snapshot(&self, kind: Qcow2Kind, is_doomed: bool) -> Option<Result<()>> {
+        let busy = self.disk.front.try_take()?;
+        let done = self.command(async move |task, desk| {
             let _busy = busy;
-            snapshot(task, &common, &front, kind).await
-        };
-        self.stage.on_control(work).await
+            Some(graph::snapshot(task, desk, kind, is_doomed).await)
+        });
+        let result = done.await;
+        assert!(
+            !is_doomed || !matches!(result, Some(Ok(()))),
+            "a snapshot with a command that fails was taken"
+        );
+        result
     }
 
-    async fn drain(&self, target: Target, ns: u64) -> Result<()> {
-        let (common, front) = (self.stage.common.clone(), self.disk.front.clone());
-        let work = async move |task: &mut Task<'_>| {
-            drain(task, &common, &front, target, ns).await;
-            Ok(())
-        };
-        self.stage.on_control(work).await
+    async fn freeze(&self, is_frozen: bool) -> Option<Result<()>> {
+        let busy = self.disk.front.try_take()?;
+        if is_frozen {
+            self.disk.front.freeze();
+        }
+        let done = self.command(async move |task, desk| {
+            let _busy = busy;
+            Some(graph::set_read_only(task, desk, is_frozen).await)
+        });
+        done.await
     }
 
-    async fn visit(&mut self, kind: VisitKind) -> Result<()> {
+    async fn filter(&self, comes: bool) -> Option<Result<()>> {
+        let busy = self.disk.front.try_take()?;
+        let name = format!("cor{}", self.disk.number);
+        let done = self.command(async move |task, desk| {
+            let _busy = busy;
+            if comes {
+                graph::filter_in(task, desk, name).await
+            } else {
+                graph::filter_out(task, &name).await
+            }
+        });
+        done.await
+    }
+
+    /// Another length, by a command.
+    async fn grow(&self, by: u64) -> Option<Result<()>> {
+        let _busy = self.disk.front.try_take()?;
+        let (write, len) = {
+            let mut model = self.disk.model.borrow_mut();
+            let len = model.len().saturating_add(by);
+            (model.begin_resize(len), len)
+        };
+        let done = self.command(async move |task, desk| Some(resize(task, &desk.front.head(), len).await));
+        let result = done.await;
+        let ending = if matches!(result, Some(Ok(()))) { Ending::Done } else { Ending::Failed };
+        self.disk.model.borrow_mut().end_write(write, ending);
+        result
+    }
+
+    async fn visit(&mut self, kind: VisitKind) -> Option<Result<()>> {
         self.leave().await;
-        let (front, name) = (self.disk.front.clone(), format!("{} of disk {}", kind.name(), self.disk.number));
+        let (main, name) = (self.disk.main.id(), format!("{} of disk {}", kind.name(), self.disk.number));
         let work = async move |task: &mut Task<'_>| {
-            let head = task.gs().find(&front.head())?;
-            let node = task.gs().with(|graph| entry(graph, head));
+            let node = task.gs().with(|graph| {
+                let top = node_of(graph, main);
+                match kind {
+                    VisitKind::Intruder => audit::chain(graph, top?).get(1).map(|below| below.id),
+                    _ => top,
+                }
+            });
+            let Some(node) = node else { return Ok(None) };
             let mut plan = Plan::new();
             let spec = RootSpec { name, grant: grant_of(kind), stays: false };
             let backend: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
-            task.apply(plan).await.map(|()| backend)
+            task.apply(plan).await?;
+            // A snapshot may have come between, and the user would see what is under it.
+            if kind != VisitKind::Intruder && !task.gs().with(|graph| is_at_head(graph, main, node)) {
+                let mut plan = Plan::new();
+                plan.detach_root(backend.id());
+                task.apply(plan).await?;
+                return Ok(None);
+            }
+            Ok(Some(backend))
         };
-        let backend = self.stage.on_control(work).await?;
-        self.client = Watched::new(BackendClient::new(&backend, &self.local), &self.disk.model);
-        self.visit = Some(Visit { backend, kind });
-        Ok(())
+        match self.stage.on_control(work).await {
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+            Ok(Some(_)) if kind == VisitKind::Intruder => panic!("an intruder was let in"),
+            Ok(Some(backend)) => {
+                self.client = Watched::new(BackendClient::new(&backend, &self.local), &self.disk.model);
+                self.visit = Some(Visit { backend });
+                Some(Ok(()))
+            }
+        }
     }
 
     /// The user that came, if one did, goes.
@@ -94,77 +201,22 @@ impl Player {
             task.apply(plan).await
         };
         let result = self.stage.on_control(work).await;
-        self.stage.common.counts().change("user goes", result.is_ok());
-        if let Err(error) = result {
-            self.excuse_change("user goes", &error);
-        }
+        self.note(Change::Leave.name(), refusals(&Change::Leave), result);
     }
 }
 
-/// A new image takes the place of the one on top.
-async fn snapshot(task: &mut Task<'_>, common: &Common, front: &Front, kind: Qcow2Kind) -> Result<()> {
-    let head = front.head();
-    let info = task.gs().with(|graph| graph.node_named(&head));
-    let (info, below) = info
-        .zip(common.find(&head).map(|(sheet, _)| sheet))
-        .ok_or_else(|| Error::new(Kind::NotFound, "the image on top is not there").on_node(head.clone()))?;
-    let bytes = kind.image(info.len, Some((&head, below.format.driver())))?;
-    let sheet = common.add(bytes, Format::Qcow2(kind), Some(head.clone()));
-    let done = change(task, common.opener(), async |draft, task| {
-        let options = NodeOptions { with_backing: false, ..NodeOptions::WRITABLE };
-        common.bring_in(draft, task, &sheet, options).await?;
-        draft.snapshot(task, &head, &sheet.name)
-    });
-    match done.await {
-        Ok(()) => front.set_head(&sheet.name),
-        Err(error) => {
-            common.forget(&sheet.name);
-            return Err(error);
-        }
-    }
-    Ok(())
+/// Where a user is.
+fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+    graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
 }
 
-/// A quiet section.
-async fn drain(task: &mut Task<'_>, common: &Common, front: &Front, target: Target, ns: u64) {
-    let Ok(head) = task.gs().find(&front.head()) else { return };
-    let Some(nodes) = task.gs().with(|graph| targets(graph, head, target)) else { return };
-    let quiet = match target {
-        Target::All => task.drain_all().await,
-        Target::Image(_) | Target::File(_) => task.drain(&[nodes.drained]).await,
-    };
-    // A file is quiet as long as those that reach it are, which can change only if somebody else gets to it.
-    let files: Vec<_> = nodes.files.iter().filter_map(|name| common.find(name)).collect();
-    files.iter().for_each(|(sheet, watch)| watch.begin_quiet(&sheet.name, &sheet.disk));
-    task.gs().with(audit::demand_sound);
-    let until_ns = task.local().now_ns().saturating_add(ns);
-    task.sleep_until(until_ns).await;
-    files.iter().for_each(|(_, watch)| watch.end_quiet());
-    drop(quiet);
+/// Whether `node` shows the image that `main` sees.
+fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+    let image = |node| audit::chain(graph, node).first().map(|image| image.id);
+    node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }
 
-/// What is drained, and the images whose files are quiet then.
-struct Drained {
-    drained: NodeId,
-    files: BTreeSet<String>,
-}
-
-fn targets(graph: &GraphView<'_>, head: NodeId, target: Target) -> Option<Drained> {
-    let images = audit::chain(graph, head);
-    let nth = |number: usize| images.get(number.checked_rem(images.len())?);
-    Some(match target {
-        Target::Image(number) => {
-            let image = nth(number)?;
-            Drained { drained: image.id, files: BTreeSet::from([image.name.clone()]) }
-        }
-        Target::File(number) => {
-            let image = nth(number)?;
-            let file = image.edges.iter().find(|edge| edge.key.to_string() == "file")?;
-            Drained { drained: file.child, files: BTreeSet::from([image.name.clone()]) }
-        }
-        Target::All => {
-            let files = graph.nodes().into_iter().filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
-            Drained { drained: head, files: files.collect() }
-        }
-    })
+/// What a failed command says.
+pub(super) fn not_there(what: &str) -> Error {
+    Error::new(Kind::NotFound, format!("{what} is not there"))
 }

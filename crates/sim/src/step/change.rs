@@ -1,9 +1,11 @@
 //! [`Change`]: what is done to the graph.
 //!
-//! Nodes of a disk are counted from the top: 0 is the image that guests write to. A number past the bottom goes round, so
+//! Images of a disk are counted from the top: 0 is the one that guests write to. A number past the bottom goes round, so
 //! that a step keeps its meaning when others are taken out of a script.
 
 use std::fmt;
+
+use drystone_testkit::notation::show_len;
 
 use crate::image::Qcow2Kind;
 use crate::words::{BadWord, Words, unknown};
@@ -13,12 +15,26 @@ use crate::words::{BadWord, Words, unknown};
 pub enum Change {
     /// `snapshot cluster 4K refcount 16`: a new image takes the place of the one on top.
     Snapshot(Qcow2Kind),
+    /// `doomed-snapshot cluster 4K refcount 16`: the same, together with a command that fails.
+    DoomedSnapshot(Qcow2Kind),
     /// `drain 0 1500`: a quiet section of so many nanoseconds.
     Drain(Target, u64),
     /// `visit writer`: a user of its own, through which the actor's requests go from now on.
     Visit(VisitKind),
     /// `leave`: that user goes.
     Leave,
+    /// `reopen 0 cache 64K`: an image gets caches of another size.
+    Reopen(usize, u64),
+    /// `freeze`: the image on top is read-only from now on.
+    Freeze,
+    /// `thaw`: it can be written again.
+    Thaw,
+    /// `grow 64K`: the disk gets longer by so much, by a command.
+    Grow(u64),
+    /// `filter in`, `filter out`: what is read is copied into the image on top.
+    Filter(bool),
+    /// `delete`: an image that nobody needs any more is closed.
+    Delete,
 }
 
 /// Which nodes.
@@ -41,6 +57,8 @@ pub enum VisitKind {
     Reader,
     /// Reads and lets nobody write: refused while there are writers.
     Jealous,
+    /// Wants to write to an image that others are on top of: always refused.
+    Intruder,
 }
 
 impl Target {
@@ -66,17 +84,21 @@ impl fmt::Display for Target {
 }
 
 impl VisitKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Writer, Self::Reader, Self::Jealous, Self::Intruder];
+
     /// Its word.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Writer => "writer",
             Self::Reader => "reader",
             Self::Jealous => "jealous",
+            Self::Intruder => "intruder",
         }
     }
 
     fn parse(word: &str) -> Result<Self, BadWord> {
-        let known = [Self::Writer, Self::Reader, Self::Jealous].into_iter().find(|kind| kind.name() == word);
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == word);
         known.map_or_else(|| unknown("user", word), Ok)
     }
 }
@@ -86,20 +108,44 @@ impl Change {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Snapshot(_) => "snapshot",
+            Self::DoomedSnapshot(_) => "doomed snapshot",
             Self::Drain(..) => "drain",
             Self::Visit(VisitKind::Writer) => "writer comes",
             Self::Visit(VisitKind::Reader) => "reader comes",
             Self::Visit(VisitKind::Jealous) => "jealous reader comes",
+            Self::Visit(VisitKind::Intruder) => "intruder comes",
             Self::Leave => "user goes",
+            Self::Reopen(..) => "reopen with other caches",
+            Self::Freeze => "reopen read-only",
+            Self::Thaw => "reopen writable",
+            Self::Grow(_) => "resize by command",
+            Self::Filter(true) => "copy-on-read comes",
+            Self::Filter(false) => "copy-on-read goes",
+            Self::Delete => "image is closed",
         }
     }
 
     pub(crate) fn parse(verb: &str, words: &mut Words<'_>) -> Result<Option<Self>, BadWord> {
         Ok(Some(match verb {
             "snapshot" => Self::Snapshot(Qcow2Kind::parse(words)?),
+            "doomed-snapshot" => Self::DoomedSnapshot(Qcow2Kind::parse(words)?),
             "drain" => Self::Drain(Target::parse(words)?, words.value("a number of nanoseconds")?),
             "visit" => Self::Visit(VisitKind::parse(words.word("a user")?)?),
             "leave" => Self::Leave,
+            "reopen" => {
+                let number = words.value("the number of an image")?;
+                words.expect("cache")?;
+                Self::Reopen(number, words.len()?)
+            }
+            "freeze" => Self::Freeze,
+            "thaw" => Self::Thaw,
+            "grow" => Self::Grow(words.len()?),
+            "filter" => match words.word("where to")? {
+                "in" => Self::Filter(true),
+                "out" => Self::Filter(false),
+                other => return unknown("way", other),
+            },
+            "delete" => Self::Delete,
             _ => return Ok(None),
         }))
     }
@@ -109,9 +155,17 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(kind) => write!(f, "snapshot {kind}"),
+            Self::DoomedSnapshot(kind) => write!(f, "doomed-snapshot {kind}"),
             Self::Drain(target, ns) => write!(f, "drain {target} {ns}"),
             Self::Visit(kind) => write!(f, "visit {}", kind.name()),
             Self::Leave => f.write_str("leave"),
+            Self::Reopen(number, bytes) => write!(f, "reopen {number} cache {}", show_len(*bytes)),
+            Self::Freeze => f.write_str("freeze"),
+            Self::Thaw => f.write_str("thaw"),
+            Self::Grow(bytes) => write!(f, "grow {}", show_len(*bytes)),
+            Self::Filter(true) => f.write_str("filter in"),
+            Self::Filter(false) => f.write_str("filter out"),
+            Self::Delete => f.write_str("delete"),
         }
     }
 }

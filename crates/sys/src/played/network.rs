@@ -43,6 +43,13 @@ impl PlayedNetwork {
         Network::played(self.clone())
     }
 
+    /// Both ends of a connection.
+    #[must_use]
+    pub fn pair(&self) -> (Stream, Stream) {
+        let (one, other) = pair(&self.0.dice);
+        (Stream::on(Wire::Played(one)), Stream::on(Wire::Played(other)))
+    }
+
     fn doors(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Door>>> {
         self.0.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }

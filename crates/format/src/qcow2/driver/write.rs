@@ -156,21 +156,42 @@ impl Qcow2 {
         if is_whole || before.entries.first().is_some_and(|first| is_in_place(*first)) {
             return file.write(place, buf, flags).await;
         }
-        let last = self.cluster.clusters(end).saturating_sub(1);
-        let head = self.surroundings(io, before, 0, (at.get() - byte, byte)).await;
-        let tail = self.surroundings(io, before, last, (at.get() + buf.len() as u64, tail_len)).await;
-        let (head, tail) = match (head, tail) {
-            (Ok(head), Ok(tail)) => (head, tail),
-            (Err(error), _) | (_, Err(error)) => return (Err(error), buf),
+        let old = match self.old_around(io, before, (at.get() - byte, end + tail_len), (byte, end)).await {
+            Ok(old) => old,
+            Err(error) => return (Err(error), buf),
         };
-        let is_bare = head.is_none() && tail.is_none();
+        let is_bare = matches!(old, Old::Around(None, None));
         if is_bare && target.reserved.is_some_and(|run| self.refs.is_untouched(run.first, file.len())) {
             // The zeroes around it are there already.
             return file.write(place, buf, flags).await;
         }
-        let whole = assemble(byte, &buf, tail_len, (head, tail));
+        let whole = old.with_data(byte, &buf, tail_len);
         let (result, _) = file.write(target.at.in_child(), whole, flags).await;
         (result, buf)
+    }
+
+    /// What there was in clusters that begin at `start` and have `len` bytes together, of which `first .. end` are written.
+    async fn old_around(
+        &self,
+        io: Io<'_>,
+        before: &Before,
+        (start, len): (u64, u64),
+        (first, end): (u64, u64),
+    ) -> Result<Old> {
+        let is_in_one = len == self.cluster.bytes() && first > 0 && end < len;
+        // What is between is read for nothing, but with one operation, and into the place from which it is written. If it
+        // cannot be read, it is not needed.
+        if is_in_one
+            && end - first <= len / 2
+            && start + len <= io.len()
+            && let Ok(whole) = self.surroundings(io, before, 0, (start, len)).await
+        {
+            return Ok(whole.map_or(Old::Around(None, None), Old::Whole));
+        }
+        let last = self.cluster.clusters(end).saturating_sub(1);
+        let head = self.surroundings(io, before, 0, (start, first)).await?;
+        let tail = self.surroundings(io, before, last, (start + end, len - end)).await?;
+        Ok(Old::Around(head, tail))
     }
 
     /// What a cluster showed around a write; `None` for zeroes.
@@ -262,19 +283,34 @@ fn join(done: Option<Buf>, next: Buf) -> Buf {
     }
 }
 
-/// Whole clusters: what was there before, the data, what was there behind.
-fn assemble(byte: u64, data: &Buf, tail_len: u64, (head, tail): (Option<Buf>, Option<Buf>)) -> Buf {
-    let to_len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
-    let mut whole = Buf::zeroed(to_len(byte) + data.len() + to_len(tail_len));
-    let (before, rest) = whole.as_mut_slice().split_at_mut(to_len(byte));
-    let (middle, after) = rest.split_at_mut(data.len());
-    middle.copy_from_slice(data.as_slice());
-    for (part, old) in [(before, head), (after, tail)] {
-        if let Some(old) = old
-            && let Some(part) = part.get_mut(..old.len())
-        {
-            part.copy_from_slice(old.as_slice());
+/// What there was in clusters that are written anew.
+enum Old {
+    /// All of it; what the write replaces, too.
+    Whole(Buf),
+    /// What is before and what is behind; `None` for zeroes.
+    Around(Option<Buf>, Option<Buf>),
+}
+
+impl Old {
+    /// The clusters with `data` from their byte `first` on, and `tail_len` bytes behind it.
+    fn with_data(self, first: u64, data: &Buf, tail_len: u64) -> Buf {
+        let to_len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
+        let (mut whole, around) = match self {
+            Self::Whole(whole) => (whole, [None, None]),
+            Self::Around(head, tail) => {
+                (Buf::zeroed(to_len(first) + data.len() + to_len(tail_len)), [head, tail])
+            }
+        };
+        let (before, rest) = whole.as_mut_slice().split_at_mut(to_len(first));
+        let (middle, after) = rest.split_at_mut(data.len());
+        middle.copy_from_slice(data.as_slice());
+        for (part, old) in [before, after].into_iter().zip(around) {
+            if let Some(old) = old
+                && let Some(part) = part.get_mut(..old.len())
+            {
+                part.copy_from_slice(old.as_slice());
+            }
         }
+        whole
     }
-    whole
 }

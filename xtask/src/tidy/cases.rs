@@ -1,4 +1,4 @@
-//! `docs/history.md` lists the historical scenarios, each with the test that holds it.
+//! Pages that list cases, each with the test that holds it: `docs/history.md` and `docs/security.md`.
 //!
 //! ```text
 //!  | N  | scenario                          | how                          | test                                  |
@@ -7,9 +7,10 @@
 //!  | 2  | the last reference is dropped ... | closing is part of a command | `core::close::close_awaits_requests`  |
 //!  | 10 | a drain returns while a job ...   |                              | later: jobs                           |
 //! ```
-//! Rows 1 to 53, each once and in order. The last cell names tests in backquotes, as `crate::path::test_name` or as
-//! the path of a misuse program (from the root, or from the crate's `tests/`); or it says `later: SUBJECT`. A function
-//! of that name has to exist in that crate, and every word of the path between has to be a module of it.
+//! Rows from 1 on, each once and in order: 53 of history, 25 or more of security. The last cell names tests in
+//! backquotes, as `crate::path::test_name` or as the path of a misuse program (from the root, or from the crate's
+//! `tests/`); a row of history may say `later: SUBJECT` instead. A function of that name has to exist in that crate, and
+//! every word of the path between has to be a module of it.
 
 use std::collections::BTreeSet;
 
@@ -17,17 +18,43 @@ use super::Finding;
 use super::lexer::Kind;
 use super::tree::{Source, Tree, crate_of, has_extension, starts_with};
 
-const PATH: &str = "docs/history.md";
-const ROWS: usize = 53;
+/// A page that lists cases.
+struct Page {
+    path: &'static str,
+    rule: &'static str,
+    /// What its rows are.
+    cases: &'static str,
+    rows_min: usize,
+    rows_max: usize,
+    /// Whether a test may be still to come.
+    may_wait: bool,
+}
+
+const HISTORY: Page = Page {
+    path: "docs/history.md",
+    rule: "history",
+    cases: "the 53 scenarios",
+    rows_min: 53,
+    rows_max: 53,
+    may_wait: true,
+};
+const SECURITY: Page = Page {
+    path: "docs/security.md",
+    rule: "security",
+    cases: "the known classes of attacks",
+    rows_min: 25,
+    rows_max: usize::MAX,
+    may_wait: false,
+};
 
 pub(super) fn check(tree: &Tree, sources: &[Source<'_>]) -> Vec<Finding> {
-    let Some(text) = tree.text(PATH) else {
-        return vec![Finding::new(
-            PATH,
-            1,
-            "history",
-            format!("write it: one row for each of the {ROWS} scenarios"),
-        )];
+    [HISTORY, SECURITY].iter().flat_map(|page| check_page(page, tree, sources)).collect()
+}
+
+fn check_page(page: &Page, tree: &Tree, sources: &[Source<'_>]) -> Vec<Finding> {
+    let finding = |line, text| Finding::new(page.path, line, page.rule, text);
+    let Some(text) = tree.text(page.path) else {
+        return vec![finding(1, format!("write it: one row for each of {}", page.cases))];
     };
     let (mut findings, mut expected) = (Vec::new(), 1);
     let mut last_line = 1;
@@ -37,13 +64,15 @@ pub(super) fn check(tree: &Tree, sources: &[Source<'_>]) -> Vec<Finding> {
         if number == Some(expected) {
             expected += 1;
         } else {
-            findings.push(Finding::new(PATH, line, "history", format!("this should be row {expected}")));
+            findings.push(finding(line, format!("this should be row {expected}")));
             expected = number.map_or(expected, |number| number + 1);
         }
-        findings.extend(problem(tree, sources, test).map(|text| Finding::new(PATH, line, "history", text)));
+        findings.extend(problem(page, tree, sources, test).map(|text| finding(line, text)));
     }
-    if expected != ROWS + 1 {
-        findings.push(Finding::new(PATH, last_line, "history", format!("end with row {ROWS}")));
+    if expected <= page.rows_min {
+        findings.push(finding(last_line, format!("go on to row {}", page.rows_min)));
+    } else if expected - 1 > page.rows_max {
+        findings.push(finding(last_line, format!("end with row {}", page.rows_max)));
     }
     findings
 }
@@ -60,13 +89,14 @@ fn row(line: &str) -> Option<(Option<usize>, &str)> {
 }
 
 /// What is wrong with a row's last cell.
-fn problem(tree: &Tree, sources: &[Source<'_>], test: &str) -> Option<String> {
-    if let Some(subject) = test.strip_prefix("later:") {
+fn problem(page: &Page, tree: &Tree, sources: &[Source<'_>], test: &str) -> Option<String> {
+    if let (Some(subject), true) = (test.strip_prefix("later:"), page.may_wait) {
         return subject.trim().is_empty().then(|| "say what it waits for: `later: SUBJECT`".into());
     }
     let names: Vec<&str> = test.split('`').skip(1).step_by(2).collect();
     if names.is_empty() {
-        return Some("name a test in backquotes, or say `later: SUBJECT`".into());
+        let or_wait = if page.may_wait { ", or say `later: SUBJECT`" } else { "" };
+        return Some(format!("name a test in backquotes{or_wait}"));
     }
     let missing = |name: &&&str| {
         if has_extension(name, "rs") { !is_program(tree, name) } else { !is_test(sources, name) }
@@ -106,6 +136,12 @@ mod tests {
     use super::super::lines;
     use super::*;
 
+    const ROWS: usize = HISTORY.rows_max;
+
+    fn check_history(tree: &Tree) -> Vec<Finding> {
+        check_page(&HISTORY, tree, &tree.sources())
+    }
+
     /// The findings for a table whose row 2 ends in `cell`.
     fn found(cell: &str) -> Vec<String> {
         let rows =
@@ -115,12 +151,12 @@ mod tests {
             rows.collect::<String>()
         );
         let tree = Tree::of(&[
-            (PATH, &table),
+            (HISTORY.path, &table),
             ("crates/core/src/gate.rs", "#[cfg(test)] mod tests { #[test] fn opens() {} }"),
             ("crates/core/tests/misuse/drain.rs", ""),
             ("crates/sys/tests/it/wake.rs", "fn wakes() {}"),
         ]);
-        lines(&check(&tree, &tree.sources()))
+        lines(&check_history(&tree))
     }
 
     #[test]
@@ -151,8 +187,8 @@ mod tests {
 
     fn numbered(numbers: &[usize]) -> usize {
         let table: String = numbers.iter().map(|n| format!("| {n} | s | h | later: x |\n")).collect();
-        let tree = Tree::of(&[(PATH, &table)]);
-        check(&tree, &tree.sources()).len()
+        let tree = Tree::of(&[(HISTORY.path, &table)]);
+        check_history(&tree).len()
     }
 
     #[test]
@@ -170,6 +206,20 @@ mod tests {
     #[test]
     fn the_page_has_to_exist() {
         let tree = Tree::of(&[]);
-        assert_eq!(lines(&check(&tree, &tree.sources())), ["docs/history.md:1: history"]);
+        let missing = ["docs/history.md:1: history", "docs/security.md:1: security"];
+        assert_eq!(lines(&check(&tree, &tree.sources())), missing);
+    }
+
+    #[test]
+    fn attacks_wait_for_nothing_and_may_be_more() {
+        let found = |rows: usize, cell: &str| {
+            let table: String = (1..=rows).map(|n| format!("| {n} | s | h | {cell} |\n")).collect();
+            let tree = Tree::of(&[(SECURITY.path, &table), ("crates/sys/tests/it/wake.rs", "fn wakes() {}")]);
+            check_page(&SECURITY, &tree, &tree.sources()).len()
+        };
+        assert_eq!(found(25, "`sys::wakes`"), 0);
+        assert_eq!(found(60, "`sys::wakes`"), 0);
+        assert_eq!(found(24, "`sys::wakes`"), 1);
+        assert_eq!(found(25, "later: jobs"), 25);
     }
 }

@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `json`.
+#![no_main]
+
+drystone_libfuzzer::target!("json");

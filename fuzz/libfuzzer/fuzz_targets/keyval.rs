@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `keyval`.
+#![no_main]
+
+drystone_libfuzzer::target!("keyval");

@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `luks`.
+#![no_main]
+
+drystone_libfuzzer::target!("luks");

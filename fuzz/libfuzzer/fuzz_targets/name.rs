@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `name`.
+#![no_main]
+
+drystone_libfuzzer::target!("name");

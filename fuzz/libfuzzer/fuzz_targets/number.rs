@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `number`.
+#![no_main]
+
+drystone_libfuzzer::target!("number");

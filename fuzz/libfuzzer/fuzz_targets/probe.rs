@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `probe`.
+#![no_main]
+
+drystone_libfuzzer::target!("probe");

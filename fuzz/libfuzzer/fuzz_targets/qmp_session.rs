@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `qmp_session`.
+#![no_main]
+
+drystone_libfuzzer::target!("qmp_session");

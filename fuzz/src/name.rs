@@ -1,0 +1,146 @@
+//! What says which image is meant, and what a file is: names, first bytes, LUKS headers.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use drystone_base::Kind;
+use drystone_blockdev::formats::Formats;
+use drystone_blockdev::name::{Name, parse, resolve};
+use drystone_blockdev::options::Options;
+use drystone_format::luks;
+use drystone_qmp::wire::{Decoder, Limits};
+
+use crate::Target;
+
+/// The format of a file by its first bytes.
+pub const PROBE: Target = Target {
+    name: "probe",
+    run: probe,
+    seeds: || MAGICS.iter().map(|magic| [*magic, &[0, 0, 0, 3], &[0; 508]].concat()).collect(),
+    words: MAGICS,
+    len_max: 2048,
+    mutations: 20_000,
+};
+
+/// The name of an image, as a header or a user writes it.
+pub const NAME: Target = Target {
+    name: "name",
+    run: name,
+    seeds: || NAMES.iter().map(|name| name.as_bytes().to_vec()).collect(),
+    words: &[
+        b"json:",
+        b"file:",
+        b"\"driver\"",
+        b"\"file.filename\"",
+        b"\"backing\"",
+        b"null",
+        b"/",
+        b".",
+        b"nbd://",
+        b"{}",
+    ],
+    len_max: 4096,
+    mutations: 20_000,
+};
+
+/// The header of an encrypted volume.
+pub const LUKS: Target = Target {
+    name: "luks",
+    run: luks,
+    seeds: || {
+        let mut bytes = b"LUKS\xba\xbe\0\x01aes".to_vec();
+        bytes.resize(luks::HEADER_BYTES, 0);
+        bytes[40..51].copy_from_slice(b"xts-plain64");
+        bytes[72..78].copy_from_slice(b"sha256");
+        bytes[104..112].copy_from_slice(&[0, 0, 16, 0, 0, 0, 0, 64]);
+        vec![bytes]
+    },
+    words: &[b"LUKS\xba\xbe\0\x01", b"xts-essiv:sha256"],
+    len_max: 1024,
+    mutations: 20_000,
+};
+
+/// How files of formats begin that are not `raw`, whatever follows.
+const MAGICS: &[&[u8]] = &[
+    b"QFI\xfb",
+    b"LUKS\xba\xbe",
+    b"QED\0",
+    b"KDMV",
+    b"COWD",
+    b"vhdxfile",
+    b"conectix",
+    b"# Disk DescriptorFile\n",
+];
+
+/// Magic numbers behind which nothing else can be meant.
+const SURE: &[&[u8]] =
+    &[b"QFI\xfb\0\0\0\x02", b"QFI\xfb\0\0\0\x03", b"LUKS\xba\xbe\0\x01", b"QED\0", b"vhdxfile"];
+
+const NAMES: &[&str] = &[
+    "disk.qcow2",
+    "/a/b/../c",
+    "file:/x:y",
+    "host_device:/dev/sda",
+    "nbd+unix:///e?socket=s",
+    r#"json:{"driver": "qcow2", "file": {"driver": "file", "filename": "x"}, "backing": null}"#,
+    r#"json:{"driver": "raw", "file.driver": "file", "file.filename": "x", "offset": "1M", "size": 512}"#,
+];
+
+fn probe(bytes: &[u8]) {
+    let formats = Formats::builtin();
+    match formats.probe(bytes) {
+        Ok(format) => {
+            let is_sure = SURE.iter().any(|magic| bytes.starts_with(magic));
+            assert!(!is_sure || format.name() != "raw", "a known format is taken for raw");
+            assert!(formats.find(format.name()).is_ok());
+        }
+        Err(error) => assert_eq!(error.kind(), Kind::Unsupported),
+    }
+}
+
+fn name(bytes: &[u8]) {
+    let name = OsStr::from_bytes(bytes);
+    let has_protocol = bytes.iter().find(|byte| matches!(byte, b':' | b'/')) == Some(&b':');
+    if let Ok(path) = resolve(name, Some(Path::new("/folder"))) {
+        assert!(has_protocol || path.is_absolute());
+    }
+    assert!(resolve(name, None).is_err() || has_protocol || bytes.starts_with(b"/"));
+    match parse(name) {
+        Err(error) => assert!(matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported)),
+        Ok(Name::Path { path, driver }) => {
+            assert!(!path.as_os_str().is_empty());
+            assert_eq!(driver.is_some(), has_protocol, "a protocol is taken for a path, or a path for one");
+        }
+        Ok(Name::Options(options)) => understood(&bytes[b"json:".len()..], options),
+    }
+}
+
+/// Options are the same after another way round, and no stricter reader sees two meanings in them.
+fn understood(text: &[u8], mut options: Options) {
+    let again = Options::from_json(&options.to_string());
+    assert_eq!(again.as_ref().ok(), Some(&options), "options that are written are others");
+    let closed = [text, b" "].concat();
+    let read = Decoder::new(Limits::DEFAULT).next(&mut &closed[..]);
+    if let Some(Err(error)) = read {
+        assert!(!error.desc.contains("duplicate key"), "an option that is said twice: {}", error.desc);
+    }
+    let _ = (
+        options.flat(),
+        options.take_text("driver"),
+        options.take_child("file"),
+        options.take_child("backing"),
+    );
+    let _ = (options.take_number("size"), options.take_number("offset"), options.take_switch("read-only"));
+    let left = options.to_string() != "{}";
+    assert_eq!(options.finish("raw").is_err(), left, "an option that nobody takes is not noticed");
+}
+
+fn luks(bytes: &[u8]) {
+    let Ok(header) = luks::Header::parse(bytes) else { return };
+    assert!(bytes.len() >= luks::HEADER_BYTES);
+    assert!(header.cipher_key_bits() / 8 <= header.key_bytes);
+    assert!(header.cipher_mode.starts_with(header.chaining()));
+    assert!(header.initial_values().0.chars().count() <= 32);
+    assert!(header.cipher_name.chars().count() <= 32 && header.uuid.chars().count() <= 40);
+}
