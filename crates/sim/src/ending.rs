@@ -121,6 +121,7 @@ pub(crate) fn end(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
         stage.read_all(sim).await?;
         stage.demand_calm().await?;
         let shown = stage.shown().await?;
+        stage.close_hall().await?;
         stage.close().await.map(|()| shown)
     });
     ended.unwrap_or_else(|error| panic!("a run cannot be ended: {}", error.report()))

@@ -29,7 +29,9 @@ fn grant_of(kind: VisitKind) -> Grant {
 fn refusals(change: &Change) -> &'static [Kind] {
     match change {
         // A job, or somebody who does not want others to write.
-        Change::Snapshot(_) | Change::Reopen(..) => &[Kind::InUse],
+        Change::Snapshot(_) => &[Kind::InUse],
+        // Or it has become read-only, or writable, in between.
+        Change::Reopen(..) => &[Kind::InUse, Kind::ReadOnly],
         // Somebody else was faster.
         Change::Delete => &[Kind::InUse, Kind::NotFound],
         Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
@@ -206,12 +208,12 @@ impl Player {
 }
 
 /// Where a user is.
-fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+pub(super) fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
     graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
 }
 
 /// Whether `node` shows the image that `main` sees.
-fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+pub(super) fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
     let image = |node| audit::chain(graph, node).first().map(|image| image.id);
     node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }
