@@ -32,7 +32,11 @@ const STUCK: &str = "nothing can run";
 const ALL: &[Planted] = &[
     Planted { mistake: Mistake::ForgottenUndrain, name: "forgotten-undrain", signs: &[STUCK] },
     Planted { mistake: Mistake::CountAfterWake, name: "count-after-wake", signs: &[STUCK] },
-    Planted { mistake: Mistake::RootBornOpen, name: "root-born-open", signs: &["quiet", "an open gate reaches"] },
+    Planted {
+        mistake: Mistake::RootBornOpen,
+        name: "root-born-open",
+        signs: &["quiet", "an open gate reaches"],
+    },
     Planted { mistake: Mistake::EdgeReused, name: "edge-reused", signs: &[] },
     Planted { mistake: Mistake::TicketHeldOutside, name: "ticket-held-outside", signs: &[STUCK] },
     Planted { mistake: Mistake::FreedReused, name: "freed-reused", signs: &[] },
@@ -61,7 +65,8 @@ pub(crate) fn find_all(jobs: usize) -> Result<bool, String> {
         while let Some(planted) = ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut command = Command::new(&program);
             command.args(["--plant", planted.name, "--jobs", "1", "--seeds", &SEEDS_MAX.to_string()]);
-            let verdict = command.output().map_err(|error| error.to_string()).map(|output| judge(planted, &output));
+            let verdict =
+                command.output().map_err(|error| error.to_string()).map(|output| judge(planted, &output));
             if let Ok(verdict) = &verdict {
                 println!("{}", line(planted, verdict));
             }

@@ -21,7 +21,7 @@ use crate::words::{BadWord, Words};
 pub use change::{Change, Target, VisitKind};
 pub use job::{JobStep, Reach, Stream};
 pub use request::Request;
-pub use trouble::{FaultSpec, Trouble};
+pub use trouble::{FaultSpec, Part, Trouble};
 
 /// One step of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
