@@ -11,7 +11,7 @@ use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
 use crate::step::{
-    Change, FaultSpec, JobStep, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
+    Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
 };
 
 /// A generator with a taste.
@@ -221,10 +221,14 @@ impl Draw {
 
     /// What happens to devices: some operations fail, a device is full for a while, or the power goes.
     fn misfortunes(&mut self) -> Vec<Step> {
-        let kind = self.rng.below(3);
-        let mut list = vec![self.wait(2_000_000)];
-        if kind == 0 {
-            list.push(Step::Trouble(Trouble::Cut(self.rng.below(250))));
+        let kind = self.rng.below(5);
+        let mut list = vec![self.wait(1_500_000)];
+        if kind == 0 || kind == 4 {
+            list.push(Step::Trouble(Trouble::Cut(self.rng.below(160))));
+            return list;
+        }
+        if kind == 3 {
+            self.damage(&mut list);
             return list;
         }
         for _ in 0..=self.rng.below(4) {
@@ -242,6 +246,19 @@ impl Draw {
             list.push(Step::Trouble(Trouble::Cut(self.rng.below(100))));
         }
         list
+    }
+
+    /// Metadata is damaged, and read again.
+    fn damage(&mut self, list: &mut Vec<Step>) {
+        let part = Part::ALL.get(self.rng.index(Part::ALL.len())).copied().unwrap_or(Part::L2);
+        let image = self.rng.index(6);
+        list.push(Step::Trouble(Trouble::Damage(image, part)));
+        for _ in 0..=self.rng.below(3) {
+            list.push(self.wait(500_000));
+            list.push(Step::Change(Change::Freeze));
+            list.push(Step::Change(Change::Thaw));
+            list.push(Step::Change(Change::Reopen(self.rng.index(4), 4096)));
+        }
     }
 
     fn fault(&mut self, image: usize) -> FaultSpec {

@@ -127,16 +127,17 @@ impl Player {
     /// If not.
     fn excuse(&self, request: Request, error: &Error) {
         let is_change = !matches!(request, Request::Read(_) | Request::Status(_) | Request::Flush);
-        let is_excused = match error.kind() {
-            // What the user was not granted.
-            Kind::PermissionDenied | Kind::ReadOnly => {
-                is_change && (self.visit.is_some() || self.disk.front.was_frozen())
-            }
-            Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
-            // Version 2 of the format cannot hide a longer image behind a new part.
-            Kind::Unsupported => matches!(request, Request::Resize(_)),
-            _ => false,
-        };
+        let is_excused = self.disk.is_forgotten()
+            || match error.kind() {
+                // What the user was not granted.
+                Kind::PermissionDenied | Kind::ReadOnly => {
+                    is_change && (self.visit.is_some() || self.disk.front.was_frozen())
+                }
+                Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
+                // Version 2 of the format cannot hide a longer image behind a new part.
+                Kind::Unsupported => matches!(request, Request::Resize(_)),
+                _ => false,
+            };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
     }
 }

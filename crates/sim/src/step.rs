@@ -24,7 +24,7 @@ pub use change::{Change, Target, VisitKind};
 pub use job::{JobStep, Reach, Stream};
 pub use peer::Peer;
 pub use request::Request;
-pub use trouble::{FaultSpec, Trouble};
+pub use trouble::{FaultSpec, Part, Trouble};
 
 /// One step of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]

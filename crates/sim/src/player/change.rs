@@ -30,7 +30,7 @@ fn refusals(change: &Change) -> &'static [Kind] {
     match change {
         // A job, or somebody who does not want others to write.
         Change::Snapshot(_) => &[Kind::InUse],
-        // Or it has become read-only, or writable, in between.
+        // A job needs to write to it meanwhile.
         Change::Reopen(..) => &[Kind::InUse, Kind::ReadOnly],
         // Somebody else was faster.
         Change::Delete => &[Kind::InUse, Kind::NotFound],
@@ -82,8 +82,9 @@ impl Player {
     pub(super) fn note(&self, name: &str, refusals: &[Kind], result: Result<()>) {
         self.stage.common.counts().change(name, result.is_ok());
         let Err(error) = result else { return };
+        self.stage.common.counts().refusal(name, error.kind());
         let is_trouble = matches!(error.kind(), Kind::Io | Kind::NoSpace) && self.stage.common.is_troubled();
-        let is_excused = refusals.contains(&error.kind()) || is_trouble;
+        let is_excused = refusals.contains(&error.kind()) || is_trouble || self.stage.common.is_damaged();
         assert!(is_excused, "'{name}' of disk {} failed: {}", self.disk.number, error.report());
     }
 

@@ -144,8 +144,10 @@ impl Player {
     async fn remove(&self, export: String) {
         let Some(hall) = &self.stage.hall else { return };
         let server = Arc::clone(&hall.server);
-        let work = async move |task: &mut Task<'_>| server.remove_export(task, &export, Removal::Hard).await;
-        let result = self.stage.on_control(work).await;
+        // It goes also when its last flush fails.
+        let work =
+            async move |task: &mut Task<'_>| Ok(server.remove_export(task, &export, Removal::Hard).await);
+        let result = self.stage.on_control(work).await.and_then(|removed| removed);
         self.note("export goes", &[], result);
     }
 }
