@@ -80,8 +80,7 @@ impl Seen {
 
     /// More than its file and its format must be said.
     fn is_special(&self) -> bool {
-        let given = self.given.as_ref();
-        given.is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)))
+        self.given.as_ref().is_some_and(|given| !given.strong.is_empty())
     }
 
     fn file_path(&self) -> Option<&Path> {
@@ -141,9 +140,6 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
     let name = node.driver_as::<Qcow2>()?.header_now().backing_name()?.to_vec();
     (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name)))
 }
-
-/// Options that decide which bytes a node shows, beside its children.
-const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
 
 /// The filter that jobs put in.
 const COPY_ON_READ: &str = "copy-on-read";
@@ -288,8 +284,8 @@ impl<'g, G: LookUp> Names<'g, G> {
         let mut options = Options::default();
         options.put_new("driver", seen.node.driver().format_name());
         if let Some(given) = &seen.given {
-            for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-                options.put_new(key, value.clone());
+            for (key, value) in &given.strong {
+                value.iter().for_each(|value| options.put_new(key, value.clone()));
             }
         }
         if let Some(path) = seen.file_path() {
