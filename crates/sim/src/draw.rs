@@ -11,7 +11,7 @@ use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
 use crate::step::{
-    Change, FaultSpec, JobStep, Part, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
+    Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
 };
 
 /// A generator with a taste.
@@ -95,6 +95,10 @@ impl Draw {
                 script.actors.push(self.actor(script.threads, disk, worker));
             }
         }
+        if self.rng.one_in(4) {
+            let steps = self.client(len, steps);
+            script.actors.push(self.actor(script.threads, 0, steps));
+        }
         if self.rng.one_in(3) {
             let steps = self.misfortunes();
             script.actors.push(self.actor(script.threads, 0, steps));
@@ -119,6 +123,23 @@ impl Draw {
                 0 => self.wait(1_000_000),
                 1 if comes_and_goes => Step::Change(self.visit()),
                 2 => Step::Abandon(self.rng.below(12), Box::new(Step::Request(self.request(len)))),
+                _ => Step::Request(self.request(len)),
+            };
+            list.push(step);
+        }
+        list
+    }
+
+    /// Somebody who makes requests over NBD.
+    fn client(&mut self, len: u64, steps: u64) -> Vec<Step> {
+        let mut list = vec![self.wait(1_000_000), Step::Peer(Peer::Connect)];
+        for _ in 0..self.some(steps) {
+            let step = match self.rng.below(16) {
+                0 => self.wait(1_000_000),
+                1..3 => Step::Peer(Peer::Stall),
+                3 => Step::Peer(Peer::Disconnect),
+                4 => Step::Peer(Peer::Vanish),
+                5 => Step::Peer(Peer::Connect),
                 _ => Step::Request(self.request(len)),
             };
             list.push(step);

@@ -133,7 +133,8 @@ pub(crate) fn end(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
         stage.read_all(sim).await?;
         stage.demand_calm().await?;
         let shown = known(stage.tops().await?, stage.models());
-        match stage.close().await {
+        let emptied = stage.close_hall().await;
+        match emptied.and(stage.close().await) {
             // What cannot be stored stays open.
             Err(_) if stage.common.is_damaged() => Ok(shown),
             closed => closed.map(|()| shown),

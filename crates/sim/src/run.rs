@@ -14,6 +14,7 @@ use drystone_testkit::sim::{Sim, SimOptions};
 
 use crate::draw::draw;
 use crate::ending::{Shown, end, images_of, known, reopen, survivors_of};
+use crate::hall::Hall;
 use crate::player::Player;
 use crate::prepare::{add_all, finish, prepare};
 use crate::script::{DiskSpec, Script};
@@ -143,6 +144,10 @@ fn play(script: &Script) -> RunReport {
     let disks = script.disks.iter().filter_map(disk).collect();
     finish(&sim, stage.open(sheets, disks))
         .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    if script.has_clients() {
+        let hall = Hall::start(&sim);
+        stage.hall = Some(hall.unwrap_or_else(|error| panic!("no server: {}", error.report())));
+    }
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
     let is_cut = common.power().is_off();

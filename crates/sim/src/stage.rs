@@ -28,6 +28,7 @@ use drystone_testkit::sim::Sim;
 
 use crate::audit;
 use crate::files::{AuditedFile, Watch};
+use crate::hall::Hall;
 use crate::image::{Format, Sheet};
 use crate::tally::Counts;
 use crate::threads::SimThreads;
@@ -53,6 +54,8 @@ pub(crate) struct Stage {
     pub(crate) jobs: Jobs,
     pub(crate) common: Common,
     pub(crate) disks: Vec<Rc<Disk>>,
+    /// For NBD clients, if there are any.
+    pub(crate) hall: Option<Hall>,
 }
 
 /// What control tasks need, too. Clones are the same.
@@ -303,7 +306,7 @@ impl Stage {
         let (control, counts) = (graph.control().clone(), common.counts().clone());
         let jobs =
             Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
-        Self { control, jobs, common, disks: Vec::new() }
+        Self { control, jobs, common, disks: Vec::new(), hall: None }
     }
 
     /// Opens images, each before those on top of it, and makes disks of some of them.

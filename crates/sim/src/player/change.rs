@@ -212,12 +212,12 @@ impl Player {
 }
 
 /// Where a user is.
-fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+pub(super) fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
     graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
 }
 
 /// Whether `node` shows the image that `main` sees.
-fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+pub(super) fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
     let image = |node| audit::chain(graph, node).first().map(|image| image.id);
     node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }
