@@ -79,7 +79,8 @@ impl Export {
         &self.options
     }
 
-    /// Looks at the length of the disk, unless a drain keeps `lane` out: a disk can grow while it is on offer.
+    /// Looks at the length of the disk, unless a drain keeps `lane` out. Nobody can resize what is on offer, but a snapshot
+    /// can put a longer image on it.
     fn refresh(&self, lane: &mut Lane) {
         let entering = pin!(lane.enter(&self.reader));
         if let Poll::Ready(ticket) = entering.poll(&mut Context::from_waker(Waker::noop())) {

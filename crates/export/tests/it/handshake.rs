@@ -116,3 +116,23 @@ fn a_disk_keeps_the_length_that_clients_were_told_while_it_is_on_offer() {
     assert!(error.report().contains("NBD export 'disk'"), "{}", error.report());
     assert_eq!(Client::enter(&daemon.address(), "disk").transmission.session().len_bytes, 1 << 20);
 }
+
+#[test]
+fn clients_that_come_later_are_told_the_length_of_what_was_put_on_the_disk_meanwhile() {
+    use drystone_core::control::{Plan, Task};
+
+    let (daemon, _ram) = Daemon::with_disk(Setup::default(), 1 << 20);
+    let mut early = Client::enter(&daemon.address(), "disk");
+    let _longer = daemon.add_disk("longer", 2 << 20);
+    daemon.call(async |task: &mut Task<'_>| {
+        // As a snapshot does with an overlay that is longer than the image below it.
+        let (disk, longer) = (task.gs().find("disk").unwrap(), task.gs().find("longer").unwrap());
+        let mut plan = Plan::new();
+        plan.replace(disk, longer);
+        task.apply(plan).await.unwrap();
+    });
+    let mut late = Client::enter(&daemon.address(), "disk");
+    assert_eq!(late.transmission.session().len_bytes, 2 << 20);
+    late.write((2 << 20) - 1, b"x").unwrap();
+    assert_eq!(early.read(0, 1).unwrap(), b"\0", "who was there before goes on as it was");
+}

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange, Kind};
 use drystone_core::runtime::{LocalRef, yield_now};
-use drystone_export::nbd::{Removal, ServerOptions};
+use drystone_export::nbd::{Limits, Removal, ServerOptions};
 use drystone_nbd::{Command, CommandFlags};
 use drystone_played::nbd::{Fault, NbdClient};
 use drystone_testkit::client::{Load, Mix, SharedModel, Watched};
@@ -18,6 +18,14 @@ use crate::clients::{DISK_BYTES, WHOLE, join, load, visit};
 use crate::server::{Served, User};
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Connections may occupy little, so that clients wait for room.
+fn narrow(sim: &Sim) -> ServerOptions {
+    let mut rng = Rng::new(sim.seed() ^ 0x6e61_7272_6f77);
+    let requests = u32::try_from(1 + rng.below(6)).unwrap();
+    let limits = Limits { requests, bytes: 4096 << rng.below(8) };
+    ServerOptions { limits, ..ServerOptions::default() }
+}
 
 fn spawn_clients(served: &Served<'_>, count: u16) {
     let sim = served.sim;
@@ -35,7 +43,7 @@ fn spawn_clients(served: &Served<'_>, count: u16) {
 }
 
 fn several_clients(sim: &Sim) {
-    let served = Served::start(sim, ServerOptions::default());
+    let served = Served::start(sim, narrow(sim));
     spawn_clients(&served, 3);
     let user = served.user();
     sim.block_on(&sim.control(), async {
@@ -85,7 +93,7 @@ async fn restless(user: User, local: LocalRef, model: SharedModel, mut rng: Rng)
 #[test]
 fn clients_come_and_go_while_the_export_does() {
     let explored = explore(1000..1200, |sim| {
-        let options = ServerOptions { connections_max: 2, ..ServerOptions::default() };
+        let options = ServerOptions { connections_max: 2, ..narrow(sim) };
         let served = Served::start(sim, options);
         for number in 0..3 {
             let local = sim.io(1 + number % sim.io_threads());
@@ -133,7 +141,7 @@ async fn ask_and_stall(client: &NbdClient) -> u64 {
 #[test]
 fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_client() {
     explore(2000..2200, |sim| {
-        let served = Served::start(sim, ServerOptions::default());
+        let served = Served::start(sim, narrow(sim));
         let (user, model) = (served.user(), Rc::clone(&served.model));
         sim.block_on(&sim.io(1), async {
             let local = sim.io(1);
@@ -167,7 +175,7 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
 #[test]
 fn a_client_that_listens_again_gets_every_reply() {
     explore(3000..3100, |sim| {
-        let served = Served::start(sim, ServerOptions::default());
+        let served = Served::start(sim, narrow(sim));
         let (user, model) = (served.user(), Rc::clone(&served.model));
         sim.block_on(&sim.io(1), async {
             let local = sim.io(1);
