@@ -6,7 +6,7 @@ use drystone_sim::Options;
 /// What the fixed seeds are when none are named.
 const SEEDS_DEFAULT: u64 = 1000;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
                     [--minimise] [--keep-going] [--daemon] [--ci]
 
@@ -54,6 +54,7 @@ pub(crate) struct Args {
     pub(crate) is_verbose: bool,
     pub(crate) minimises: bool,
     pub(crate) keeps_going: bool,
+    pub(crate) wants_help: bool,
     pub(crate) script: Option<String>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<Plant>,
@@ -75,6 +76,7 @@ impl Args {
                 "--jobs" => parsed.jobs = usize::try_from(number(option, value()?)?).unwrap_or(1).max(1),
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
+                "--help" => parsed.wants_help = true,
                 "--minimise" => parsed.minimises = true,
                 "--keep-going" => parsed.keeps_going = true,
                 "--daemon" => is_daemon = true,

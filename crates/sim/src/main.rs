@@ -35,6 +35,10 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found.
 fn act(args: &Args) -> Result<bool, String> {
+    if args.wants_help {
+        println!("{}", args::USAGE);
+        return Ok(true);
+    }
     #[cfg(feature = "planted")]
     match &args.planted {
         Some(args::Plant::All) => return planted::find_all(args.jobs),
