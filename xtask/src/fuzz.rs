@@ -154,7 +154,12 @@ impl Fuzz<'_> {
         make(&kept)?;
         let mut command = self.cargo_fuzz("run");
         // Edges alone, without how often: a fraction of the inputs.
-        command.arg(&kept).arg(&old).arg(self.found()).args(["--", "-merge=1", "-use_counters=0"]).args(LIMITS);
+        command
+            .arg(&kept)
+            .arg(&old)
+            .arg(self.found())
+            .args(["--", "-merge=1", "-use_counters=0"])
+            .args(LIMITS);
         if let Some(failure) = run::run(&mut command, BUILD_LIMIT).failure {
             let _ = (fs::remove_dir_all(&kept), fs::rename(&old, &kept));
             return Err(format!("cannot merge the corpus of {}: {failure}", self.target));
