@@ -21,8 +21,8 @@ const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// What a run may take beside its time: reading the corpus, and the last input.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 const SECS_DEFAULT: u64 = 60;
-/// Longest time for one input in seconds, and most memory in MiB.
-const LIMITS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=1024"];
+/// Longest time for one input in seconds, and most memory in MiB. Leaks are not looked for: that needs `ptrace`.
+const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=1024", "-detect_leaks=0"];
 /// Where the programs are.
 const PROGRAMS: &str = "fuzz/libfuzzer";
 
