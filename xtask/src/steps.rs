@@ -122,6 +122,7 @@ fn tests(suite: &Suite<'_>, tally: &mut Tally) {
     });
     if suite.filter.is_none() {
         tally.check("simulation", || sim::ci(suite.root));
+        tally.check("planted mistakes", || sim::planted(suite.root));
     }
     for name in suite.special("loom") {
         let args = ["-p", &name, "--features", "loom", "--test", "loom"];
