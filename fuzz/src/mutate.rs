@@ -8,6 +8,8 @@
 //! | a word of the target's language put in or over something | text |
 //! | the end cut off | truncation |
 
+use std::sync::OnceLock;
+
 use drystone_base::rng::Rng;
 
 use crate::Target;
@@ -30,6 +32,25 @@ pub fn mutate(target: &Target, inputs: &[Vec<u8>], seed: u64) -> Vec<u8> {
     }
     bytes.truncate(target.len_max);
     bytes
+}
+
+/// Changes the first `len` bytes of `data`, an input of the target called `name`; the new length, at most that of `data`. What
+/// it takes from others, it takes from the target's seeds. For a process that runs one target.
+///
+/// # Panics
+/// If there is no such target.
+pub fn mutate_in_place(name: &str, data: &mut [u8], len: usize, seed: u64) -> usize {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let target = crate::find(name).unwrap();
+    let seeds = SEEDS.get_or_init(target.seeds);
+    let mut rng = Rng::new(seed);
+    let mut bytes = if rng.one_in(50) { seeds[rng.index(seeds.len())].clone() } else { data[..len].to_vec() };
+    for _ in 0..=rng.below(CHANGES_MAX) {
+        change(&mut bytes, target, seeds, &mut rng);
+    }
+    bytes.truncate(data.len());
+    data[..bytes.len()].copy_from_slice(&bytes);
+    bytes.len()
 }
 
 /// A place that is likely to mean something: anywhere, or near the start.

@@ -9,7 +9,7 @@ use drystone_blockdev::formats::Formats;
 use drystone_blockdev::name::{Name, parse, resolve};
 use drystone_blockdev::options::Options;
 use drystone_format::luks;
-use drystone_qmp::Value;
+use drystone_nbd::Uri;
 use drystone_qmp::wire::{Decoder, Limits};
 
 use crate::Target;
@@ -84,6 +84,7 @@ const NAMES: &[&str] = &[
     "file:/x:y",
     "host_device:/dev/sda",
     "nbd+unix:///e?socket=s",
+    "nbd://[fe80::1]:10809/export/%c3%a4",
     r#"json:{"driver": "qcow2", "file": {"driver": "file", "filename": "x"}, "backing": null}"#,
     r#"json:{"driver": "raw", "file.driver": "file", "file.filename": "x", "offset": "1M", "size": 512}"#,
 ];
@@ -107,6 +108,9 @@ fn name(bytes: &[u8]) {
         assert!(has_protocol || path.is_absolute());
     }
     assert!(resolve(name, None).is_err() || has_protocol || bytes.starts_with(b"/"));
+    if let Ok(uri) = String::from_utf8_lossy(bytes).parse::<Uri>() {
+        assert_eq!(uri.to_string().parse(), Ok(uri), "a URI that is written is another");
+    }
     match parse(name) {
         Err(error) => assert!(matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported)),
         Ok(Name::Path { path, driver }) => {
@@ -119,7 +123,7 @@ fn name(bytes: &[u8]) {
 
 /// Options are the same after another way round, and no stricter reader sees two meanings in them.
 fn understood(text: &[u8], mut options: Options) {
-    let again = Options::from_value(options.to_value());
+    let again = Options::from_json(&options.to_string());
     assert_eq!(again.as_ref().ok(), Some(&options), "options that are written are others");
     let closed = [text, b" "].concat();
     let read = Decoder::new(Limits::DEFAULT).next(&mut &closed[..]);
@@ -133,7 +137,7 @@ fn understood(text: &[u8], mut options: Options) {
         options.take_child("backing"),
     );
     let _ = (options.take_number("size"), options.take_number("offset"), options.take_switch("read-only"));
-    let left = matches!(options.to_value(), Value::Object(left) if !left.is_empty());
+    let left = options.to_string() != "{}";
     assert_eq!(options.finish("raw").is_err(), left, "an option that nobody takes is not noticed");
 }
 

@@ -111,7 +111,7 @@ impl Fuzz<'_> {
         self.root.join("fuzz/corpus").join(self.target)
     }
 
-    fn new(&self) -> PathBuf {
+    fn found(&self) -> PathBuf {
         self.root.join("target/fuzz").join(self.target)
     }
 
@@ -129,10 +129,10 @@ impl Fuzz<'_> {
     /// Looks for inputs that break something; whether there are none.
     fn search(&self, secs: u64) -> Result<bool, String> {
         self.build()?;
-        make(&self.new())?;
+        make(&self.found())?;
         make(&self.kept())?;
         let mut command = self.cargo_fuzz("run");
-        command.arg(self.new()).arg(self.kept()).args(["--", "-print_final_stats=1"]).args(LIMITS);
+        command.arg(self.found()).arg(self.kept()).args(["--", "-print_final_stats=1"]).args(LIMITS);
         command.arg(format!("-max_total_time={secs}"));
         let outcome = run::run(&mut command, Duration::from_secs(secs).saturating_add(MARGIN));
         if let Some(failure) = &outcome.failure {
@@ -147,14 +147,14 @@ impl Fuzz<'_> {
     /// Makes the target's corpus anew, of itself and of what was found since.
     fn merge(&self) -> Result<(), String> {
         self.build()?;
-        make(&self.new())?;
+        make(&self.found())?;
         make(&self.kept())?;
         let (kept, old) = (self.kept(), self.kept().with_extension("old"));
         fs::rename(&kept, &old).map_err(|error| format!("{}: {error}", kept.display()))?;
         make(&kept)?;
         let mut command = self.cargo_fuzz("run");
         // Edges alone, without how often: a fraction of the inputs.
-        command.arg(&kept).arg(&old).arg(self.new()).args(["--", "-merge=1", "-use_counters=0"]).args(LIMITS);
+        command.arg(&kept).arg(&old).arg(self.found()).args(["--", "-merge=1", "-use_counters=0"]).args(LIMITS);
         if let Some(failure) = run::run(&mut command, BUILD_LIMIT).failure {
             let _ = (fs::remove_dir_all(&kept), fs::rename(&old, &kept));
             return Err(format!("cannot merge the corpus of {}: {failure}", self.target));

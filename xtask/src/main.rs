@@ -7,6 +7,7 @@
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
+//! | `crash`| crash points alone, and their table (`crash`) |
 //! | `sim`  | random scripts on a seeded scheduler, checked at every step (`sim`) |
 //! | `fuzz` | libFuzzer on everything that reads foreign bytes (`fuzz`) |
 //! | `bench`| our tools beside the installed C tools; rewrites the tables of `docs/performance.md` (`bench`) |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod crash;
 mod demo;
 mod fuzz;
 mod packages;
@@ -40,9 +42,12 @@ usage: cargo xtask COMMAND
   tidy    the rules of this tree; prints `path:line: rule: what to do`
   demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
           writes and checks every byte; less than a minute after the build
-  soak [--secs N] [--seed N]
+  soak [--minutes N | --secs N] [--seed N] [--report FOLDER]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
+  crash [--depth N] [NAME]
+          cuts the power at every boundary of every change whose name begins with NAME, with every subset
+          of unflushed writes lost, and prints a table; N multiplies the samples
   sim [--seed N] [--seeds N] [--steps N] [--script FILE] [OPTION...]
           plays random scripts of requests, changes and misfortunes on a seeded scheduler; every byte is
           compared with a model, and every rule looked at; --help lists the options
@@ -78,6 +83,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "tidy" if rest.is_empty() => tidy::run(&root),
         "demo" if rest.is_empty() => demo::run(&root),
         "soak" => soak::run(&root, rest),
+        "crash" => crash::run(&root, rest),
         "sim" => sim::run(&root, rest),
         "fuzz" => fuzz::run(&root, rest),
         "bench" => bench::run(&root, rest),

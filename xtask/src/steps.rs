@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::summary::{self, Counts, Runner};
 use crate::workspace::{SPECIAL_TESTS, Workspace};
-use crate::{packages, run, sim, tidy};
+use crate::{crash, packages, run, sim, tidy};
 
 /// Time limit of a step that only looks at the code.
 const LINT_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -61,7 +61,7 @@ impl Options {
 
 /// Runs every step that the options ask for and prints the totals; whether all is green.
 pub(crate) fn test(root: &Path, options: &Options) -> Result<bool, String> {
-    let mut tally = Tally { keep_going: options.keep_going, reports: Vec::new() };
+    let mut tally = Tally { keep_going: options.keep_going, reports: Vec::new(), notes: Vec::new() };
     let suite = Suite {
         root,
         workspace: Workspace::load(root)?,
@@ -122,6 +122,7 @@ fn tests(suite: &Suite<'_>, tally: &mut Tally) {
     });
     if suite.filter.is_none() {
         tally.check("simulation", || sim::ci(suite.root));
+        tally.check("planted mistakes", || sim::planted(suite.root));
     }
     for name in suite.special("loom") {
         let args = ["-p", &name, "--features", "loom", "--test", "loom"];
@@ -225,6 +226,8 @@ impl Report {
 struct Tally {
     keep_going: bool,
     reports: Vec<Report>,
+    /// Lines for the end.
+    notes: Vec<String>,
 }
 
 impl Tally {
@@ -233,12 +236,15 @@ impl Tally {
     }
 
     fn tests(&mut self, name: &str, runner: Runner, work: impl FnOnce() -> run::Outcome) {
+        let mut note = None;
         self.step(name, || {
             let outcome = work();
+            note = crash::summary(&outcome.output);
             let counts = summary::parse(runner, &outcome.output);
             let silent = || counts.is_none().then(|| "the runner did not say how many tests ran".to_string());
             (counts.unwrap_or_default(), outcome.failure.clone().or_else(silent))
         });
+        self.notes.extend(note);
     }
 
     fn step(&mut self, name: &str, work: impl FnOnce() -> (Counts, Option<String>)) {
@@ -265,6 +271,7 @@ impl Tally {
             let word = if report.counted().failed == 0 { "ok" } else { "FAILED" };
             println!("{:8.1}  {word:6}  {}", report.seconds, report.name);
         }
+        self.notes.iter().for_each(|note| println!("{note}"));
         println!("oracle: {oracle}");
         println!("{}", totals(&self.reports));
     }
@@ -310,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_total_adds_tests_and_counts_a_broken_step_once() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || outcome(RED, Some("exit status: 101")));
         tally.tests("doctests", Runner::CargoTest, || outcome(GREEN, None));
@@ -319,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_ends_the_run_unless_told_otherwise() {
-        let mut tally = Tally { keep_going: false, reports: Vec::new() };
+        let mut tally = Tally { keep_going: false, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || unreachable!("an earlier step failed"));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
@@ -327,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_runner_that_says_nothing_has_failed() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.tests("tests", Runner::Nextest, || outcome("", None));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
     }

@@ -21,7 +21,8 @@
 //!
 //! Invariant: the bytes that the disk shows do not change. So a copy that fails costs a reader nothing, who has the bytes
 //! already; a user that holds `WRITE_UNCHANGED` itself reads in order to copy and is told. For such a user
-//! [`ZeroFlags::unchanged`] zeroes what the lower layers show as zeroes, and nothing else.
+//! [`ZeroFlags::unchanged`] zeroes what the lower layers show as zeroes, whichever of them that comes from, and nothing
+//! else.
 //!
 //! Not here: who decides what to read (a guest, or `block-stream`).
 
@@ -302,7 +303,8 @@ impl Driver for CopyOnRead {
             if !flags.unchanged {
                 return top.write_zeroes(range, flags).await;
             }
-            let reach = self.reach(top);
+            // Who asks may have a base in mind that this filter knows nothing of: a filter above it, with a bottom.
+            let reach = Reach { has_base: true, ..self.reach(top) };
             let mut rest = range;
             while !rest.is_empty() {
                 let (need, len) = reach.look(top, rest).await?;
@@ -326,6 +328,11 @@ impl Driver for CopyOnRead {
 
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { io.file()?.flush().await })
+    }
+
+    /// Nothing is in memory here. So a filter can leave while the disk below it fails.
+    fn store<'a>(&'a self, _io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn resize<'a>(

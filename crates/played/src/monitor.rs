@@ -55,6 +55,14 @@ impl Monitor {
     /// [`Kind::Disconnected`] if the daemon hangs up.
     pub async fn call(&mut self, command: &str, arguments: Value) -> Result<Result<Value, String>> {
         self.send(command, arguments).await?;
+        self.reply().await
+    }
+
+    /// The reply to the first command that has none yet. The inner error is the description of the daemon's.
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if the daemon hangs up.
+    pub async fn reply(&mut self) -> Result<Result<Value, String>> {
         loop {
             let mut message = self.message().await?;
             if message.get("event").is_some() {
@@ -116,9 +124,11 @@ impl Monitor {
     }
 
     async fn message(&mut self) -> Result<Value> {
+        let mut looked_at = 0;
         loop {
             let buffered = self.receiver.buffered();
-            if let Some(at) = buffered.iter().position(|byte| *byte == b'\n') {
+            let mut rest = buffered.iter().skip(looked_at);
+            if let Some(at) = rest.position(|byte| *byte == b'\n').map(|at| looked_at + at) {
                 let line = buffered.get(..at).unwrap_or_default();
                 let parsed = serde_json::from_slice(line);
                 self.trace.note(format!("{} < {}", self.name, String::from_utf8_lossy(line).trim_end()));
@@ -129,6 +139,7 @@ impl Monitor {
                 }
             }
             let have = buffered.len();
+            looked_at = have;
             assert!(have < MESSAGE_BYTES_MAX, "a message without an end");
             if !self.receiver.fill(&mut self.lane, have + 1).await? {
                 return Err(Error::new(Kind::Disconnected, "the daemon hung up"));

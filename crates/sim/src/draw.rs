@@ -9,8 +9,10 @@ use drystone_testkit::disk::{FaultEffect, OpKind};
 
 use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
-use crate::script::{Actor, Script};
-use crate::step::{Change, FaultSpec, JobStep, Reach, Request, Step, Stream, Target, Trouble, VisitKind};
+use crate::script::{Actor, DiskSpec, Script};
+use crate::step::{
+    Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
+};
 
 /// A generator with a taste.
 struct Draw {
@@ -38,13 +40,13 @@ impl Draw {
         let disk_count = if self.rng.one_in(3) { 2 } else { 1 };
         for _ in 0..disk_count {
             let mut below = 0;
-            let more = self.rng.below(3) + u64::from(disk_count > 1).saturating_sub(0);
+            let more = self.rng.below(3) + u64::from(disk_count > 1);
             for _ in 0..more.min(3) {
                 let image = self.image(len, Some(below));
                 below = script.images.len();
                 script.images.push(image);
             }
-            script.disks.push(below);
+            script.disks.push(DiskSpec { image: below, resizes: self.rng.one_in(5) });
         }
     }
 
@@ -93,6 +95,10 @@ impl Draw {
                 script.actors.push(self.actor(script.threads, disk, worker));
             }
         }
+        if self.rng.one_in(4) {
+            let steps = self.client(len, steps);
+            script.actors.push(self.actor(script.threads, 0, steps));
+        }
         if self.rng.one_in(3) {
             let steps = self.misfortunes();
             script.actors.push(self.actor(script.threads, 0, steps));
@@ -124,6 +130,23 @@ impl Draw {
         list
     }
 
+    /// Somebody who makes requests over NBD.
+    fn client(&mut self, len: u64, steps: u64) -> Vec<Step> {
+        let mut list = vec![self.wait(1_000_000), Step::Peer(Peer::Connect)];
+        for _ in 0..self.some(steps) {
+            let step = match self.rng.below(16) {
+                0 => self.wait(1_000_000),
+                1..3 => Step::Peer(Peer::Stall),
+                3 => Step::Peer(Peer::Disconnect),
+                4 => Step::Peer(Peer::Vanish),
+                5 => Step::Peer(Peer::Connect),
+                _ => Step::Request(self.request(len)),
+            };
+            list.push(step);
+        }
+        list
+    }
+
     /// Somebody who changes the graph.
     fn operator(&mut self, steps: u64) -> Vec<Step> {
         let mut list = Vec::new();
@@ -147,7 +170,11 @@ impl Draw {
             // Nobody notices a read-only disk that stays one.
             let is_frozen = change == Change::Freeze;
             let step = Step::Change(change);
-            list.push(if self.rng.one_in(10) { Step::Abandon(self.rng.below(12), Box::new(step)) } else { step });
+            list.push(if self.rng.one_in(10) {
+                Step::Abandon(self.rng.below(12), Box::new(step))
+            } else {
+                step
+            });
             if is_frozen {
                 list.push(self.wait(300_000));
                 list.push(Step::Change(Change::Thaw));
@@ -161,8 +188,8 @@ impl Draw {
         let mut list = vec![self.wait(2_000_000), self.stream()];
         for _ in 0..self.some(steps) {
             let step = match self.rng.below(16) {
-                0..4 => self.stream(),
-                4..6 => Step::Job(JobStep::Pause),
+                0..2 => self.stream(),
+                2..6 => Step::Job(JobStep::Pause),
                 6..8 => Step::Job(JobStep::Resume),
                 8 => Step::Job(JobStep::Cancel(self.rng.one_in(3))),
                 9 => Step::Job(JobStep::Complete),
@@ -185,7 +212,7 @@ impl Draw {
         let policies = [OnError::Report, OnError::Ignore, OnError::Enospc, OnError::Stop, OnError::Auto];
         let on_error = policies.get(self.rng.index(policies.len())).copied().unwrap_or_default();
         let speed = if self.rng.one_in(3) { self.speed() } else { 0 };
-        Step::Job(JobStep::Stream(Stream { reach, speed, on_error, is_manual: self.rng.one_in(4) }))
+        Step::Job(JobStep::Stream(Stream { reach, speed, on_error, is_manual: self.rng.one_in(6) }))
     }
 
     fn speed(&mut self) -> u32 {
@@ -194,10 +221,14 @@ impl Draw {
 
     /// What happens to devices: some operations fail, a device is full for a while, or the power goes.
     fn misfortunes(&mut self) -> Vec<Step> {
-        let kind = self.rng.below(3);
-        let mut list = vec![self.wait(2_000_000)];
-        if kind == 0 {
-            list.push(Step::Trouble(Trouble::Cut(self.rng.below(250))));
+        let kind = self.rng.below(5);
+        let mut list = vec![self.wait(1_500_000)];
+        if kind == 0 || kind == 4 {
+            list.push(Step::Trouble(Trouble::Cut(self.rng.below(160))));
+            return list;
+        }
+        if kind == 3 {
+            self.damage(&mut list);
             return list;
         }
         for _ in 0..=self.rng.below(4) {
@@ -215,6 +246,19 @@ impl Draw {
             list.push(Step::Trouble(Trouble::Cut(self.rng.below(100))));
         }
         list
+    }
+
+    /// Metadata is damaged, and read again.
+    fn damage(&mut self, list: &mut Vec<Step>) {
+        let part = Part::ALL.get(self.rng.index(Part::ALL.len())).copied().unwrap_or(Part::L2);
+        let image = self.rng.index(6);
+        list.push(Step::Trouble(Trouble::Damage(image, part)));
+        for _ in 0..=self.rng.below(3) {
+            list.push(self.wait(500_000));
+            list.push(Step::Change(Change::Freeze));
+            list.push(Step::Change(Change::Thaw));
+            list.push(Step::Change(Change::Reopen(self.rng.index(4), 4096)));
+        }
     }
 
     fn fault(&mut self, image: usize) -> FaultSpec {

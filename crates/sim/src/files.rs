@@ -147,7 +147,6 @@ impl Driver for AuditedFile {
         Box::pin(async {
             let name = &self.device.name;
             let mut state = self.device.watch.lock();
-            assert!(state.staged.is_empty(), "'{name}' is closed, and a change of it is not over");
             assert!(!std::mem::replace(&mut state.is_closed, true), "'{name}' is closed twice");
         })
     }

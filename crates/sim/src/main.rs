@@ -73,6 +73,7 @@ fn series(args: &Args, first: u64, count: u64) -> bool {
                     }
                     match run(first.wrapping_add(place), &args.options) {
                         Ok(report) => note(args, &mut own, &report),
+                        Err(failure) if args.keeps_going => println!("FAILED {failure}"),
                         Err(failure) => {
                             is_over.store(true, Ordering::Relaxed);
                             keep_first(&found, *failure);

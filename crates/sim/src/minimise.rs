@@ -69,7 +69,8 @@ impl Search {
     /// Takes out runs of steps: a half of an actor's first, single ones last.
     fn steps(&mut self) {
         for index in 0..self.best.script.actors.len() {
-            let count = |search: &Self| search.best.script.actors.get(index).map_or(0, |actor| actor.steps.len());
+            let count =
+                |search: &Self| search.best.script.actors.get(index).map_or(0, |actor| actor.steps.len());
             let mut len = count(self).div_ceil(2);
             while len > 0 {
                 let mut start = 0;
@@ -122,15 +123,16 @@ fn without_disk(script: &Script, disk: usize) -> Option<Script> {
 
 /// Those on top of it get what was behind it.
 fn without_image(script: &Script, image: usize) -> Option<Script> {
-    if script.images.len() < 2 || script.disks.contains(&image) {
+    if script.images.len() < 2 || script.disks.iter().any(|disk| disk.image == image) {
         return None;
     }
     let mut shorter = script.clone();
     let gone = shorter.images.remove(image);
     let renumbered = |number: usize| if number > image { number - 1 } else { number };
     for above in &mut shorter.images {
-        above.backing = if above.backing == Some(image) { gone.backing } else { above.backing.map(renumbered) };
+        above.backing =
+            if above.backing == Some(image) { gone.backing } else { above.backing.map(renumbered) };
     }
-    shorter.disks.iter_mut().for_each(|disk| *disk = renumbered(*disk));
+    shorter.disks.iter_mut().for_each(|disk| disk.image = renumbered(disk.image));
     Some(shorter)
 }

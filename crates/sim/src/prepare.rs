@@ -12,7 +12,7 @@ use drystone_testkit::model::{ByteModel, DiscardRule};
 use drystone_testkit::sim::Sim;
 
 use crate::image::{Format, ImageSpec};
-use crate::stage::{Common, Stage};
+use crate::stage::{Common, Guest, Stage};
 
 /// How many requests fill an image.
 const FILL_REQUESTS: u64 = 6;
@@ -70,7 +70,7 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     let mut stage = Stage::new(&sim, &graph, common);
     let model = ByteModel::of(&last.shows);
     let below = chain_of(&sheets, &top.name);
-    finish(&sim, stage.open(below, vec![(top.name.clone(), model)]))?;
+    finish(&sim, stage.open(below, vec![Guest { top: top.name.clone(), model, resizes: false }]))?;
     let Some(disk) = stage.disks.first().map(Rc::clone) else { return Ok(()) };
     let len = last.shows.len();
     let local = sim.io(1);

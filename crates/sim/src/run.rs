@@ -1,23 +1,22 @@
 //! One run: a script is played from its beginning to its end, and everything that must hold is looked at.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Once;
 
 use drystone_base::rng::Rng;
 use drystone_testkit::disk::Timing;
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
-use drystone_testkit::sim::{Sim, SimOptions};
+use drystone_testkit::sim::{Sim, SimOptions, catch};
 
 use crate::draw::draw;
-use crate::ending::{Shown, end, images_of, reopen, survivors_of};
+use crate::ending::{Shown, end, images_of, known, reopen, survivors_of};
+use crate::hall::Hall;
 use crate::player::Player;
 use crate::prepare::{add_all, finish, prepare};
-use crate::script::Script;
-use crate::stage::{Common, Stage};
+use crate::script::{DiskSpec, Script};
+use crate::stage::{Common, Guest, Stage};
 use crate::tally::Tally;
 
 /// How scripts are drawn.
@@ -29,7 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 14 }
+        Self { steps: 20 }
     }
 }
 
@@ -83,60 +82,35 @@ pub fn run(seed: u64, options: &Options) -> Result<RunReport, Box<Failure>> {
 /// # Errors
 /// [`Failure`] if anything is not as it must be.
 pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
-    catch_panics();
-    LAST_PANIC.with(|last| last.replace(None));
-    SEED.set(script.seed);
-    IS_PLAYING.set(true);
-    let played = catch_unwind(AssertUnwindSafe(|| play(script)));
-    IS_PLAYING.set(false);
-    played.map_err(|_| {
-        let message = LAST_PANIC.with(|last| last.borrow_mut().take());
-        let message = message.unwrap_or_else(|| "a panic without a word".to_owned());
-        Box::new(Failure { message, script: script.clone() })
-    })
-}
-
-thread_local! {
-    static SEED: Cell<u64> = const { Cell::new(0) };
-    static IS_PLAYING: Cell<bool> = const { Cell::new(false) };
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Keeps the first message of a panic in a run, instead of printing it.
-fn catch_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !IS_PLAYING.get() {
-                return usual(info);
-            }
-            LAST_PANIC.with(|last| {
-                last.borrow_mut().get_or_insert_with(|| {
-                    // A panic in a commit ends the process, and then this is all that is heard of it.
-                    eprintln!("seed {}: {info}", SEED.get());
-                    info.to_string()
-                });
-            });
-        }));
-    });
+    catch(script.seed, || play(script))
+        .map_err(|message| Box::new(Failure { message, script: script.clone() }))
 }
 
 fn play(script: &Script) -> RunReport {
     let prepared = prepare(&script.images)
         .unwrap_or_else(|error| panic!("the images of the script cannot be made: {}", error.report()));
-    let options = SimOptions { io_threads: script.threads, steps_max: STEPS_MAX, ..SimOptions::seeded(script.seed) };
+    let options =
+        SimOptions { io_threads: script.threads, steps_max: STEPS_MAX, ..SimOptions::seeded(script.seed) };
     let sim = Sim::new(options);
     let common = Common::new(script.seed, Timing::Seeded { delay_ns_max: 1_000_000 });
     let sheets = add_all(&common, &prepared);
     let graph = SimGraph::start(&sim);
     let mut stage = Stage::new(&sim, &graph, common.clone());
-    let disk = |number: &usize| {
-        let image = prepared.get(*number)?;
-        Some((format!("i{number}"), ByteModel::of(&image.shows)))
+    let disk = |disk: &DiskSpec| {
+        let image = prepared.get(disk.image)?;
+        Some(Guest {
+            top: format!("i{}", disk.image),
+            model: ByteModel::of(&image.shows).with_odd_ends(),
+            resizes: disk.resizes,
+        })
     };
     let disks = script.disks.iter().filter_map(disk).collect();
-    finish(&sim, stage.open(sheets, disks)).unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    finish(&sim, stage.open(sheets, disks))
+        .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    if script.has_clients() {
+        let hall = Hall::start(&sim);
+        stage.hall = Some(hall.unwrap_or_else(|error| panic!("no server: {}", error.report())));
+    }
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
     let is_cut = common.power().is_off();
@@ -152,7 +126,7 @@ fn play(script: &Script) -> RunReport {
         }
     } else {
         graph.finish();
-        reopen(script.seed, images_of(&common), shown, common.is_troubled());
+        reopen(script.seed, images_of(&common), shown, common.is_troubled() || common.is_damaged());
     }
     let hits = common.sheets().iter().map(|sheet| sheet.disk.faults_hit()).sum();
     common.counts().event("operations of devices that failed", hits);
@@ -186,6 +160,9 @@ fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
 
 /// The power has gone: what the disks may show now.
 fn cut(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
-    stage.disks.iter().for_each(|disk| disk.model.borrow_mut().crash());
-    finish(sim, stage.shown()).unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()))
+    // What requests do without power, in caches, is nobody's business.
+    let mut models = stage.models();
+    models.iter_mut().flatten().for_each(ByteModel::crash);
+    let tops = finish(sim, stage.tops());
+    known(tops.unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report())), models)
 }

@@ -17,7 +17,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::image::{Format, ImageSpec};
-use crate::step::Step;
+use crate::step::{Peer, Step};
 use crate::words::{BadWord, Words, unknown};
 
 /// A run as data.
@@ -29,10 +29,19 @@ pub struct Script {
     pub threads: u16,
     /// The images that are there.
     pub images: Vec<ImageSpec>,
-    /// Which of them are disks of guests. No two are the same.
-    pub disks: Vec<usize>,
+    /// Which of them guests use.
+    pub disks: Vec<DiskSpec>,
     /// Who does what.
     pub actors: Vec<Actor>,
+}
+
+/// A disk of guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// The image that shows it. No two disks have the same, and nothing is on it.
+    pub image: usize,
+    /// Its user may change its length, which keeps jobs away.
+    pub resizes: bool,
 }
 
 /// Somebody who does one thing after the other.
@@ -63,6 +72,11 @@ impl Script {
         self.actors.iter().map(|actor| actor.steps.len()).sum()
     }
 
+    /// Whether somebody comes over NBD.
+    pub(crate) fn has_clients(&self) -> bool {
+        self.actors.iter().any(|actor| actor.steps.contains(&Step::Peer(Peer::Connect)))
+    }
+
     fn line(&mut self, line: &str) -> Result<(), BadWord> {
         let mut words = Words::of(line);
         match words.maybe() {
@@ -73,7 +87,10 @@ impl Script {
                 self.threads = words.value("a number of threads")?;
             }
             Some("image") => self.images.push(ImageSpec::parse(&mut words)?),
-            Some("disk") => self.disks.push(words.value("the number of an image")?),
+            Some("disk") => {
+                let image = words.value("the number of an image")?;
+                self.disks.push(DiskSpec { image, resizes: words.is_next("resizes") });
+            }
             Some("actor") => {
                 words.expect("disk")?;
                 let disk = words.value("the number of a disk")?;
@@ -98,11 +115,11 @@ impl Script {
                 return refuse(format!("image {number} cannot have that image behind it"));
             }
         }
-        for (place, disk) in self.disks.iter().enumerate() {
-            let is_below = self.images.iter().any(|image| image.backing == Some(*disk));
-            let is_twice = self.disks.iter().take(place).any(|known| known == disk);
-            if *disk >= self.images.len() || is_below || is_twice {
-                return refuse(format!("image {disk} cannot be a disk"));
+        for (place, DiskSpec { image, .. }) in self.disks.iter().enumerate() {
+            let is_below = self.images.iter().any(|above| above.backing == Some(*image));
+            let is_twice = self.disks.iter().take(place).any(|known| known.image == *image);
+            if *image >= self.images.len() || is_below || is_twice {
+                return refuse(format!("image {image} cannot be a disk"));
             }
         }
         let is_strange =
@@ -141,7 +158,7 @@ impl fmt::Display for Script {
             writeln!(f, "image {image}")?;
         }
         for disk in &self.disks {
-            writeln!(f, "disk {disk}")?;
+            writeln!(f, "disk {}{}", disk.image, if disk.resizes { " resizes" } else { "" })?;
         }
         for actor in &self.actors {
             writeln!(f, "actor disk {} thread {}", actor.disk, actor.thread)?;

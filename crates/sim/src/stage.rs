@@ -6,13 +6,13 @@
 //!        '--- requests          '--- Common: what control tasks need, too
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drystone_base::{Error, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, LEN_MAX, Result};
 use drystone_blockdev::draft::{Draft, change};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
@@ -21,20 +21,32 @@ use drystone_core::control::{Control, Opening, RootSpec, Task};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_job::{ErrorAction, Happening, JobEvent, Jobs};
 use drystone_testkit::client::SharedModel;
-use drystone_testkit::disk::{DiskOptions, Image, Power, SimDisk, Timing};
+use drystone_testkit::disk::{DiscardAs, DiskOptions, Image, Power, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::ByteModel;
+use drystone_testkit::model::{ByteModel, Content};
 use drystone_testkit::sim::Sim;
 
 use crate::audit;
 use crate::files::{AuditedFile, Watch};
+use crate::hall::Hall;
 use crate::image::{Format, Sheet};
 use crate::tally::Counts;
 use crate::threads::SimThreads;
 
-/// Reads, writes, resizes, and knows of others.
-pub(crate) const OWNER: Grant =
-    Grant { perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE), shared: Perm::ALL };
+/// What a disk shows when it is opened.
+pub(crate) struct Guest {
+    /// The image on top.
+    pub(crate) top: String,
+    pub(crate) model: ByteModel,
+    /// Its user may change the length.
+    pub(crate) resizes: bool,
+}
+
+/// What the user of a disk that stays wants: it shares everything.
+pub(crate) const fn owner(resizes: bool) -> Grant {
+    let perm = Perm::CONSISTENT_READ.with(Perm::WRITE);
+    Grant { perm: if resizes { perm.with(Perm::RESIZE) } else { perm }, shared: Perm::ALL }
+}
 
 /// Where a script is played.
 pub(crate) struct Stage {
@@ -42,6 +54,8 @@ pub(crate) struct Stage {
     pub(crate) jobs: Jobs,
     pub(crate) common: Common,
     pub(crate) disks: Vec<Rc<Disk>>,
+    /// For NBD clients, if there are any.
+    pub(crate) hall: Option<Hall>,
 }
 
 /// What control tasks need, too. Clones are the same.
@@ -58,6 +72,8 @@ struct Inner {
     made: AtomicU64,
     /// Devices may fail, or have failed.
     is_troubled: AtomicBool,
+    /// Images were damaged.
+    is_damaged: AtomicBool,
     /// Changes that are being made, and how many have ended.
     changing: AtomicU64,
     changed: AtomicU64,
@@ -69,7 +85,25 @@ pub(crate) struct Disk {
     pub(crate) model: SharedModel,
     /// The user that stays.
     pub(crate) main: Backend<ReadWrite>,
+    /// It may change the length.
+    pub(crate) resizes: bool,
     pub(crate) front: Front,
+    /// An image below it is damaged: nothing is known of its bytes, and requests may fail.
+    is_forgotten: Cell<bool>,
+}
+
+impl Disk {
+    /// From now on, nothing is known of its bytes.
+    pub(crate) fn forget(&self) {
+        self.is_forgotten.set(true);
+        let whole = GuestRange::new(GuestOffset::ZERO, LEN_MAX);
+        // A write that never ends may be seen for ever.
+        let _endless = self.model.borrow_mut().begin_write(whole, Content::Any);
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.get()
+    }
 }
 
 /// What control tasks know of a disk. Clones are of the same disk.
@@ -129,6 +163,7 @@ impl Common {
             timing,
             made: AtomicU64::new(0),
             is_troubled: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
             changing: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         }))
@@ -149,6 +184,18 @@ impl Common {
 
     pub(crate) fn is_troubled(&self) -> bool {
         self.0.is_troubled.load(Ordering::SeqCst)
+    }
+
+    /// From now on, this image may be found damaged.
+    pub(crate) fn damage(&self, name: &str) {
+        self.0.is_damaged.store(true, Ordering::SeqCst);
+        if let Some((sheet, _)) = self.images().get_mut(name) {
+            sheet.is_damaged = true;
+        }
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.0.is_damaged.load(Ordering::SeqCst)
     }
 
     /// Whether changes are being made.
@@ -183,10 +230,15 @@ impl Common {
     /// An image of this name, not open yet.
     pub(crate) fn add_as(&self, name: &str, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
         let number = self.images().len() as u64;
-        let options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        let mut options = DiskOptions::seeded(self.0.seed.wrapping_mul(31).wrapping_add(number));
+        if format == Format::Raw {
+            // What guests discard reads as before or as zeroes, whatever image is on top.
+            options.discard =
+                Some(if number.is_multiple_of(2) { DiscardAs::Zeroes } else { DiscardAs::Kept });
+        }
         let (timing, power) = (self.0.timing, self.0.power.clone());
         let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
-        let sheet = Sheet { name: name.to_owned(), disk, format, backing };
+        let sheet = Sheet { name: name.to_owned(), disk, format, backing, is_damaged: false };
         self.images().insert(name.to_owned(), (sheet.clone(), Watch::default()));
         sheet
     }
@@ -252,21 +304,30 @@ impl Stage {
     /// An empty stage on `graph`.
     pub(crate) fn new(sim: &Sim, graph: &SimGraph<'_>, common: Common) -> Self {
         let (control, counts) = (graph.control().clone(), common.counts().clone());
-        let jobs = Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
-        Self { control, jobs, common, disks: Vec::new() }
+        let jobs =
+            Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
+        Self { control, jobs, common, disks: Vec::new(), hall: None }
     }
 
-    /// Opens images, each before those on top of it, and makes disks of some of them: name and what it shows.
-    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, disks: Vec<(String, ByteModel)>) -> Result<()> {
-        let (common, tops) = (self.common.clone(), disks.iter().map(|(name, _)| name.clone()).collect());
+    /// Opens images, each before those on top of it, and makes disks of some of them.
+    pub(crate) async fn open(&mut self, sheets: Vec<Sheet>, guests: Vec<Guest>) -> Result<()> {
+        let (common, tops) =
+            (self.common.clone(), guests.iter().map(|one| (one.top.clone(), one.resizes)).collect());
         let backends =
             self.on_control(async move |task: &mut Task<'_>| open(task, &common, sheets, tops).await);
-        for ((name, model), main) in disks.into_iter().zip(backends.await?) {
-            let head = Mutex::new(name);
+        for (Guest { top, model, resizes }, main) in guests.into_iter().zip(backends.await?) {
+            let head = Mutex::new(top);
             let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
             let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
             let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
-            self.disks.push(Rc::new(Disk { number, model, main, front }));
+            self.disks.push(Rc::new(Disk {
+                number,
+                model,
+                main,
+                resizes,
+                front,
+                is_forgotten: Cell::new(false),
+            }));
         }
         Ok(())
     }
@@ -279,8 +340,9 @@ impl Stage {
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
     {
         let (inner, jobs) = (Arc::clone(&self.common.0), self.jobs.clone());
+        inner.changing.fetch_add(1, Ordering::SeqCst);
         let done = self.control.call(async move |task: &mut Task<'_>| {
-            let was_alone = inner.changing.fetch_add(1, Ordering::SeqCst) == 0 && jobs.list().is_empty();
+            let was_alone = inner.changing.load(Ordering::SeqCst) == 1 && jobs.list().is_empty();
             let changed = inner.changed.load(Ordering::SeqCst);
             let before = task.gs().with(audit::describe);
             let result = work(task).await;
@@ -317,20 +379,20 @@ async fn open(
     task: &mut Task<'_>,
     common: &Common,
     sheets: Vec<Sheet>,
-    tops: Vec<String>,
+    tops: Vec<(String, bool)>,
 ) -> Result<Vec<Backend<ReadWrite>>> {
     change(task, common.opener(), async |draft, task| {
         let opening = Opening::new(task);
         draft.plan().insert(opening);
         for sheet in &sheets {
-            let read_only = !tops.contains(&sheet.name);
+            let read_only = tops.iter().all(|(top, _)| *top != sheet.name);
             let options = NodeOptions { read_only, ..NodeOptions::WRITABLE };
             common.bring_in(draft, task, sheet, options).await?;
         }
         let mut backends = Vec::new();
-        for top in &tops {
+        for (top, resizes) in &tops {
             let node = draft.find(task, top)?;
-            let spec = RootSpec { name: format!("owner of {top}"), grant: OWNER, stays: false };
+            let spec = RootSpec { name: format!("owner of {top}"), grant: owner(*resizes), stays: false };
             backends.push(draft.plan().attach_root(task.gs(), node, spec));
         }
         Ok(backends)

@@ -1,4 +1,4 @@
 //! libFuzzer drives the target `number`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drystone_fuzz::run("number", bytes));
+drystone_libfuzzer::target!("number");

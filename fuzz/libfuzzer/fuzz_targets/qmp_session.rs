@@ -1,4 +1,4 @@
 //! libFuzzer drives the target `qmp_session`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drystone_fuzz::run("qmp_session", bytes));
+drystone_libfuzzer::target!("qmp_session");

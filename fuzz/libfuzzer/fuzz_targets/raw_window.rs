@@ -1,4 +1,4 @@
 //! libFuzzer drives the target `raw_window`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drystone_fuzz::run("raw_window", bytes));
+drystone_libfuzzer::target!("raw_window");

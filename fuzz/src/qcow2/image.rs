@@ -35,7 +35,7 @@ use crate::input::Input;
 use crate::request::{self, disk, sim, windows};
 
 /// Bytes of an input in front of the file.
-pub(super) const SCRIPT_BYTES: usize = 24;
+pub const SCRIPT_BYTES: usize = 24;
 
 /// An opened image and its one user.
 pub struct OpenImage {

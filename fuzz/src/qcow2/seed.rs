@@ -72,7 +72,7 @@ pub(super) fn files() -> Vec<Vec<u8>> {
 
 /// Files behind a script of requests.
 pub(super) fn images() -> Vec<Vec<u8>> {
-    let script: Vec<u8> = (0..SCRIPT_BYTES).map(|at| (at * 37) as u8).collect();
+    let script: Vec<u8> = (0..=u8::MAX).map(|at| at.wrapping_mul(37)).take(SCRIPT_BYTES).collect();
     files().into_iter().map(|file| [script.clone(), file].concat()).collect()
 }
 

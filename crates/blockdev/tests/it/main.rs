@@ -9,6 +9,7 @@ mod host;
 
 mod atomic;
 mod chain;
+mod crash_points;
 mod create;
 mod draft;
 mod hostile;

@@ -28,12 +28,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon in `dir`, with these options and a control socket.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_under(Command::new(drystone()), dir, args)
+    }
+
+    /// As [`Self::start`], by a command that ends in the program.
+    pub(crate) fn start_under(mut command: Command, dir: &Path, args: &[&str]) -> Self {
         let stderr = File::create(dir.join("stderr")).unwrap();
-        let mut command = Command::new(drystone());
         command.arg("daemon").args(args).args(["--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off"]);
         command.args(["--chardev", "socket,id=d,path=qmp2.sock,server=on,wait=off"]);
+        command.args(["--chardev", "socket,id=e,path=qmp3.sock,server=on,wait=off"]);
         command
-            .args(["--monitor", "c", "--monitor", "d"])
+            .args(["--monitor", "c", "--monitor", "d", "--monitor", "e"])
             .current_dir(dir)
             .stdin(Stdio::null())
             .stderr(stderr);
@@ -82,6 +87,12 @@ impl Daemon {
     /// The number of its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it where it stands.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for the end, after somebody has asked for it.

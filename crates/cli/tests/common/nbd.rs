@@ -1,6 +1,6 @@
-//! A small NBD client: one request at a time, simple replies.
+//! A small NBD client: simple replies, one request at a time unless the name of a method says more.
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{Error, ErrorKind, Read, Result, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -13,7 +13,16 @@ const READ: u16 = 0;
 const WRITE: u16 = 1;
 const FLUSH: u16 = 3;
 const TRIM: u16 = 4;
+const WRITE_ZEROES: u16 = 6;
 const FLAG_FUA: u16 = 1;
+const FLAG_NO_HOLE: u16 = 2;
+
+/// One of several writes in flight.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) at: u64,
+    pub(crate) data: Vec<u8>,
+}
 
 /// A connection to one export.
 #[derive(Debug)]
@@ -76,7 +85,8 @@ impl Client {
         Ok(bytes)
     }
 
-    fn request(&mut self, flags: u16, kind: u16, at: u64, len: usize, data: &[u8]) -> Result<()> {
+    /// A request as it is sent.
+    fn message(&mut self, (flags, kind): (u16, u16), at: u64, len: usize, data: &[u8]) -> Vec<u8> {
         self.cookie += 1;
         let mut message = 0x2560_9513_u32.to_be_bytes().to_vec();
         message.extend(flags.to_be_bytes());
@@ -85,13 +95,68 @@ impl Client {
         message.extend(at.to_be_bytes());
         message.extend(u32::try_from(len).unwrap().to_be_bytes());
         message.extend(data);
-        self.stream.write_all(&message)?;
+        message
+    }
+
+    /// The next reply: to which request, and how that went.
+    fn reply(&mut self) -> Result<(u64, Result<()>)> {
         let (magic, error) = (u32::from_be_bytes(self.bytes()?), u32::from_be_bytes(self.bytes()?));
         let cookie = u64::from_be_bytes(self.bytes()?);
-        if magic != 0x6744_6698 || cookie != self.cookie {
+        if magic != 0x6744_6698 {
+            return Err(protocol("no reply"));
+        }
+        let done = if error == 0 { Ok(()) } else { Err(Error::from_raw_os_error(error.cast_signed())) };
+        Ok((cookie, done))
+    }
+
+    fn request(&mut self, flags: u16, kind: u16, at: u64, len: usize, data: &[u8]) -> Result<()> {
+        let message = self.message((flags, kind), at, len, data);
+        self.stream.write_all(&message)?;
+        let (cookie, done) = self.reply()?;
+        if cookie != self.cookie {
             return Err(protocol("a reply to something else"));
         }
-        if error == 0 { Ok(()) } else { Err(Error::from_raw_os_error(error.cast_signed())) }
+        done
+    }
+
+    /// All writes at once; how each went.
+    pub(crate) fn write_all_at_once(&mut self, writes: &[Write]) -> Result<Vec<Result<()>>> {
+        let first = self.cookie + 1;
+        let messages: Vec<u8> = writes
+            .iter()
+            .flat_map(|write| self.message((0, WRITE), write.at, write.data.len(), &write.data))
+            .collect();
+        self.stream.write_all(&messages)?;
+        let mut done: Vec<Option<Result<()>>> = writes.iter().map(|_| None).collect();
+        for _ in writes {
+            let (cookie, one) = self.reply()?;
+            let place =
+                cookie.checked_sub(first).and_then(|index| done.get_mut(usize::try_from(index).ok()?));
+            match place {
+                Some(place) if place.is_none() => *place = Some(one),
+                _ => return Err(protocol("a reply to something else")),
+            }
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    /// Sends the first half of a write and hangs up.
+    pub(crate) fn abandon_write(mut self, at: u64, data: &[u8]) -> Result<()> {
+        let message = self.message((0, WRITE), at, data.len(), data);
+        self.stream.write_all(&message[..message.len() - data.len() / 2])
+    }
+
+    /// Sends reads and takes no reply.
+    pub(crate) fn ask_only(&mut self, reads: usize, len: usize) -> Result<()> {
+        for _ in 0..reads {
+            let message = self.message((0, READ), 0, len, &[]);
+            self.stream.write_all(&message)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_zeroes(&mut self, at: u64, len: usize, may_unmap: bool) -> Result<()> {
+        self.request(if may_unmap { 0 } else { FLAG_NO_HOLE }, WRITE_ZEROES, at, len, &[])
     }
 
     pub(crate) fn read(&mut self, at: u64, len: usize) -> Result<Vec<u8>> {

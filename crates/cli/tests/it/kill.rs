@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::common::serve::{Serve, drystone};
 use crate::common::{Ran, Scratch, run, words};
-use crate::load::{BLOCK_BYTES, Load};
+use crate::load::{BLOCK_BYTES, Load, Safe};
 
 const BLOCKS: usize = 600;
 const ROUNDS: u64 = 3;
@@ -41,7 +41,8 @@ fn survive(create: &[&str], image: &str, seed: u64) {
             assert_consistent(dir, image);
         }
         let server = Serve::start(dir, args).unwrap();
-        load.recover(&mut server.connect(""), &format!("{create:?}, round {round}"));
+        let safe = if is_raw { Safe::Acknowledged } else { Safe::Flushed };
+        load.recover(&mut server.connect(""), safe, &format!("{create:?}, round {round}"));
         server.stop_cleanly();
     }
 }
@@ -130,7 +131,7 @@ fn kill_during_a_snapshot() {
             top = new;
         }
         let server = Serve::start(dir, &[&top]).unwrap();
-        load.recover(&mut server.connect(""), &format!("moment {moment}, {top}"));
+        load.recover(&mut server.connect(""), Safe::Flushed, &format!("moment {moment}, {top}"));
         server.stop_cleanly();
     }
 }

@@ -17,7 +17,7 @@ fn tool(dir: &Path, line: &str) -> String {
 
 /// Between which versions a layer is frozen.
 fn spans(first: &[u64], last: &[u64]) -> Vec<Span> {
-    first.iter().zip(last).map(|(&first, &last)| Span { first, last, is_torn: false }).collect()
+    first.iter().zip(last).map(|(&first, &last)| Span::between(first, last)).collect()
 }
 
 fn read_disk(dir: &Path, image: &str) -> Vec<u8> {

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use drystone_base::rng::Rng;
 use drystone_base::{Error, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{Plan, RootSpec, Task};
+use drystone_core::control::{Opening, Plan, RootSpec, Task};
 use drystone_core::graph::permission::{Grant, Perm};
-use drystone_filter::copy_on_read::entry;
+use drystone_filter::copy_on_read::{CopyOnRead, entry};
 use drystone_testkit::client::{Load, Mix};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind};
 use drystone_testkit::graph::SimGraph;
@@ -123,6 +123,50 @@ fn zeroes_that_change_nothing_are_written_only_where_lower_layers_show_zeroes() 
     });
     assert!(chain.status(&sim, range("44K..64K")).allocated);
     assert!(!chain.status(&sim, range("0..32K")).allocated);
+}
+
+/// Found by `drystone-sim`: a stream down to a base went through a filter that somebody had put there before. Where the
+/// layer above the base was shorter, that filter saw nothing to zero, and in the end the base showed through.
+#[test]
+fn zeroes_are_written_for_a_filter_above_that_has_a_bottom() {
+    let sim = Sim::seeded(6);
+    let graph = SimGraph::start(&sim);
+    let chain = Chain::open(&sim, &graph, &stamped(LEN, 1), &[LEN / 2, LEN], None);
+    let (below, guest) = (chain.filter, chain.guest.id());
+    let upper = graph.call(async move |task: &mut Task<'_>| {
+        let bottom = task.gs().find("layer1").unwrap();
+        let mut opening = Opening::new(task);
+        let upper = CopyOnRead::new(Some(bottom)).node(Some("upper".to_owned()), below, LEN);
+        let upper = opening.add(upper).unwrap();
+        let mut plan = Plan::new();
+        plan.insert(opening);
+        plan.replace(below, upper);
+        task.apply(plan).await.unwrap();
+        task.gs().with(|graph| graph.roots().into_iter().find(|root| root.id == guest).unwrap().node)
+            == Some(upper)
+    });
+    assert!(upper, "the guest is above both");
+    let mut client = chain.client(&sim, 1);
+    sim.block_on(&sim.io(1), client.read(range("0..64K"))).unwrap().unwrap();
+    on_io(&sim, async |lane| zero_unchanged(lane, &chain.copier, range("32K..64K")).await).unwrap();
+    assert!(chain.status(&sim, range("32K..64K")).allocated, "the base must not show through here");
+}
+
+/// Found by `drystone-sim`: a stream that failed with its disk could not take its filter out, which stayed for ever.
+#[test]
+fn a_filter_leaves_although_the_disk_below_cannot_be_flushed() {
+    let sim = Sim::seeded(7);
+    let graph = SimGraph::start(&sim);
+    let chain = open(&sim, &graph);
+    chain.disks.iter().for_each(|disk| disk.inject(Fault::every(OpFilter::any(), FaultEffect::Io)));
+    let filter = chain.filter;
+    graph.call(async move |task: &mut Task<'_>| {
+        let top = task.gs().find("layer1").unwrap();
+        let mut plan = Plan::new();
+        plan.replace(filter, top);
+        task.apply(plan).await.unwrap();
+        assert!(task.gs().find("cor").is_err());
+    });
 }
 
 #[test]

@@ -117,10 +117,11 @@ impl Extensions {
                 break; // The area may be full to its end, without an end mark.
             }
             let (Ok(kind), Ok(len_bytes)) = (be.u32(), be.u32()) else { break };
+            // The end has no data, but a claim that no area can hold is a sign of something else; the C tool refuses it.
+            let data = Self::parse_data(&mut be, kind, len_bytes, whole)?;
             if kind == END {
                 break;
             }
-            let data = Self::parse_data(&mut be, kind, len_bytes, whole)?;
             if is_known(kind) && list.iter().any(|other: &Extension| other.kind == kind) {
                 return Err(ExtensionError::Duplicate(kind));
             }

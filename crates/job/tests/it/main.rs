@@ -6,6 +6,7 @@
 )]
 
 mod chain;
+mod crash_points;
 mod drain;
 mod life;
 mod real;

@@ -7,17 +7,24 @@ use std::rc::Rc;
 use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange, Kind};
 use drystone_core::runtime::{LocalRef, yield_now};
-use drystone_export::nbd::{Removal, ServerOptions};
+use drystone_export::nbd::{Limits, Removal, ServerOptions};
 use drystone_nbd::{Command, CommandFlags};
 use drystone_played::nbd::{Fault, NbdClient};
+use drystone_played::visit::{Visitor, join};
 use drystone_testkit::client::{Load, Mix, SharedModel, Watched};
-
 use drystone_testkit::sim::{Sim, explore};
 
-use crate::clients::{DISK_BYTES, WHOLE, join, load, visit};
-use crate::server::{Served, User};
+use crate::server::{DISK_BYTES, Served, User, WHOLE};
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Connections may occupy little, so that clients wait for room.
+fn narrow(sim: &Sim) -> ServerOptions {
+    let mut rng = Rng::new(sim.seed() ^ 0x6e61_7272_6f77);
+    let requests = u32::try_from(1 + rng.below(6)).unwrap();
+    let limits = Limits { requests, bytes: 4096 << rng.below(8) };
+    ServerOptions { limits, ..ServerOptions::default() }
+}
 
 fn spawn_clients(served: &Served<'_>, count: u16) {
     let sim = served.sim;
@@ -28,14 +35,15 @@ fn spawn_clients(served: &Served<'_>, count: u16) {
         let on = Rc::clone(&local);
         sim.spawn(&on, format!("client {number}"), async move {
             let client = user.client(&local).await.unwrap();
-            assert_eq!(load(&client, 1 + rng.below(3), &model, &mut rng).await, Some(()));
+            let visitor = Visitor { client: &client, model: &model, local: &local, errors: &[] };
+            assert_eq!(visitor.load(1 + rng.below(3), &mut rng).await, Some(()));
             client.leave().await.unwrap();
         });
     }
 }
 
 fn several_clients(sim: &Sim) {
-    let served = Served::start(sim, ServerOptions::default());
+    let served = Served::start(sim, narrow(sim));
     spawn_clients(&served, 3);
     let user = served.user();
     sim.block_on(&sim.control(), async {
@@ -78,14 +86,14 @@ async fn restless(user: User, local: LocalRef, model: SharedModel, mut rng: Rng)
             local.sleep_until(local.now_ns() + SECOND_NS / 8).await;
             continue;
         };
-        visit(&client, &model, &local, &mut rng).await;
+        Visitor { client: &client, model: &model, local: &local, errors: &[] }.visit(&mut rng).await;
     }
 }
 
 #[test]
 fn clients_come_and_go_while_the_export_does() {
     let explored = explore(1000..1200, |sim| {
-        let options = ServerOptions { connections_max: 2, ..ServerOptions::default() };
+        let options = ServerOptions { connections_max: 2, ..narrow(sim) };
         let served = Served::start(sim, options);
         for number in 0..3 {
             let local = sim.io(1 + number % sim.io_threads());
@@ -133,7 +141,7 @@ async fn ask_and_stall(client: &NbdClient) -> u64 {
 #[test]
 fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_client() {
     explore(2000..2200, |sim| {
-        let served = Served::start(sim, ServerOptions::default());
+        let served = Served::start(sim, narrow(sim));
         let (user, model) = (served.user(), Rc::clone(&served.model));
         sim.block_on(&sim.io(1), async {
             let local = sim.io(1);
@@ -143,7 +151,8 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
                 user.drain().await;
                 let good = user.client(&sim.io(2)).await.unwrap();
                 let mut rng = sim.rng();
-                assert_eq!(load(&good, 2, &model, &mut rng).await, Some(()));
+                let visitor = Visitor { client: &good, model: &model, local: &local, errors: &[] };
+                assert_eq!(visitor.load(2, &mut rng).await, Some(()));
                 user.drain().await;
                 good.leave().await.unwrap();
                 let before_ns = sim.now_ns();
@@ -167,7 +176,7 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
 #[test]
 fn a_client_that_listens_again_gets_every_reply() {
     explore(3000..3100, |sim| {
-        let served = Served::start(sim, ServerOptions::default());
+        let served = Served::start(sim, narrow(sim));
         let (user, model) = (served.user(), Rc::clone(&served.model));
         sim.block_on(&sim.io(1), async {
             let local = sim.io(1);

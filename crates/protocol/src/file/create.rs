@@ -1,11 +1,12 @@
 //! Making files and what is in them at first, for new images.
 //!
 //! ```text
-//!   open ── lock ── length 0, then the new one ── pieces ── flush ── last piece ── flush ── unlock, close
+//!   open ── lock ── length 0 ═ the new length ── pieces ── flush ── last piece ── flush ── unlock, close
+//!                            ═ a flush, if there was something before
 //! ```
 //! Invariants: an image that somebody uses is not touched; a creation that was cut off leaves no valid image, because
-//! what makes it one (the last piece) is written when everything else is safe; a file that was made for a creation
-//! that failed is removed.
+//! what makes it one (the last piece) is written when everything else is safe, unless it leaves the old one as it was: that
+//! is gone for good before anything else is touched; a file that was made for a creation that failed is removed.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,9 @@ use drystone_sys::{Create, File, ImageLock, Locking, OpenOptions, path};
 
 /// What of a device is overwritten when nothing is to be stored on it: enough that no old image is recognised.
 const DEVICE_START_BYTES: u64 = 512;
+
+/// Without these first bytes nothing is recognised as the image that it was. A multiple of the sectors of all devices.
+const HEADER_BYTES: u64 = 4096;
 
 /// Whoever makes an image: the permissions of the C tools.
 const MAKER: Grant = Grant { perm: Perm::WRITE.with(Perm::RESIZE), shared: Perm::ALL.without(Perm::RESIZE) };
@@ -58,7 +62,7 @@ pub async fn create(
     let path = path.into();
     let (file, is_new) = open(local, &path, existing).await?;
     let new = NewFile { local, lock: ImageLock::new(&file, locking), file };
-    let mut result = new.fill(contents).await.map_err(|error| error.at_path(&path));
+    let mut result = new.fill(contents, !is_new).await.map_err(|error| error.at_path(&path));
     if result.is_ok() && is_new {
         result = path::sync_folder_of(&**local, &path).await;
     }
@@ -92,42 +96,70 @@ struct NewFile<'l> {
 }
 
 impl NewFile<'_> {
-    async fn fill(&self, contents: Contents) -> Result<()> {
-        let Contents { len_bytes, preallocation, mut pieces } = contents;
+    async fn fill(&self, contents: Contents, has_old: bool) -> Result<()> {
         self.lock.prepare(&**self.local, MAKER).await?.commit();
-        if self.file.is_block_device() {
-            self.clear_device(len_bytes, pieces.is_empty()).await?;
-        } else {
-            self.run(DiskOp::Truncate { len: 0, preallocation: Preallocation::Off }).await?;
-            self.run(DiskOp::Truncate { len: len_bytes, preallocation }).await?;
-        }
-        let last = pieces.pop();
-        for (at, bytes) in pieces {
-            self.run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
-        }
-        self.run(DiskOp::Flush).await?;
-        if let Some((at, bytes)) = last {
-            self.run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
-            self.run(DiskOp::Flush).await?;
-        }
-        Ok(())
+        let len = if self.file.can_grow() { 0 } else { self.file.len_bytes(&**self.local).await? };
+        store(self.local, &self.file, contents, Before { has_old, len }).await
     }
+}
 
-    async fn clear_device(&self, len_bytes: u64, keeps_contents: bool) -> Result<()> {
-        let len_device = self.file.len_bytes(&**self.local).await?;
-        if len_bytes > len_device {
-            let text = format!("the device has {len_device} bytes, and the image needs {len_bytes}");
-            return Err(Error::new(Kind::NoSpace, text));
+/// What was there before new contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    /// Something may have been there.
+    pub has_old: bool,
+    /// Length in bytes of a device that has a fixed one.
+    pub len: u64,
+}
+
+/// Stores `contents` on `disk`, a file or a device, instead of what was there.
+///
+/// # Errors
+/// [`Kind::NoSpace`] if a device is too small; those of the disk.
+pub async fn store(local: &LocalRef, disk: &dyn Disk, contents: Contents, before: Before) -> Result<()> {
+    let Contents { len_bytes, preallocation, mut pieces } = contents;
+    let run = async |op| disk.submit(local, op).await.result;
+    if disk.can_grow() {
+        run(DiskOp::Truncate { len: 0, preallocation: Preallocation::Off }).await?;
+        if before.has_old {
+            run(DiskOp::Flush).await?;
         }
-        let len = if keeps_contents { DEVICE_START_BYTES.min(len_device) } else { len_bytes };
-        if len == 0 {
-            return Ok(());
-        }
+        run(DiskOp::Truncate { len: len_bytes, preallocation }).await?;
+    } else {
+        clear_device(local, disk, (before.len, len_bytes), pieces.is_empty()).await?;
+    }
+    let last = pieces.pop();
+    for (at, bytes) in pieces {
+        run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
+    }
+    run(DiskOp::Flush).await?;
+    if let Some((at, bytes)) = last {
+        run(DiskOp::Write { at, buf: Buf::copy_of(&bytes), fua: false }).await?;
+        run(DiskOp::Flush).await?;
+    }
+    Ok(())
+}
+
+/// Zeroes what a new image will use of a device; its start first, so that no old image is half there.
+async fn clear_device(
+    local: &LocalRef,
+    disk: &dyn Disk,
+    (len_device, len_bytes): (u64, u64),
+    keeps_contents: bool,
+) -> Result<()> {
+    if len_bytes > len_device {
+        let text = format!("the device has {len_device} bytes, and the image needs {len_bytes}");
+        return Err(Error::new(Kind::NoSpace, text));
+    }
+    let zero = async |len: u64| {
         let range = GuestRange::new(GuestOffset::ZERO, len);
-        self.run(DiskOp::WriteZeroes { range, may_unmap: true, fast_only: false }).await
+        let op = DiskOp::WriteZeroes { range, may_unmap: true, fast_only: false };
+        if len == 0 { Ok(()) } else { disk.submit(local, op).await.result }
+    };
+    if keeps_contents {
+        return zero(DEVICE_START_BYTES.min(len_device)).await;
     }
-
-    async fn run(&self, op: DiskOp) -> Result<()> {
-        self.file.submit(self.local, op).await.result
-    }
+    zero(HEADER_BYTES.min(len_bytes)).await?;
+    disk.submit(local, DiskOp::Flush).await.result?;
+    zero(len_bytes).await
 }

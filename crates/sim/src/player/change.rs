@@ -2,8 +2,9 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::resize::resize;
-use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{Plan, RootSpec, Task};
+use drystone_core::backend::{Backend, ReadWrite, RootId};
+use drystone_core::control::{GraphView, Plan, RootSpec, Task};
+use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::model::Ending;
@@ -28,16 +29,23 @@ fn grant_of(kind: VisitKind) -> Grant {
 fn refusals(change: &Change) -> &'static [Kind] {
     match change {
         // A job, or somebody who does not want others to write.
-        Change::Snapshot(_) | Change::Reopen(..) | Change::Delete | Change::Filter(_) => &[Kind::InUse],
+        Change::Snapshot(_) => &[Kind::InUse],
+        // A job needs to write to it meanwhile.
+        Change::Reopen(..) => &[Kind::InUse, Kind::ReadOnly],
+        // Somebody else was faster.
+        Change::Delete => &[Kind::InUse, Kind::NotFound],
+        Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
         Change::DoomedSnapshot(_) => &[Kind::InUse, Kind::NotFound],
         Change::Drain(..) | Change::Leave => &[],
-        // The image on top may be read-only.
-        Change::Visit(VisitKind::Writer) | Change::Grow(_) | Change::Freeze | Change::Thaw => {
-            &[Kind::InUse, Kind::ReadOnly]
+        // The image on top may be read-only, and what users stand on may have gone meanwhile.
+        Change::Freeze | Change::Thaw => &[Kind::InUse, Kind::ReadOnly],
+        Change::Visit(VisitKind::Writer | VisitKind::Intruder) => {
+            &[Kind::InUse, Kind::ReadOnly, Kind::NotFound]
         }
-        Change::Visit(VisitKind::Reader) => &[],
-        Change::Visit(VisitKind::Jealous) => &[Kind::InUse],
-        Change::Visit(VisitKind::Intruder) => &[Kind::InUse, Kind::ReadOnly],
+        // Version 2 of the format cannot hide a longer image behind a new part.
+        Change::Grow(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
+        Change::Visit(VisitKind::Reader) => &[Kind::NotFound],
+        Change::Visit(VisitKind::Jealous) => &[Kind::InUse, Kind::NotFound],
     }
 }
 
@@ -74,8 +82,9 @@ impl Player {
     pub(super) fn note(&self, name: &str, refusals: &[Kind], result: Result<()>) {
         self.stage.common.counts().change(name, result.is_ok());
         let Err(error) = result else { return };
+        self.stage.common.counts().refusal(name, error.kind());
         let is_trouble = matches!(error.kind(), Kind::Io | Kind::NoSpace) && self.stage.common.is_troubled();
-        let is_excused = refusals.contains(&error.kind()) || is_trouble;
+        let is_excused = refusals.contains(&error.kind()) || is_trouble || self.stage.common.is_damaged();
         assert!(is_excused, "'{name}' of disk {} failed: {}", self.disk.number, error.report());
     }
 
@@ -84,7 +93,8 @@ impl Player {
     where
         F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>, &'a graph::Desk) -> Option<Result<()>> + Send + 'static,
     {
-        let desk = graph::Desk { common: self.stage.common.clone(), front: self.disk.front.clone(), main: self.disk.main.clone() };
+        let (common, front) = (self.stage.common.clone(), self.disk.front.clone());
+        let desk = graph::Desk { common, front, main: self.disk.main.clone(), resizes: self.disk.resizes };
         let done = self.stage.on_control(async move |task: &mut Task<'_>| match work(task, &desk).await {
             None => Ok(None),
             Some(result) => result.map(Some),
@@ -99,7 +109,10 @@ impl Player {
             Some(graph::snapshot(task, desk, kind, is_doomed).await)
         });
         let result = done.await;
-        assert!(!is_doomed || !matches!(result, Some(Ok(()))), "a snapshot with a command that fails was taken");
+        assert!(
+            !is_doomed || !matches!(result, Some(Ok(()))),
+            "a snapshot with a command that fails was taken"
+        );
         result
     }
 
@@ -120,7 +133,11 @@ impl Player {
         let name = format!("cor{}", self.disk.number);
         let done = self.command(async move |task, desk| {
             let _busy = busy;
-            if comes { graph::filter_in(task, desk, name).await } else { graph::filter_out(task, &name).await }
+            if comes {
+                graph::filter_in(task, desk, name).await
+            } else {
+                graph::filter_out(task, &name).await
+            }
         });
         done.await
     }
@@ -145,7 +162,7 @@ impl Player {
         let (main, name) = (self.disk.main.id(), format!("{} of disk {}", kind.name(), self.disk.number));
         let work = async move |task: &mut Task<'_>| {
             let node = task.gs().with(|graph| {
-                let top = graph.roots().into_iter().find(|root| root.id == main).and_then(|root| root.node);
+                let top = node_of(graph, main);
                 match kind {
                     VisitKind::Intruder => audit::chain(graph, top?).get(1).map(|below| below.id),
                     _ => top,
@@ -155,15 +172,26 @@ impl Player {
             let mut plan = Plan::new();
             let spec = RootSpec { name, grant: grant_of(kind), stays: false };
             let backend: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
-            task.apply(plan).await.map(|()| Some(backend))
+            task.apply(plan).await?;
+            // A snapshot may have come between, and the user would see what is under it. And what an intruder wants to
+            // write to may not be under anything any more.
+            let is_there = task.gs().with(|graph| is_at_head(graph, main, node));
+            let is_below = task.gs().with(|graph| audit::reaches(graph, main, node)) && !is_there;
+            assert!(kind != VisitKind::Intruder || !is_below, "an intruder was let in");
+            if kind == VisitKind::Intruder || !is_there {
+                let mut plan = Plan::new();
+                plan.detach_root(backend.id());
+                task.apply(plan).await?;
+                return Ok(None);
+            }
+            Ok(Some(backend))
         };
         match self.stage.on_control(work).await {
             Ok(None) => None,
             Err(error) => Some(Err(error)),
-            Ok(Some(_)) if kind == VisitKind::Intruder => panic!("an intruder was let in"),
             Ok(Some(backend)) => {
                 self.client = Watched::new(BackendClient::new(&backend, &self.local), &self.disk.model);
-                self.visit = Some(Visit { backend, kind });
+                self.visit = Some(Visit { backend });
                 Some(Ok(()))
             }
         }
@@ -181,6 +209,17 @@ impl Player {
         let result = self.stage.on_control(work).await;
         self.note(Change::Leave.name(), refusals(&Change::Leave), result);
     }
+}
+
+/// Where a user is.
+pub(super) fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+    graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
+}
+
+/// Whether `node` shows the image that `main` sees.
+pub(super) fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+    let image = |node| audit::chain(graph, node).first().map(|image| image.id);
+    node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }
 
 /// What a failed command says.

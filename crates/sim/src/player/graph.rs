@@ -13,7 +13,7 @@ use drystone_filter::copy_on_read::CopyOnRead;
 use super::change::not_there;
 use crate::audit;
 use crate::image::{Format, Qcow2Kind};
-use crate::stage::{Common, Front, NodeOptions, OWNER};
+use crate::stage::{Common, Front, NodeOptions, owner};
 use crate::step::Target;
 
 /// What a command works with.
@@ -21,13 +21,20 @@ pub(super) struct Desk {
     pub(super) common: Common,
     pub(super) front: Front,
     pub(super) main: Backend<ReadWrite>,
+    /// Its user may change the length.
+    pub(super) resizes: bool,
 }
 
 /// An owner while the image on top is read-only.
 const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 
 /// A new image takes the place of the one on top.
-pub(super) async fn snapshot(task: &mut Task<'_>, desk: &Desk, kind: Qcow2Kind, is_doomed: bool) -> Result<()> {
+pub(super) async fn snapshot(
+    task: &mut Task<'_>,
+    desk: &Desk,
+    kind: Qcow2Kind,
+    is_doomed: bool,
+) -> Result<()> {
     let (common, head) = (&desk.common, desk.front.head());
     let info = task.gs().with(|graph| graph.node_named(&head));
     let below = common.find(&head).map(|(sheet, _)| sheet);
@@ -59,8 +66,18 @@ pub(super) async fn drain(task: &mut Task<'_>, desk: &Desk, target: Target, ns: 
     let files: Vec<_> = drained.images.iter().filter_map(|name| desk.common.find(name)).collect();
     files.iter().for_each(|(sheet, watch)| watch.begin_quiet(&sheet.name, &sheet.disk));
     task.gs().with(audit::demand_sound);
+    let before = task
+        .gs()
+        .with(|graph| audit::reaches(graph, desk.main.id(), drained.node))
+        .then(|| desk.main.statistics());
     let until_ns = task.local().now_ns().saturating_add(ns);
     task.sleep_until(until_ns).await;
+    if let Some(before) = before
+        && task.gs().with(|graph| audit::reaches(graph, desk.main.id(), drained.node))
+    {
+        let name = desk.main.name();
+        assert_eq!(before, desk.main.statistics(), "requests of '{name}' ended above something quiet");
+    }
     files.iter().for_each(|(_, watch)| watch.end_quiet());
     drop(quiet);
     Ok(())
@@ -84,7 +101,10 @@ fn targets(graph: &GraphView<'_>, head: NodeId, target: Target) -> Option<Draine
             one(graph.child(image.id, ChildKey::File)?, &image)
         }
         Target::All => {
-            let files = graph.nodes().into_iter().filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
+            let files = graph
+                .nodes()
+                .into_iter()
+                .filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
             Drained { node: head, images: files.collect() }
         }
     })
@@ -98,7 +118,13 @@ pub(super) fn nth(graph: &GraphView<'_>, head: NodeId, number: usize) -> Option<
 }
 
 /// Says of an image what it was opened with, as far as it stays, and the rest anew.
-fn say_again(draft: &mut Draft, task: &Task<'_>, desk: &Desk, image: &NodeInfo, options: NodeOptions) -> Result<()> {
+fn say_again(
+    draft: &mut Draft,
+    task: &Task<'_>,
+    desk: &Desk,
+    image: &NodeInfo,
+    options: NodeOptions,
+) -> Result<()> {
     let (mut sheet, _) = desk.common.find(&image.name).ok_or_else(|| not_there("the image"))?;
     sheet.backing = task.gs().with(|graph| {
         let behind = graph.child(image.id, ChildKey::Backing)?;
@@ -108,11 +134,17 @@ fn say_again(draft: &mut Draft, task: &Task<'_>, desk: &Desk, image: &NodeInfo, 
 }
 
 /// Other caches.
-pub(super) async fn reopen(task: &mut Task<'_>, desk: &Desk, number: usize, cache_bytes: u64) -> Option<Result<()>> {
+pub(super) async fn reopen(
+    task: &mut Task<'_>,
+    desk: &Desk,
+    number: usize,
+    cache_bytes: u64,
+) -> Option<Result<()>> {
     let head = task.gs().find(&desk.front.head()).ok()?;
     let image = task.gs().with(|graph| nth(graph, head, number))?;
     let options = NodeOptions { read_only: image.read_only, with_backing: true, cache_bytes };
-    let done = change(task, desk.common.opener(), async |draft, task| say_again(draft, task, desk, &image, options));
+    let done =
+        change(task, desk.common.opener(), async |draft, task| say_again(draft, task, desk, &image, options));
     Some(done.await)
 }
 
@@ -123,7 +155,7 @@ pub(super) async fn set_read_only(task: &mut Task<'_>, desk: &Desk, read_only: b
     let options = NodeOptions { read_only, ..NodeOptions::WRITABLE };
     let done = change(task, desk.common.opener(), async |draft, task| {
         say_again(draft, task, desk, &image, options)?;
-        draft.plan().set_grant(desk.main.id(), if read_only { READS } else { OWNER });
+        draft.plan().set_grant(desk.main.id(), if read_only { READS } else { owner(desk.resizes) });
         Ok(())
     });
     done.await

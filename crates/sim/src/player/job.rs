@@ -28,7 +28,8 @@ impl Player {
         let id = format!("stream{}", self.disk.number);
         let result = match step {
             JobStep::Stream(stream) => {
-                let done = self.command(async move |task, desk| Some(begin(task, desk, &jobs, id, stream).await));
+                let done =
+                    self.command(async move |task, desk| Some(begin(task, desk, &jobs, id, stream).await));
                 done.await
             }
             JobStep::Pause => Some(jobs.pause(&id)),
@@ -48,7 +49,13 @@ impl Player {
     }
 }
 
-async fn begin(task: &mut Task<'_>, desk: &graph::Desk, jobs: &Jobs, id: String, stream: Stream) -> Result<()> {
+async fn begin(
+    task: &mut Task<'_>,
+    desk: &graph::Desk,
+    jobs: &Jobs,
+    id: String,
+    stream: Stream,
+) -> Result<()> {
     let head = task.gs().find(&desk.front.head())?;
     let (top, base) = task.gs().with(|graph| {
         let nth = |number| graph::nth(graph, head, number).map(|image| image.id);

@@ -82,7 +82,8 @@ impl fmt::Display for Stream {
             Reach::Base(number) => write!(f, "stream base {number}")?,
             Reach::Bottom(number) => write!(f, "stream bottom {number}")?,
         }
-        let policy = POLICIES.iter().find(|(_, policy)| *policy == self.on_error).map_or("report", |(name, _)| name);
+        let policy =
+            POLICIES.iter().find(|(_, policy)| *policy == self.on_error).map_or("report", |(name, _)| name);
         write!(f, " speed {} on-error {policy}", self.speed)?;
         if self.is_manual { f.write_str(" manual") } else { Ok(()) }
     }

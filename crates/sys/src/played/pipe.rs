@@ -121,9 +121,7 @@ impl PlayedWire for End {
                 return (Err(Errno::AGAIN), Vec::new());
             }
             let moved = dice.part(most_bytes);
-            for (to, byte) in into.iter_mut().zip(back.bytes.drain(..moved)) {
-                *to = byte;
-            }
+            take(&mut back.bytes, into.get_mut(..moved).unwrap_or_default());
             (Ok(moved), back.senders.take().collect())
         })
     }
@@ -140,7 +138,7 @@ impl PlayedWire for End {
                 return (Err(Errno::AGAIN), Vec::new());
             }
             let moved = if len_bytes == 0 { 0 } else { dice.part(most_bytes) };
-            out.bytes.extend(parts.iter().flat_map(|part| part.iter()).take(moved));
+            put(&mut out.bytes, parts, moved);
             (Ok(moved), out.receivers.take().collect())
         })
     }
@@ -184,6 +182,26 @@ impl PlayedWire for End {
     }
 }
 
+/// Moves as many bytes as fill `into`, of which there are so many.
+fn take(bytes: &mut VecDeque<u8>, into: &mut [u8]) {
+    let (front, back) = bytes.as_slices();
+    let (head, tail) = into.split_at_mut(front.len().min(into.len()));
+    for (to, from) in [(head, front), (tail, back)] {
+        let len_bytes = to.len();
+        to.copy_from_slice(from.get(..len_bytes).unwrap_or_default());
+    }
+    bytes.drain(..into.len());
+}
+
+/// Adds the first `left` bytes of all `parts`.
+fn put(bytes: &mut VecDeque<u8>, parts: &[IoSlice<'_>], mut left: usize) {
+    for part in parts {
+        let now = part.get(..left.min(part.len())).unwrap_or_default();
+        bytes.extend(now);
+        left -= now.len();
+    }
+}
+
 impl Drop for End {
     fn drop(&mut self) {
         let dice = Arc::clone(&self.pair.dice);
@@ -198,5 +216,95 @@ impl Drop for End {
             }
             ((), out.all().into_iter().chain(back.all()).collect())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dice::WireOptions;
+    use super::*;
+
+    /// Both ends, with rooms of 64 bytes, and nothing left to chance.
+    fn plain() -> (Arc<End>, Arc<End>) {
+        let options = WireOptions { seed: 1, room_bits_max: 6, again_one_in: 0, part_one_in: 0 };
+        pair(&Arc::new(Dice::new(options)))
+    }
+
+    fn send(end: &End, text: &[u8]) -> Result<usize, Errno> {
+        let (head, tail) = text.split_at(text.len() / 2);
+        end.send(&[IoSlice::new(head), IoSlice::new(tail)])
+    }
+
+    fn recv(end: &End, most_bytes: usize) -> Result<Vec<u8>, Errno> {
+        let mut into = vec![0; most_bytes];
+        end.recv(&mut into).map(|len| into[..len].to_vec())
+    }
+
+    fn is_ready(end: &End, interest: Interest) -> bool {
+        end.poll_ready(interest, &mut None, &Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn bytes_arrive_in_their_order_as_far_as_there_is_room() {
+        let (one, other) = plain();
+        let text: Vec<u8> = (0..100).collect();
+        assert_eq!((recv(&other, 9), is_ready(&other, Interest::Readable)), (Err(Errno::AGAIN), false));
+        assert_eq!(send(&one, &text), Ok(64));
+        assert_eq!((send(&one, &text), is_ready(&one, Interest::Writable)), (Err(Errno::AGAIN), false));
+        assert_eq!(recv(&other, 50), Ok(text[..50].to_vec()));
+        assert_eq!(send(&one, &text[64..]), Ok(36));
+        assert_eq!(recv(&other, 99), Ok(text[50..].to_vec()), "around the end of the ring");
+        assert_eq!(send(&other, b"back"), Ok(4));
+        assert_eq!(recv(&one, 9), Ok(b"back".to_vec()));
+    }
+
+    #[test]
+    fn an_end_that_says_it_is_over_still_listens() {
+        let (one, other) = plain();
+        send(&one, b"last words").unwrap();
+        one.shutdown(Shutdown::Write);
+        assert_eq!(send(&one, b"x"), Err(Errno::PIPE));
+        assert_eq!(recv(&other, 99), Ok(b"last words".to_vec()));
+        assert_eq!(recv(&other, 99), Ok(Vec::new()));
+        send(&other, b"answer").unwrap();
+        assert_eq!(recv(&one, 99), Ok(b"answer".to_vec()));
+    }
+
+    #[test]
+    fn an_end_that_is_shut_down_neither_sends_nor_listens() {
+        let (one, other) = plain();
+        one.shutdown(Shutdown::Both);
+        assert_eq!((recv(&one, 9), send(&other, b"x")), (Ok(Vec::new()), Err(Errno::PIPE)));
+        assert!(is_ready(&other, Interest::Readable) && is_ready(&other, Interest::Writable));
+        assert_eq!(recv(&other, 9), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn whoever_goes_with_something_unread_resets_the_other_once() {
+        let (one, other) = plain();
+        send(&other, b"unread").unwrap();
+        drop(one);
+        assert_eq!(recv(&other, 9), Err(Errno::CONNRESET));
+        assert_eq!((recv(&other, 9), send(&other, b"x")), (Ok(Vec::new()), Err(Errno::PIPE)));
+    }
+
+    #[test]
+    fn nobody_is_woken_who_waits_no_more() {
+        struct Count(std::sync::atomic::AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let (one, other) = plain();
+        let count = Arc::new(Count(0.into()));
+        let waker = Waker::from(Arc::clone(&count));
+        let (mut first, mut second) = (None, None);
+        for number in [&mut first, &mut second] {
+            assert!(other.poll_ready(Interest::Readable, number, &Context::from_waker(&waker)).is_pending());
+        }
+        other.forget(Interest::Readable, first.unwrap());
+        send(&one, b"x").unwrap();
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }

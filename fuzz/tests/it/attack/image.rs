@@ -152,6 +152,16 @@ fn header_extensions_that_claim_more_than_there_is_are_refused() {
 }
 
 #[test]
+fn an_end_of_header_extensions_that_claims_data_is_refused_where_there_is_no_room_for_it() {
+    for (len, is_opened) in [(0_u32, true), (8, true), (0x0100_0180, false), (u32::MAX, false)] {
+        let (mut image, _) = image();
+        image.write(112, &[0; 4]);
+        image.write(116, &len.to_be_bytes());
+        assert_eq!(opened(&image, true).0.is_none(), is_opened, "{len}");
+    }
+}
+
+#[test]
 fn a_snapshot_table_of_any_claimed_size_costs_what_its_bytes_cost() {
     let mut entry = vec![0; 64];
     for (at, len) in [(12, 2), (14, 2), (36, 4), (8, 4)] {

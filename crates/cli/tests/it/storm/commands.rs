@@ -3,13 +3,16 @@
 //! Whatever may change which node is the top of a disk holds the disk's gate together with others of its kind; whatever
 //! would destroy something if that changed holds it alone. All other commands meet as they like. Contents of a lower layer
 //! never change, so a backing file that was right once is right for ever.
+//!
+//! Every turn has a generator of its own, out of the seed, the monitor and the number of the turn: what one turn finds
+//! does not change what the next one tries.
 
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::{Value, json};
 
-use super::{DISKS, Disk, LEN_BYTES, Monitor, Rng, Storm, tool};
+use super::disks::backing_file;
+use super::{CHAINS, DISKS, Disk, LEN_BYTES, Monitor, Rng, Storm, tool};
 
 /// What has to succeed in every run.
 pub(super) const KINDS: &[&str] = &[
@@ -88,20 +91,14 @@ pub(super) fn export(disk: usize, node: &str, thread: Option<usize>) -> Value {
     options
 }
 
+/// The node that copies what is read of a disk.
+fn filter(disk: usize) -> String {
+    format!("c{disk}")
+}
+
 /// The name of a job on a disk.
 fn job_id(disk: usize, rest: &str) -> String {
     format!("j{disk}-{rest}")
-}
-
-/// What a qcow2 file names as its backing file. Spec "Header": its offset and its length.
-fn backing_file(path: &str) -> io::Result<Option<String>> {
-    let mut header = [0; 20];
-    let file = std::fs::File::open(path)?;
-    file.read_exact_at(&mut header, 0)?;
-    let at = u64::from_be_bytes(header[8..16].try_into().unwrap());
-    let mut name = vec![0; u32::from_be_bytes(header[16..20].try_into().unwrap()) as usize];
-    file.read_exact_at(&mut name, at)?;
-    Ok((at != 0).then(|| String::from_utf8(name).unwrap()))
 }
 
 /// A node, as `query-named-block-nodes` tells it, and what is below.
@@ -110,20 +107,57 @@ struct Layer {
     info: Value,
 }
 
+/// The right to put a layer on a disk.
+enum Rise<'d> {
+    WithOthers {
+        _gate: RwLockReadGuard<'d, ()>,
+    },
+    /// After a kill it must be clear what was on its way.
+    Alone {
+        _gate: RwLockWriteGuard<'d, ()>,
+    },
+}
+
 /// Who sends random commands.
 pub(super) struct Author<'s> {
     pub(super) storm: &'s Storm,
     pub(super) monitor: Monitor,
-    pub(super) rng: Rng,
+    rng: Rng,
+    number: u64,
+    turns: u64,
 }
 
 impl<'s> Author<'s> {
+    pub(super) fn new(storm: &'s Storm, monitor: Monitor, number: u64) -> Self {
+        Self { storm, monitor, rng: Rng::new(storm.seed), number, turns: 0 }
+    }
+
+    fn rise(&self, disk: &'s Disk) -> Rise<'s> {
+        if self.storm.is_deadly {
+            Rise::Alone { _gate: disk.close() }
+        } else {
+            Rise::WithOthers { _gate: disk.share() }
+        }
+    }
+
+    /// Asks for something that may put layers on disks. Who is killed meanwhile leaves word of it.
+    fn ask_for(&mut self, layers: &[(&Disk, &str)], name: &str, arguments: Value) -> Result<Value, String> {
+        for (disk, new) in layers {
+            *disk.rising.lock().unwrap() = Some((*new).to_owned());
+        }
+        let answer = self.ask(name, arguments);
+        if answer.is_err() {
+            layers.iter().for_each(|(disk, _)| disk.has_risen());
+        }
+        answer
+    }
+
     fn ask(&mut self, name: &str, arguments: Value) -> Result<Value, String> {
         self.storm.call(&mut self.monitor, &json!({"execute": name, "arguments": arguments}))
     }
 
     fn disk(&mut self) -> (usize, &'s Disk) {
-        let number = self.rng.index(DISKS);
+        let number = self.rng.index(CHAINS);
         (number, &self.storm.disks[number])
     }
 
@@ -137,7 +171,10 @@ impl<'s> Author<'s> {
 
     /// One command, with what it needs.
     pub(super) fn turn(&mut self) {
-        match self.rng.below(100) {
+        self.turns += 1;
+        self.rng = Rng::new((self.storm.seed << 40) ^ (self.number << 32) ^ self.turns);
+        match self.rng.below(104) {
+            100..=103 => self.copy_on_read(),
             0..=14 => self.snapshot_sync(),
             15..=19 => self.snapshot(),
             20..=26 => self.transaction(),
@@ -155,17 +192,26 @@ impl<'s> Author<'s> {
         }
     }
 
-    /// Some more for a command that did not succeed yet.
+    /// Some more for commands that did not succeed yet.
     pub(super) fn catch_up(&mut self, missing: &[&str]) {
-        if missing.iter().any(|kind| kind.contains("job-")) {
-            self.stream();
-            self.verb();
-        }
-        if missing.iter().any(|kind| kind.starts_with("object-") || kind.starts_with("qom-")) {
-            self.others();
-        }
-        if missing.iter().any(|kind| kind.starts_with("query-") || kind.starts_with("x-")) {
-            self.look_at_all();
+        for kind in missing {
+            match *kind {
+                "block-export-add" | "block-export-del" | "nbd-server-start" => self.exports(),
+                "nbd-server-stop" => self.server_stop(),
+                "block_resize" => self.resize(),
+                "blockdev-add" | "blockdev-snapshot" => self.snapshot(),
+                "blockdev-del" => self.tidy_up(),
+                "blockdev-reopen" => self.reopen(),
+                "blockdev-snapshot-sync" => self.snapshot_sync(),
+                "change-backing-file" => self.change_backing_file(),
+                "transaction" => self.transaction(),
+                "object-add" | "object-del" | "qom-list" => self.others(),
+                job if job.contains("job") || job == "block-stream" => {
+                    self.stream();
+                    self.verb();
+                }
+                _ => self.look_at_all(),
+            }
         }
     }
 
@@ -189,19 +235,28 @@ impl<'s> Author<'s> {
         if self.layers(number).iter().any(|layer| layer.node == new) {
             self.risen(disk, old, new);
         }
+        disk.has_risen();
     }
 
     /// `old` was the top when the command was sent. Of two commands that succeed only one can have named it, unless a
     /// stream has taken it out of the chain in between: then `new` stands beside that.
     fn risen(&mut self, disk: &Disk, old: &str, new: &str) {
-        let mut top = disk.top.lock().unwrap();
-        if *top == old {
-            return new.clone_into(&mut top);
-        }
+        let top = {
+            let mut top = disk.top.lock().unwrap();
+            if *top == old {
+                return new.clone_into(&mut top);
+            }
+            top.clone()
+        };
         let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
-        let below = |node: &String| Self::child(&graph, node, "backing").or_else(|| Self::child(&graph, node, "file"));
-        let chain: Vec<String> = std::iter::successors(Some(top.clone()), below).collect();
-        assert!(!chain.iter().any(|node| node == old), "'{new}' was put in the middle of the chain {chain:?}");
+        let below = |node: &String| {
+            Self::child(&graph, node, "backing").or_else(|| Self::child(&graph, node, "file"))
+        };
+        let chain: Vec<String> = std::iter::successors(Some(top), below).collect();
+        assert!(
+            !chain.iter().any(|node| node == old),
+            "'{new}' was put in the middle of the chain {chain:?}"
+        );
     }
 
     fn sync_of(&mut self, number: usize, disk: &Disk) -> (String, String, Value) {
@@ -216,9 +271,9 @@ impl<'s> Author<'s> {
         if self.is_high(number) {
             return self.stream();
         }
-        let _gate = disk.gate.read().unwrap();
+        let _gate = self.rise(disk);
         let (old, new, arguments) = self.sync_of(number, disk);
-        if self.ask("blockdev-snapshot-sync", arguments).is_ok() {
+        if self.ask_for(&[(disk, &new)], "blockdev-snapshot-sync", arguments).is_ok() {
             self.risen_if_there(disk, &old, &new);
         }
     }
@@ -228,7 +283,7 @@ impl<'s> Author<'s> {
         if self.is_high(number) {
             return;
         }
-        let _gate = disk.gate.read().unwrap();
+        let _gate = self.rise(disk);
         let old = disk.top.lock().unwrap().clone();
         let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == old) else { return };
         let (new, len_bytes) =
@@ -239,20 +294,22 @@ impl<'s> Author<'s> {
         let added = self
             .ask("blockdev-add", json!({"driver": "qcow2", "node-name": new, "file": file, "backing": null}));
         added.unwrap_or_else(|text| panic!("a new image cannot be opened: {text}"));
-        if self.ask("blockdev-snapshot", json!({"node": old, "overlay": new})).is_ok() {
+        let arguments = json!({"node": old, "overlay": new});
+        if self.ask_for(&[(disk, &new)], "blockdev-snapshot", arguments).is_ok() {
             self.risen(disk, &old, &new);
+            disk.has_risen();
         }
     }
 
     /// Two snapshots at once, or none of them.
     fn transaction(&mut self) {
-        let first = self.rng.index(DISKS - 1);
-        let second = first + 1 + self.rng.index(DISKS - 1 - first);
+        let first = self.rng.index(CHAINS - 1);
+        let second = first + 1 + self.rng.index(CHAINS - 1 - first);
         if self.is_high(first) || self.is_high(second) {
             return;
         }
         let disks = [(first, &self.storm.disks[first]), (second, &self.storm.disks[second])];
-        let _gates = disks.map(|(_, disk)| disk.gate.read().unwrap());
+        let _gates = disks.map(|(_, disk)| self.rise(disk));
         let layers = disks.map(|(number, disk)| self.sync_of(number, disk));
         let mut actions: Vec<Value> =
             layers.iter().map(|(.., data)| json!({"type": "blockdev-snapshot-sync", "data": data})).collect();
@@ -260,7 +317,9 @@ impl<'s> Author<'s> {
         if is_aborted {
             actions.insert(self.rng.index(3), json!({"type": "abort", "data": {}}));
         }
-        let is_done = self.ask("transaction", json!({"actions": actions})).is_ok();
+        let rising: Vec<(&Disk, &str)> =
+            disks.iter().zip(&layers).map(|((_, disk), (_, new, _))| (*disk, new.as_str())).collect();
+        let is_done = self.ask_for(&rising, "transaction", json!({"actions": actions})).is_ok();
         assert!(!(is_done && is_aborted), "what was aborted succeeds");
         for ((number, disk), (old, new, _)) in disks.into_iter().zip(&layers) {
             if is_done {
@@ -289,7 +348,7 @@ impl<'s> Author<'s> {
     /// right when it was looked up must be so still: nobody may put layers on or take some out meanwhile.
     fn reopen(&mut self) {
         let storm = self.storm;
-        let gates = storm.disks.each_ref().map(|disk| disk.gate.try_write().ok());
+        let gates = storm.disks.each_ref().map(|disk| disk.try_close());
         let jobs = self.ask("query-jobs", json!({})).unwrap();
         let is_still = |disk: usize| {
             let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
@@ -299,12 +358,19 @@ impl<'s> Author<'s> {
         let graph = self.ask("x-debug-query-block-graph", json!({})).unwrap();
         let mut options = Vec::new();
         for _ in 0..=self.rng.below(3) {
+            if self.rng.one_in(4) {
+                let raw = CHAINS + self.rng.index(DISKS - CHAINS);
+                let one = self.reopened_file(&format!("d{raw}-0"), &format!("d{raw}-0-file"), &false.into());
+                options.retain(|other: &Value| other["node-name"] != one["node-name"]);
+                options.push(one);
+                continue;
+            }
             let (number, _) = self.disk();
             let layers = self.layers(number);
             let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
             let Some(file) = Self::child(&graph, &node.node, "file") else { return };
             let one = if self.rng.one_in(2) || !is_still(number) {
-                self.reopened_file(node, &file)
+                self.reopened_file(&node.node, &file, &node.info["ro"])
             } else {
                 self.reopened_image(node, &file, &graph)
             };
@@ -315,11 +381,11 @@ impl<'s> Author<'s> {
         let _ = self.ask("blockdev-reopen", json!({"options": options}));
     }
 
-    fn reopened_file(&mut self, node: &Layer, file: &str) -> Value {
+    fn reopened_file(&mut self, layer: &str, file: &str, read_only: &Value) -> Value {
         let [cache, discard, detect] = self.settings();
         json!({
-            "driver": "file", "node-name": file, "filename": self.path(&node.node), "discard": discard,
-            "cache": cache, "detect-zeroes": detect, "read-only": node.info["ro"],
+            "driver": "file", "node-name": file, "filename": self.path(layer), "discard": discard,
+            "cache": cache, "detect-zeroes": detect, "read-only": read_only,
         })
     }
 
@@ -347,7 +413,7 @@ impl<'s> Author<'s> {
             return self.verb();
         }
         let (number, disk) = self.disk();
-        let _gate = disk.gate.read().unwrap();
+        let _gate = disk.share();
         let layers: Vec<String> = self.layers(number).into_iter().map(|layer| layer.node).collect();
         let top = disk.top.lock().unwrap().clone();
         let (Some(layer), Some(other)) = (self.pick(&layers), self.pick(&layers)) else { return };
@@ -403,9 +469,11 @@ impl<'s> Author<'s> {
     /// Writes the same name again.
     fn change_backing_file(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
-        let layers = self.layers(number);
-        let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
+        let _gate = disk.close();
+        let (layers, top) = (self.layers(number), disk.top.lock().unwrap().clone());
+        let is_top = |layer: &&Layer| layer.node == top;
+        let any = layers.get(self.rng.index(layers.len()));
+        let Some(node) = layers.iter().find(is_top).filter(|_| self.rng.one_in(2)).or(any) else { return };
         let Some(file) = node.info["image"]["backing-filename"].as_str() else { return };
         let arguments = json!({"device": node.node, "image-node-name": node.node, "backing-file": file});
         let _ = self.ask("change-backing-file", arguments);
@@ -413,10 +481,11 @@ impl<'s> Author<'s> {
 
     /// Takes exports away, or brings them back.
     fn exports(&mut self) {
-        let (number, disk) = self.disk();
+        let number = self.rng.index(DISKS);
+        let disk = &self.storm.disks[number];
         let (id, keeper) = (format!("x{number}"), format!("k{number}"));
         {
-            let _gate = disk.gate.read().unwrap();
+            let _gate = disk.share();
             let exports = self.ask("query-block-exports", json!({})).unwrap();
             let is_there = |id: &str| exports.as_array().unwrap().iter().any(|export| export["id"] == *id);
             if is_there(&id) && is_there(&keeper) {
@@ -425,7 +494,7 @@ impl<'s> Author<'s> {
                 return;
             }
         }
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         self.open_top(number, disk);
         if !self.add_exports(number, disk) {
             let address = json!({"type": "unix", "data": {"path": self.path("nbd.sock")}});
@@ -436,12 +505,15 @@ impl<'s> Author<'s> {
     /// It takes the keepers with it, so nobody may count on them.
     fn server_stop(&mut self) {
         let storm = self.storm;
-        let _gates = storm.disks.each_ref().map(|disk| disk.gate.write().unwrap());
+        let _gates = storm.disks.each_ref().map(|disk| disk.close());
         let _ = self.ask("nbd-server-stop", json!({}));
     }
 
     /// A layer of `blockdev-snapshot-sync` belongs to those above: it goes with the last export.
     fn open_top(&mut self, number: usize, disk: &Disk) {
+        if disk.is_raw() {
+            return;
+        }
         let top = disk.top.lock().unwrap().clone();
         let layers = self.layers(number);
         if layers.iter().any(|layer| layer.node == top) {
@@ -461,20 +533,48 @@ impl<'s> Author<'s> {
     /// Beside the export with the writers a keeper that nobody reads from: while that one goes and comes, the top stays.
     fn add_exports(&mut self, number: usize, disk: &Disk) -> bool {
         let top = disk.top.lock().unwrap().clone();
+        let entry = if self.has_filter(number) { filter(number) } else { top };
         let thread = self.pick(&[None, Some(0), Some(1)]).flatten();
         let keeper = format!("k{number}");
-        let _ = self
-            .ask("block-export-add", json!({"type": "nbd", "id": keeper, "name": keeper, "node-name": top}));
-        self.ask("block-export-add", export(number, &top, thread)).is_ok()
+        let _ = self.ask(
+            "block-export-add",
+            json!({"type": "nbd", "id": keeper, "name": keeper, "node-name": entry}),
+        );
+        self.ask("block-export-add", export(number, &entry, thread)).is_ok()
+    }
+
+    fn has_filter(&mut self, number: usize) -> bool {
+        let nodes = self.ask("query-named-block-nodes", json!({"flat": true})).unwrap();
+        nodes.as_array().unwrap().iter().any(|node| node["node-name"] == filter(number))
+    }
+
+    /// Everything that is read is copied up from now on, or not any more. Nobody may write beside that filter.
+    fn copy_on_read(&mut self) {
+        let (number, disk) = self.disk();
+        let _gate = disk.close();
+        self.remove_exports(number);
+        self.open_top(number, disk);
+        if self.has_filter(number) {
+            let _ = self.ask("blockdev-del", json!({"node-name": filter(number)}));
+        } else {
+            let top = disk.top.lock().unwrap().clone();
+            let options = json!({"driver": "copy-on-read", "node-name": filter(number), "file": top});
+            let _ = self.ask("blockdev-add", options);
+        }
+        self.add_exports(number, disk);
+    }
+
+    fn remove_exports(&mut self, number: usize) {
+        for export in ["x", "k"] {
+            let _ = self.ask("block-export-del", json!({"id": format!("{export}{number}"), "mode": "hard"}));
+        }
     }
 
     /// A disk with clients keeps its length, so they have to go.
     fn resize(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
-        for export in ["x", "k"] {
-            let _ = self.ask("block-export-del", json!({"id": format!("{export}{number}"), "mode": "hard"}));
-        }
+        let _gate = disk.close();
+        self.remove_exports(number);
         self.open_top(number, disk);
         let top = disk.top.lock().unwrap().clone();
         let Some(layer) = self.layers(number).into_iter().find(|layer| layer.node == top) else { return };
@@ -486,10 +586,10 @@ impl<'s> Author<'s> {
         self.add_exports(number, disk);
     }
 
-    /// Closes layers that nobody uses. Their files stay: a header may come to name them again.
+    /// Closes a layer that nobody uses, and removes the files that nothing names any more.
     fn tidy_up(&mut self) {
         let (number, disk) = self.disk();
-        let _gate = disk.gate.write().unwrap();
+        let _gate = disk.close();
         let top = disk.top.lock().unwrap().clone();
         let layers = self.layers(number);
         let unused: Vec<String> =
@@ -497,6 +597,8 @@ impl<'s> Author<'s> {
         if let Some(layer) = self.pick(&unused) {
             let _ = self.ask("blockdev-del", json!({"node-name": layer}));
         }
+        let nodes = self.ask("query-named-block-nodes", json!({})).unwrap();
+        self.storm.sweep(number, &format!("{nodes} {top} "));
     }
 
     /// Nodes and threads that have nothing to do with the disks.

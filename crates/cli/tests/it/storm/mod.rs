@@ -1,23 +1,31 @@
 //! Random commands in random order against a daemon whose disks are written to all the time.
 //!
 //! ```text
-//!   2 monitors, random commands ──┐
-//!                                 ▼
-//!   drystone daemon: 3 disks, each a chain of layers ◄── NBD, 4 writers per disk, who read back what they wrote
+//!   2 monitors, random commands ──┐                         ┌── clients that stall, hang up, or say nothing (`rude`)
+//!                                 ▼                         ▼
+//!   drystone daemon: 3 chains of qcow2 layers, 2 raw disks ◄── NBD, 4 writers per disk, who read back what they wrote
+//!                                 ▲
+//!                                 └── how much memory, how many descriptors and threads it has (`watch`)
 //! ```
 //! A command may be refused, but it is answered in time; no write that was acknowledged is ever lost; at the end every
-//! layer in use is whole and holds what the writers know, and nothing is left behind.
+//! layer in use is whole and holds what the writers know, and nothing is left behind. In `killed`, the daemon is killed in
+//! the middle of it, again and again.
 //!
-//! `DRYSTONE_SOAK_SECS` and `DRYSTONE_SOAK_SEED` make it longer and different (`cargo xtask soak`). The seed decides what
-//! each monitor asks for, but threads meet as they like: a failure need not come back at once.
+//! `DRYSTONE_SOAK_SECS` and `DRYSTONE_SOAK_SEED` make it longer and different, and `DRYSTONE_SOAK_REPORT` names a file for
+//! the report (`cargo xtask soak`). The seed decides the kind of every turn of every monitor and how it chooses among what
+//! is there, but threads meet as they like: a failure need not come back at once.
 
 mod commands;
+mod disks;
+mod killed;
+mod rude;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,27 +33,22 @@ use drystone_base::rng::Rng;
 use serde_json::{Value, json};
 
 use self::commands::{Author, KINDS};
+use self::disks::Disk;
+use self::watch::Samples;
 use crate::common::daemon::{Daemon, Monitor};
-use crate::common::serve::{PATIENCE, Serve, drystone};
+use crate::common::serve::{PATIENCE, drystone};
 use crate::common::{Scratch, run, words};
-use crate::load::{BLOCK_BYTES, Load, check};
+use crate::load::BLOCK_BYTES;
 
 const BLOCKS: usize = 1200;
 const LEN_BYTES: usize = BLOCKS * BLOCK_BYTES / 4096 * 4096 + 4096;
-const DISKS: usize = 3;
+/// Disks that are chains of qcow2 layers; those after them are raw.
+const CHAINS: usize = 3;
+const DISKS: usize = 5;
 const SECS_DEFAULT: u64 = 6;
 const SEED_DEFAULT: u64 = 20;
 /// How many commands a failure shows.
 const SHOWN: usize = 200;
-
-/// A disk, as the writers and the monitors see it.
-struct Disk {
-    load: Load,
-    /// Shared by whoever puts a layer on top; alone is who relies on which one that is.
-    gate: RwLock<()>,
-    /// The node of the newest layer.
-    top: Mutex<String>,
-}
 
 /// What all threads share.
 struct Storm {
@@ -53,19 +56,32 @@ struct Storm {
     disks: [Disk; DISKS],
     /// Names that were used.
     names: AtomicU64,
-    /// Successes and refusals per command.
-    counts: Mutex<BTreeMap<String, [u64; 2]>>,
+    /// Successes and refusals per command, and the longest that one took in milliseconds.
+    counts: Mutex<BTreeMap<String, [u64; 3]>>,
     last: Mutex<VecDeque<String>>,
     is_over: AtomicBool,
+    is_told: AtomicBool,
     seed: u64,
     begin: Instant,
     /// The daemon's process.
     pid: AtomicU32,
+    /// The daemon is going to be killed, and who waits for an answer need not get one.
+    is_killed: AtomicBool,
+    /// Whether it ever is.
+    is_deadly: bool,
+    /// Turns of clients that misbehave.
+    rude: AtomicU64,
 }
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: no number: {text}")))
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}: no number: {text}")))
+}
+
+/// Length of the run, and its seed.
+fn settings() -> (Duration, u64) {
+    let secs = setting("DRYSTONE_SOAK_SECS").unwrap_or(SECS_DEFAULT);
+    (Duration::from_secs(secs), setting("DRYSTONE_SOAK_SEED").unwrap_or(SEED_DEFAULT))
 }
 
 fn tool(dir: &Path, line: &str) -> String {
@@ -75,50 +91,37 @@ fn tool(dir: &Path, line: &str) -> String {
 }
 
 impl Storm {
-    /// Three images with data below, and one layer above each.
-    fn new(dir: &Path, seed: u64) -> Self {
-        let disk = |number: usize| {
-            let load = Load::new(BLOCKS);
-            let option = if number == 1 { "" } else { "-o cluster_size=4k " };
-            tool(dir, &format!("img create -q -f qcow2 {option}d{number}-base {LEN_BYTES}"));
-            let server = Serve::start(dir, &[&format!("d{number}-base")]).unwrap();
-            load.fill(&mut server.connect(""));
-            server.stop_cleanly();
-            let name = |layer: &str| dir.join(format!("d{number}-{layer}")).to_str().unwrap().to_owned();
-            tool(dir, &format!("img create -q -f qcow2 {option}-b {} -F qcow2 d{number}-0", name("base")));
-            Disk { load, gate: RwLock::default(), top: Mutex::new(format!("d{number}-0")) }
-        };
+    fn new(dir: &Path, seed: u64, is_deadly: bool) -> Self {
         Self {
             dir: dir.to_owned(),
-            disks: std::array::from_fn(disk),
+            disks: std::array::from_fn(|number| Disk::make(dir, number)),
             names: AtomicU64::new(1),
             counts: Mutex::default(),
             last: Mutex::default(),
             is_over: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             seed,
             begin: Instant::now(),
             pid: AtomicU32::new(0),
+            is_killed: AtomicBool::new(false),
+            is_deadly,
+            rude: AtomicU64::new(0),
         }
     }
 
+    /// The daemon, with all disks as they are now.
     fn start(&self) -> Daemon {
-        let mut args = vec!["--object".to_owned(), "iothread,id=t0".to_owned()];
-        args.extend(
-            ["--object", "iothread,id=t1", "--nbd-server", "addr.type=unix,addr.path=nbd.sock"]
-                .map(str::to_owned),
-        );
-        for number in 0..DISKS {
-            let file = |layer: &str| {
-                let path = self.dir.join(format!("d{number}-{layer}"));
-                let direct = number == 2;
-                json!({"driver": "file", "node-name": format!("d{number}-{layer}-file"), "filename": path, "cache": {"direct": direct}})
-            };
-            let node = json!({
-                "driver": "qcow2", "node-name": format!("d{number}-0"), "file": file("0"),
-                "backing": {"driver": "qcow2", "node-name": format!("d{number}-base"), "read-only": true, "file": file("base")}
-            });
-            args.extend(["--blockdev".to_owned(), node.to_string(), "--export".to_owned()]);
-            args.push(commands::export(number, &format!("d{number}-0"), Some(number % 2)).to_string());
+        let mut args =
+            ["--object", "iothread,id=t0", "--object", "iothread,id=t1"].map(str::to_owned).to_vec();
+        args.extend(["--nbd-server", "addr.type=unix,addr.path=nbd.sock"].map(str::to_owned));
+        for (number, disk) in self.disks.iter().enumerate() {
+            let top = disk.top.lock().unwrap().clone();
+            args.extend([
+                "--blockdev".to_owned(),
+                disk.node(&self.dir, &top).to_string(),
+                "--export".to_owned(),
+            ]);
+            args.push(commands::export(number, &top, Some(number % 2)).to_string());
         }
         let daemon = Daemon::start(&self.dir, &args.iter().map(String::as_str).collect::<Vec<_>>());
         self.pid.store(daemon.pid(), Ordering::SeqCst);
@@ -130,20 +133,24 @@ impl Storm {
         self.names.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Asks the daemon; it must answer.
+    /// Asks the daemon; it must answer, unless it is killed: then the caller's turn ends.
     fn call(&self, monitor: &mut Monitor, command: &Value) -> Result<Value, String> {
         let name = command["execute"].as_str().unwrap_or("(nonsense)").to_owned();
         let begin = Instant::now();
         let answer = monitor.call_raw(command.clone());
+        let took = u64::try_from(begin.elapsed().as_millis()).unwrap();
         if !(name.contains("query-") && matches!(answer, Ok(Ok(_)))) {
-            let (at, took) = (self.begin.elapsed().as_millis(), begin.elapsed().as_millis());
+            let at = self.begin.elapsed().as_millis();
             self.note(format!("{at} ms: {command} -> {answer:?} ({took} ms)"));
         }
         let answer = answer.unwrap_or_else(|text| {
+            if self.is_killed.load(Ordering::SeqCst) {
+                std::panic::resume_unwind(Box::new("killed"));
+            }
             let waits = Daemon::explain(self.pid.load(Ordering::SeqCst), &self.dir.join("stderr"));
             panic!("{command}: {text}\n{waits}")
         });
-        self.count(&name, answer.is_ok());
+        self.count(&name, answer.is_ok(), took);
         answer
     }
 
@@ -156,21 +163,27 @@ impl Storm {
         }
     }
 
-    fn count(&self, name: &str, is_done: bool) {
+    fn count(&self, name: &str, is_done: bool, took_ms: u64) {
         let mut counts = self.counts.lock().unwrap();
-        counts.entry(name.to_owned()).or_default()[usize::from(!is_done)] += 1;
+        let count = counts.entry(name.to_owned()).or_default();
+        count[usize::from(!is_done)] += 1;
+        count[2] = count[2].max(took_ms);
     }
 
     /// What has to succeed and did not yet.
     fn missing(&self) -> Vec<&'static str> {
         let counts = self.counts.lock().unwrap();
-        KINDS.iter().copied().filter(|kind| counts.get(*kind).is_none_or(|[done, _]| *done == 0)).collect()
+        KINDS.iter().copied().filter(|kind| counts.get(*kind).is_none_or(|[done, ..]| *done == 0)).collect()
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::SeqCst) && self.disks.iter().all(|disk| disk.load.is_well())
     }
 
     /// One monitor, until the time is over and everything has succeeded once.
     fn command(&self, monitor: Monitor, number: u64, until: Instant) {
-        let mut author = Author { storm: self, monitor, rng: Rng::new(self.seed * 7 + number) };
-        while !self.is_over.load(Ordering::SeqCst) && self.disks.iter().all(|disk| disk.load.is_well()) {
+        let mut author = Author::new(self, monitor, number);
+        while self.goes_on() {
             author.turn();
             if Instant::now() > until {
                 let missing = self.missing();
@@ -183,21 +196,59 @@ impl Storm {
         }
     }
 
-    /// The counts, for people.
+    /// What was done, for people.
     fn report(&self) -> String {
-        let mut text = format!("seed {}\n", self.seed);
-        for (number, disk) in self.disks.iter().enumerate() {
-            let [written, read_back, connected] = disk.load.counts();
-            writeln!(
-                text,
-                "disk {number}: {written} blocks written, {read_back} read back, {connected} connections"
-            )
-            .unwrap();
-        }
-        for (name, [done, refused]) in self.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            writeln!(text, "{name:28} {done:7} done {refused:7} refused").unwrap();
+        let mut text = format!("Seed {}, {} s. ", self.seed, self.begin.elapsed().as_secs());
+        text.push_str("The seed replays the turns of each monitor, not how threads meet.\n\n");
+        let rude = self.rude.load(Ordering::SeqCst);
+        writeln!(text, "{rude} clients that stalled, hung up, or said nothing.\n").unwrap();
+        self.report_disks(&mut text);
+        text.push_str("\n| command | done | refused | slowest ms |\n|---|---|---|---|\n");
+        for (name, [done, refused, slowest]) in
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            writeln!(text, "| `{name}` | {done} | {refused} | {slowest} |").unwrap();
         }
         text
+    }
+
+    fn report_disks(&self, text: &mut String) {
+        let headings = [
+            "disk",
+            "written",
+            "zeroed",
+            "trimmed",
+            "read back",
+            "flushes",
+            "connections",
+            "hung up",
+            "slowest read ms",
+            "write",
+            "zero or trim",
+            "flush",
+        ];
+        writeln!(text, "Blocks of {BLOCK_BYTES} bytes:\n\n| {} |", headings.join(" | ")).unwrap();
+        writeln!(text, "|{}", "---|".repeat(headings.len())).unwrap();
+        for (number, disk) in self.disks.iter().enumerate() {
+            let (counts, slowest) = (disk.load.counts(), disk.load.slowest());
+            let done = [
+                &counts.written,
+                &counts.zeroed,
+                &counts.trimmed,
+                &counts.read_back,
+                &counts.flushes,
+                &counts.connected,
+                &counts.hung_up,
+            ];
+            let slow = [&slowest.read, &slowest.write, &slowest.zero, &slowest.flush];
+            let cells: Vec<u64> = done
+                .iter()
+                .map(|count| count.load(Ordering::SeqCst))
+                .chain(slow.iter().map(|us| us.load(Ordering::SeqCst) / 1000))
+                .collect();
+            let cells: Vec<String> = cells.iter().map(u64::to_string).collect();
+            writeln!(text, "| {number} {} | {} |", disk.about(), cells.join(" | ")).unwrap();
+        }
     }
 }
 
@@ -206,7 +257,11 @@ struct Alarm<'a>(&'a Storm);
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
-        if thread::panicking() && !self.0.is_over.swap(true, Ordering::SeqCst) {
+        if !thread::panicking() {
+            return;
+        }
+        self.0.is_over.store(true, Ordering::SeqCst);
+        if !self.0.is_told.swap(true, Ordering::SeqCst) {
             let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
             let last: Vec<&str> = last.iter().map(String::as_str).collect();
             let stderr = std::fs::read_to_string(self.0.dir.join("stderr")).unwrap_or_default();
@@ -220,14 +275,16 @@ impl Drop for Alarm<'_> {
 }
 
 /// Runs `work` while all disks are written to.
-fn under_load<T>(storm: &Storm, work: impl FnOnce() -> T) -> T {
-    let [first, second, third] = &storm.disks;
+fn under_load(storm: &Storm, round: u64, work: impl FnOnce()) {
+    load_from(storm, (0, round), Box::new(work));
+}
+
+fn load_from<'a>(storm: &'a Storm, (number, round): (usize, u64), work: Box<dyn FnOnce() + 'a>) {
+    let Some(disk) = storm.disks.get(number) else { return work() };
     let socket = storm.dir.join("nbd.sock");
-    first.load.run_on((&socket, "d0"), storm.seed * 3, || {
-        second.load.run_on((&socket, "d1"), storm.seed * 3 + 1, || {
-            third.load.run_on((&socket, "d2"), storm.seed * 3 + 2, work)
-        })
-    })
+    let seed = (storm.seed * 1009 + round) * DISKS as u64 + number as u64;
+    let export = format!("d{number}");
+    disk.load.run_on((&socket, &export), seed, || load_from(storm, (number + 1, round), work));
 }
 
 /// Ends all jobs and asks the daemon to end.
@@ -252,60 +309,57 @@ fn finish(storm: &Storm, daemon: &mut Daemon, mut monitor: Monitor) {
     assert_eq!(daemon.stderr(), "");
 }
 
-/// Every layer of every disk is whole, and the disk holds what the writers know.
-fn examine(storm: &Storm) {
-    let dir = &storm.dir;
-    for (number, disk) in storm.disks.iter().enumerate() {
-        let top = disk.top.lock().unwrap().clone();
-        let chain = tool(dir, &format!("img info --backing-chain --output json {top}"));
-        let chain: Value = serde_json::from_str(&chain).unwrap();
-        for layer in chain.as_array().unwrap() {
-            let file = layer["filename"].as_str().unwrap();
-            assert!(tool(dir, &format!("img check {file}")).contains("No errors"), "{file}");
-        }
-        let server = Serve::start(dir, &[&top, "--read-only"]).unwrap();
-        let bytes = server.connect("").read_all().unwrap();
-        server.stop_cleanly();
-        check(&bytes, &disk.load.all_known(), &format!("disk {number}"));
-        assert!(
-            bytes[BLOCKS * BLOCK_BYTES..].iter().all(|byte| *byte == 0),
-            "nobody wrote behind the blocks"
-        );
+/// Prints a report, and writes it where it is wanted.
+fn publish(name: &str, report: &str) {
+    println!("{report}");
+    if let Some(folder) = std::env::var_os("DRYSTONE_SOAK_REPORT") {
+        let path = Path::new(&folder).join(format!("{name}.md"));
+        std::fs::write(&path, report).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    let is_ours = |name: &String| !name.starts_with('d') && name != "stderr";
-    let left: BTreeSet<String> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(is_ours)
-        .collect();
-    assert!(left.is_empty(), "the daemon leaves {left:?}");
 }
 
 #[test]
 fn random_commands_under_writes_lose_nothing_and_hang_nowhere() {
-    let seed = setting("DRYSTONE_SOAK_SEED", SEED_DEFAULT);
-    let length = Duration::from_secs(setting("DRYSTONE_SOAK_SECS", SECS_DEFAULT));
+    let (length, seed) = settings();
     println!("seed {seed}, {} seconds", length.as_secs());
     let scratch = Scratch::new("storm");
-    let storm = Storm::new(scratch.path(), seed);
+    let storm = Storm::new(scratch.path(), seed, false);
     let _alarm = Alarm(&storm);
     let mut daemon = storm.start();
     let monitors = [daemon.connect(false), daemon.connect(true)];
     let until = Instant::now() + length;
-    under_load(&storm, || {
-        thread::scope(|scope| {
-            for (number, monitor) in monitors.into_iter().enumerate() {
-                let storm = &storm;
-                scope.spawn(move || {
-                    let _alarm = Alarm(storm);
-                    storm.command(monitor, number as u64, until);
-                });
-            }
+    let samples = thread::scope(|scope| {
+        let watcher = scope.spawn(|| Samples::take(storm.pid.load(Ordering::SeqCst), || storm.goes_on()));
+        scope.spawn(|| rude::be_rude(&storm));
+        // Whatever happens, these two must end.
+        let _over = Over(&storm);
+        under_load(&storm, 0, || {
+            thread::scope(|scope| {
+                for (number, monitor) in (1..).zip(monitors) {
+                    let storm = &storm;
+                    scope.spawn(move || {
+                        let _alarm = Alarm(storm);
+                        storm.command(monitor, number, until);
+                    });
+                }
+            });
         });
+        storm.is_over.store(true, Ordering::SeqCst);
+        watcher.join().unwrap()
     });
-    let mut author = Author { storm: &storm, monitor: daemon.connect(false), rng: Rng::new(seed) };
+    let mut author = Author::new(&storm, daemon.connect(false), 0);
     author.look_at_all();
     finish(&storm, &mut daemon, author.monitor);
-    examine(&storm);
-    println!("{}", storm.report());
+    storm.examine();
+    publish("storm", &format!("{}\n{}", storm.report(), samples.table()));
+    assert_eq!(samples.grown(), None, "it uses more and more");
+}
+
+/// The storm is over when this is dropped.
+struct Over<'a>(&'a Storm);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+    }
 }

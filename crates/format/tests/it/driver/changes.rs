@@ -21,6 +21,8 @@ macro_rules! for_each_change {
             grows_from_a_shared_and_a_compressed_tail: new("v2 6K").after("write 0..6K").snapshot(), "grow 64K; flush; write 5K..10K";
             header_marks: new("64K").edit(|image| image.write(95, &[4])), "write 0..1K; flush";
             discard_and_reuse: new("64K").after("write 0..16K"), "discard 0..8K; flush; write 20K..24K; write 30K..32K; flush";
+            freed_and_wanted_at_once: new("64K").after("write 0..16K"), "discard 0..8K; write 20K..24K; write 24K..28K; write 28K..40K; flush; unmap 8K..12K; write 40K..44K; write 44K..60K & discard 12K..16K; write 60K..64K";
+            overwritten_and_wanted_at_once: State::golden("c1k-mixed"), "write 0..4K; write 40K..42K; write 42K..44K; write 4K..9K; write 44K..48K; write 9K..16K; write 28K..30K; flush";
             zero_and_reuse: new("64K").after("write 0..16K"), "zero 0..8K; flush; write 1K..2K; unmap 8K..12K; flush; write 8K..9K";
             v2_unmaps_and_reuses: new("v2 64K").after("write 0..16K"), "unmap 0..8K; flush; write 20K..24K; discard 8K..12K; flush; write 30K..32K";
             close_without_flush: new("64K"), "write 0..4K; write 10K..11K; discard 0..4K";

@@ -21,3 +21,8 @@ fn new(kind: &str) -> State {
 }
 
 for_each_change!(tests_of);
+
+#[test]
+fn an_image_is_marked_as_damaged() {
+    super::marked::look_at("an image is marked as damaged");
+}

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
 //! | `changes` | every change of metadata in several steps |
-//! | `crash_points`, `scripted` | each of them cut at every boundary |
+//! | `crash_points`, `scripted`, `marked` | each of them, and the mark of damage, cut at every boundary |
 //! | `change` | each of them disturbed at each of its operations |
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `matrix` | every size of clusters, width of counts, version and depth |
@@ -19,6 +19,7 @@ mod crash_points;
 mod damage;
 mod kind;
 mod load;
+mod marked;
 mod matrix;
 mod ordeal;
 mod parallel;
