@@ -97,7 +97,8 @@ impl Process {
         let served: Vec<_> = threads.iter().filter(|(tid, _)| *tid != self.child.id()).collect();
         let most = served.iter().map(|thread| spent(thread)).max().unwrap_or_default();
         for (tid, _) in &threads {
-            let is_worker = served.iter().any(|thread| thread.0 == *tid && spent(thread) * WORKER_SHARE > most);
+            let is_worker =
+                served.iter().any(|thread| thread.0 == *tid && spent(thread) * WORKER_SHARE > most);
             pin(*tid, if is_worker { one } else { other })?;
         }
         Ok(done)
@@ -134,7 +135,8 @@ impl Drop for Process {
 
 /// Binds the calling thread, and what it starts from now on, to a processor.
 pub(crate) fn pin_this_thread(cpu: usize) -> Result<(), String> {
-    let link = std::fs::read_link("/proc/thread-self").map_err(|error| format!("/proc/thread-self: {error}"))?;
+    let link =
+        std::fs::read_link("/proc/thread-self").map_err(|error| format!("/proc/thread-self: {error}"))?;
     let tid = link.file_name().and_then(|name| name.to_str()?.parse().ok());
     pin(tid.ok_or("/proc/thread-self is not understood")?, cpu)
 }

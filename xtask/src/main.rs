@@ -42,7 +42,7 @@ usage: cargo xtask COMMAND
   tidy    the rules of this tree; prints `path:line: rule: what to do`
   demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
           writes and checks every byte; less than a minute after the build
-  soak [--secs N] [--seed N]
+  soak [--minutes N | --secs N] [--seed N] [--report FOLDER]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
   crash [--depth N] [NAME]

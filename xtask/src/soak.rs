@@ -1,21 +1,32 @@
-//! `cargo xtask soak`: random commands against a daemon whose disks are written to, for as long as is wanted.
+//! `cargo xtask soak [--minutes N | --secs N] [--seed N] [--report FOLDER]`: random commands against a daemon whose disks
+//! are written to, for as long as is wanted; and beside it another one that is killed again and again.
 //!
-//! The storm itself is a test of `drystone-cli` (`tests/it/storm`), which runs for some seconds with the others. Here it is
-//! built with optimisation, runs alone, and prints what succeeded and what was refused.
+//! Both are tests of `drystone-cli` (`tests/it/storm`), which run for some seconds with the others. Here they are built
+//! with optimisation, run alone, and print what they did; `--report` writes that into files, too. The seed replays what is
+//! tried, not how threads meet.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::run;
 
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const SECS_DEFAULT: u64 = 600;
-/// What the test may take beside its time: every command it waits for, and the comparison at the end.
+/// What the tests may take beside their time: every command they wait for, and the comparison at the end.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// Builds and runs the storm; `args` are its length in seconds and its seed. False if it found something.
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Soak {
+    secs: u64,
+    seed: Option<u64>,
+    /// An existing folder for the reports.
+    report: Option<PathBuf>,
+}
+
+/// Builds and runs the storm. False if it found something.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool, String> {
-    let (secs, seed) = parse(args)?;
+    let Soak { secs, seed, report } = parse(args)?;
     let test = ["test", "--release", "--package", "drystone-cli", "--test", "it"];
     if let Some(failure) =
         run::run(run::cargo().current_dir(root).args(test).arg("--no-run"), BUILD_LIMIT).failure
@@ -28,6 +39,10 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool, String> {
     if let Some(seed) = seed {
         storm.env("DRYSTONE_SOAK_SEED", seed.to_string());
     }
+    if let Some(folder) = report {
+        let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+        storm.env("DRYSTONE_SOAK_REPORT", folder);
+    }
     let outcome = run::run(&mut storm, Duration::from_secs(secs).saturating_add(MARGIN));
     if let Some(failure) = &outcome.failure {
         eprintln!("soak: {failure}");
@@ -35,20 +50,21 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool, String> {
     Ok(outcome.failure.is_none())
 }
 
-/// Length in seconds, and the seed if one is wanted.
-fn parse(args: &[String]) -> Result<(u64, Option<u64>), String> {
-    let (mut secs, mut seed) = (SECS_DEFAULT, None);
+fn parse(args: &[String]) -> Result<Soak, String> {
+    let mut soak = Soak { secs: SECS_DEFAULT, seed: None, report: None };
     let mut rest = args.iter();
     while let Some(option) = rest.next() {
-        let value = rest.next().ok_or_else(|| format!("{option} needs a number"))?;
-        let number = value.parse().map_err(|_| format!("{option}: '{value}' is no number"))?;
+        let value = rest.next().ok_or_else(|| format!("{option} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{option}: '{value}' is no number"));
         match option.as_str() {
-            "--secs" => secs = number,
-            "--seed" => seed = Some(number),
+            "--minutes" => soak.secs = number()?.saturating_mul(60),
+            "--secs" => soak.secs = number()?,
+            "--seed" => soak.seed = Some(number()?),
+            "--report" => soak.report = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown argument: {option}")),
         }
     }
-    Ok((secs, seed))
+    Ok(soak)
 }
 
 #[cfg(test)]
@@ -58,10 +74,13 @@ mod tests {
     #[test]
     fn length_and_seed_are_numbers() {
         let parse = |args: &[&str]| parse(&args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
-        assert_eq!(parse(&[]), Ok((600, None)));
-        assert_eq!(parse(&["--seed", "7", "--secs", "5"]), Ok((5, Some(7))));
-        assert!(parse(&["--secs"]).is_err());
-        assert!(parse(&["--secs", "long"]).is_err());
-        assert!(parse(&["--days", "2"]).is_err());
+        let soak = |secs, seed| Ok(Soak { secs, seed, report: None });
+        assert_eq!(parse(&[]), soak(600, None));
+        assert_eq!(parse(&["--seed", "7", "--secs", "5"]), soak(5, Some(7)));
+        assert_eq!(parse(&["--minutes", "60"]), soak(3600, None));
+        assert_eq!(parse(&["--report", "x"]).unwrap().report, Some(PathBuf::from("x")));
+        for wrong in [&["--secs"][..], &["--secs", "long"], &["--minutes", "-1"], &["--days", "2"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

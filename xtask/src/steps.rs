@@ -122,6 +122,7 @@ fn tests(suite: &Suite<'_>, tally: &mut Tally) {
     });
     if suite.filter.is_none() {
         tally.check("simulation", || sim::ci(suite.root));
+        tally.check("planted mistakes", || sim::planted(suite.root));
     }
     for name in suite.special("loom") {
         let args = ["-p", &name, "--features", "loom", "--test", "loom"];
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_total_adds_tests_and_counts_a_broken_step_once() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || outcome(RED, Some("exit status: 101")));
         tally.tests("doctests", Runner::CargoTest, || outcome(GREEN, None));
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_ends_the_run_unless_told_otherwise() {
-        let mut tally = Tally { keep_going: false, reports: Vec::new() };
+        let mut tally = Tally { keep_going: false, reports: Vec::new(), notes: Vec::new() };
         tally.check("fmt", || Err("differs".into()));
         tally.tests("tests", Runner::CargoTest, || unreachable!("an earlier step failed"));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
@@ -333,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_runner_that_says_nothing_has_failed() {
-        let mut tally = Tally { keep_going: true, reports: Vec::new() };
+        let mut tally = Tally { keep_going: true, reports: Vec::new(), notes: Vec::new() };
         tally.tests("tests", Runner::Nextest, || outcome("", None));
         assert_eq!(totals(&tally.reports).to_string(), "0 passed, 1 failed");
     }

@@ -5,9 +5,13 @@ use std::rc::Rc;
 use drystone_base::Result;
 use drystone_core::control::{GraphView, NodeView, Plan, Task};
 use drystone_core::graph::node::NodeId;
+use serde_json::Value;
 
 use crate::options::Options;
 use crate::settings::Settings;
+
+/// Options that decide which bytes a node shows, beside its children.
+const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
 
 /// What a node was given.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,11 +22,17 @@ pub struct Given {
     pub settings: Settings,
     /// The parent from which it takes over what it is not told: the one with whose options it was opened.
     pub heir_of: Option<NodeId>,
+    /// Those of the explicit options that decide which bytes are shown; `None` for one with options below it. Names of nodes
+    /// depend on them, and are asked for of all nodes at once.
+    pub(crate) strong: Box<[(&'static str, Option<Value>)]>,
 }
 
 impl Given {
     pub(crate) fn new(explicit: Options, settings: Settings) -> Self {
-        Self { explicit, settings, heir_of: None }
+        let value_of = |name| explicit.plain().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        let said = STRONG.into_iter().filter(|name| explicit.has(name));
+        let strong = said.map(|name| (name, value_of(name))).collect();
+        Self { explicit, settings, heir_of: None, strong }
     }
 
     /// Nobody has said the driver; it was found out.

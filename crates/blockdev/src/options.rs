@@ -55,7 +55,12 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "{";
         for (key, entry) in &self.0 {
-            write!(f, "{separator}{}:", Value::from(key.as_str()))?;
+            f.write_str(separator)?;
+            let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+            match key.bytes().all(is_plain) {
+                true => write!(f, "\"{key}\":")?,
+                false => write!(f, "{}:", Value::from(key.as_str()))?,
+            }
             match entry {
                 Entry::Plain(value) => write!(f, "{value}")?,
                 Entry::Nested(options) => write!(f, "{options}")?,

@@ -12,7 +12,7 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
-  --steps N     about how many steps an actor has (14)
+  --steps N     about how many steps an actor has (20)
   --jobs N      how many runs at a time (as many as there are processors)
   --verbose     a line for each run
   --script FILE plays a script instead

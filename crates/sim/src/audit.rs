@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use drystone_core::backend::RootId;
 use drystone_core::control::{GraphView, NodeInfo, RootInfo};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
@@ -146,6 +147,13 @@ pub(crate) fn chain(graph: &GraphView<'_>, top: NodeId) -> Vec<NodeInfo> {
         }
     }
     found
+}
+
+/// Whether requests of `user` can get to `node`.
+pub(crate) fn reaches(graph: &GraphView<'_>, user: RootId, node: NodeId) -> bool {
+    let picture = Picture::of(graph);
+    let top = picture.roots.iter().find(|root| root.id == user).and_then(|root| root.node);
+    top.is_some_and(|top| picture.below(top).contains(&node))
 }
 
 /// Writing needs one of these.

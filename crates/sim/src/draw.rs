@@ -10,7 +10,9 @@ use drystone_testkit::disk::{FaultEffect, OpKind};
 use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
-use crate::step::{Change, FaultSpec, JobStep, Reach, Request, Step, Stream, Target, Trouble, VisitKind};
+use crate::step::{
+    Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
+};
 
 /// A generator with a taste.
 struct Draw {
@@ -93,6 +95,10 @@ impl Draw {
                 script.actors.push(self.actor(script.threads, disk, worker));
             }
         }
+        if self.rng.one_in(4) {
+            let steps = self.client(len, steps);
+            script.actors.push(self.actor(script.threads, 0, steps));
+        }
         if self.rng.one_in(3) {
             let steps = self.misfortunes();
             script.actors.push(self.actor(script.threads, 0, steps));
@@ -117,6 +123,23 @@ impl Draw {
                 0 => self.wait(1_000_000),
                 1 if comes_and_goes => Step::Change(self.visit()),
                 2 => Step::Abandon(self.rng.below(12), Box::new(Step::Request(self.request(len)))),
+                _ => Step::Request(self.request(len)),
+            };
+            list.push(step);
+        }
+        list
+    }
+
+    /// Somebody who makes requests over NBD.
+    fn client(&mut self, len: u64, steps: u64) -> Vec<Step> {
+        let mut list = vec![self.wait(1_000_000), Step::Peer(Peer::Connect)];
+        for _ in 0..self.some(steps) {
+            let step = match self.rng.below(16) {
+                0 => self.wait(1_000_000),
+                1..3 => Step::Peer(Peer::Stall),
+                3 => Step::Peer(Peer::Disconnect),
+                4 => Step::Peer(Peer::Vanish),
+                5 => Step::Peer(Peer::Connect),
                 _ => Step::Request(self.request(len)),
             };
             list.push(step);
@@ -198,10 +221,14 @@ impl Draw {
 
     /// What happens to devices: some operations fail, a device is full for a while, or the power goes.
     fn misfortunes(&mut self) -> Vec<Step> {
-        let kind = self.rng.below(3);
-        let mut list = vec![self.wait(2_000_000)];
-        if kind == 0 {
-            list.push(Step::Trouble(Trouble::Cut(self.rng.below(250))));
+        let kind = self.rng.below(5);
+        let mut list = vec![self.wait(1_500_000)];
+        if kind == 0 || kind == 4 {
+            list.push(Step::Trouble(Trouble::Cut(self.rng.below(160))));
+            return list;
+        }
+        if kind == 3 {
+            self.damage(&mut list);
             return list;
         }
         for _ in 0..=self.rng.below(4) {
@@ -219,6 +246,19 @@ impl Draw {
             list.push(Step::Trouble(Trouble::Cut(self.rng.below(100))));
         }
         list
+    }
+
+    /// Metadata is damaged, and read again.
+    fn damage(&mut self, list: &mut Vec<Step>) {
+        let part = Part::ALL.get(self.rng.index(Part::ALL.len())).copied().unwrap_or(Part::L2);
+        let image = self.rng.index(6);
+        list.push(Step::Trouble(Trouble::Damage(image, part)));
+        for _ in 0..=self.rng.below(3) {
+            list.push(self.wait(500_000));
+            list.push(Step::Change(Change::Freeze));
+            list.push(Step::Change(Change::Thaw));
+            list.push(Step::Change(Change::Reopen(self.rng.index(4), 4096)));
+        }
     }
 
     fn fault(&mut self, image: usize) -> FaultSpec {

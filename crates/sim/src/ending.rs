@@ -13,9 +13,9 @@ use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
 use crate::audit;
-use crate::image::{Format, Sheet, demand_sound, header, recorded_backing};
+use crate::image::{Format, Sheet, demand_no_data_in_tables, demand_sound, header, recorded_backing};
 use crate::prepare::{chain_of, finish};
-use crate::stage::{Common, Guest, Stage};
+use crate::stage::{Common, Disk, Guest, Stage};
 
 /// A disk when its run is over: the image on top, and what it shows.
 pub(crate) type Shown = (String, ByteModel);
@@ -26,7 +26,10 @@ impl Stage {
         for disk in &self.disks {
             let mut reader = Watched::new(BackendClient::new(&disk.main, &sim.io(1)), &disk.model);
             let len = disk.model.borrow().len();
-            reader.read(GuestRange::new(GuestOffset::ZERO, len)).await?;
+            let read = reader.read(GuestRange::new(GuestOffset::ZERO, len)).await;
+            if !disk.is_forgotten() {
+                read?;
+            }
         }
         Ok(())
     }
@@ -57,6 +60,10 @@ impl Stage {
     /// Lets all jobs end, well if they can.
     pub(crate) async fn end_jobs(&self, sim: &Sim) {
         let local = sim.io(1);
+        if self.common.is_damaged() {
+            // They would fail, be resumed, and fail again.
+            self.jobs.cancel_all();
+        }
         while !self.jobs.list().is_empty() {
             for job in self.jobs.list() {
                 // Each of these may come too late.
@@ -70,8 +77,8 @@ impl Stage {
         }
     }
 
-    /// The image on top of each disk, and what it shows.
-    pub(crate) async fn shown(&self) -> Result<Vec<Shown>> {
+    /// The image on top of each disk.
+    pub(crate) async fn tops(&self) -> Result<Vec<String>> {
         let roots: Vec<_> = self.disks.iter().map(|disk| disk.main.id()).collect();
         let look = async move |task: &mut Task<'_>| {
             Ok(task.gs().with(|graph| {
@@ -81,8 +88,13 @@ impl Stage {
                 roots.into_iter().map(|id| top(id).unwrap_or_default()).collect::<Vec<String>>()
             }))
         };
-        let tops = self.on_control(look).await?;
-        Ok(tops.into_iter().zip(self.disks.iter().map(|disk| disk.model.borrow().clone())).collect())
+        self.on_control(look).await
+    }
+
+    /// What each disk shows, unless nothing is known of it.
+    pub(crate) fn models(&self) -> Vec<Option<ByteModel>> {
+        let model = |disk: &Rc<Disk>| (!disk.is_forgotten()).then(|| disk.model.borrow().clone());
+        self.disks.iter().map(model).collect()
     }
 
     /// Takes all users away and closes all images.
@@ -120,10 +132,20 @@ pub(crate) fn end(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
         stage.demand_calm().await?;
         stage.read_all(sim).await?;
         stage.demand_calm().await?;
-        let shown = stage.shown().await?;
-        stage.close().await.map(|()| shown)
+        let shown = known(stage.tops().await?, stage.models());
+        let emptied = stage.close_hall().await;
+        match emptied.and(stage.close().await) {
+            // What cannot be stored stays open.
+            Err(_) if stage.common.is_damaged() => Ok(shown),
+            closed => closed.map(|()| shown),
+        }
     });
     ended.unwrap_or_else(|error| panic!("a run cannot be ended: {}", error.report()))
+}
+
+/// The disks of which something is known.
+pub(crate) fn known(tops: Vec<String>, models: Vec<Option<ByteModel>>) -> Vec<Shown> {
+    tops.into_iter().zip(models).filter_map(|(top, model)| Some((top, model?))).collect()
 }
 
 /// What is on the devices now.
@@ -158,6 +180,10 @@ pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Show
         }
         let backing = match sheet.format {
             Format::Raw => None,
+            Format::Qcow2(_) if sheet.is_damaged => {
+                demand_no_data_in_tables(&sheet.name, &bytes);
+                continue;
+            }
             Format::Qcow2(_) => {
                 demand_sound(&sheet.name, &bytes, may_leak);
                 recorded_backing(&bytes)

@@ -3,14 +3,18 @@
 use std::fmt;
 use std::future::Future;
 
-use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_base::{Error, GuestRange, HostOffset, Kind, Result};
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::create::CreateOptions;
+use drystone_format::qcow2::entry::parse_l1;
 use drystone_format::qcow2::header::Version;
+use drystone_format::qcow2::refcount::parse_table_entry;
 use drystone_testkit::disk::{Image, SimDisk};
 use drystone_testkit::notation::show_len;
+use drystone_testkit::pattern::identify;
 
+use crate::step::Part;
 use crate::words::{BadWord, Words, unknown};
 
 /// The format of an image.
@@ -55,6 +59,8 @@ pub(crate) struct Sheet {
     pub(crate) format: Format,
     /// The image behind it when it was made.
     pub(crate) backing: Option<String>,
+    /// Its metadata was damaged.
+    pub(crate) is_damaged: bool,
 }
 
 impl Format {
@@ -166,6 +172,50 @@ pub(crate) fn header(image: &Image) -> Result<Header> {
 pub(crate) fn recorded_backing(image: &Image) -> Result<Option<String>> {
     let header = header(image)?;
     Ok(header.backing_name().map(|name| String::from_utf8_lossy(name).into_owned()))
+}
+
+/// Where a part of the metadata of a qcow2 image is; nowhere in a raw one.
+pub(crate) fn tables(image: &Image, part: Part) -> Vec<GuestRange> {
+    let Ok(header) = header(image) else { return Vec::new() };
+    let cluster = header.cluster();
+    let (l1, counts) = (header.l1(), header.refcounts());
+    let l1 = (l1.at.get(), u64::from(l1.entries) * 8);
+    let table = (counts.at.get(), u64::from(counts.clusters) * cluster.bytes());
+    let behind = |table: (u64, u64), target: &dyn Fn(u64) -> Option<u64>| {
+        let words = image.bytes(table.0..table.0 + table.1.min(TABLE_BYTES_MAX));
+        let words = words.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word));
+        words.filter_map(target).map(|at| (at, cluster.bytes())).collect()
+    };
+    let found: Vec<(u64, u64)> = match part {
+        Part::Header => vec![(0, 512)],
+        Part::L1 => vec![l1],
+        Part::RefcountTable => vec![table],
+        Part::L2 => behind(l1, &|word| parse_l1(word, cluster).ok().flatten().map(|table| table.at.get())),
+        Part::Refcounts => {
+            behind(table, &|word| parse_table_entry(word, cluster).ok().flatten().map(HostOffset::get))
+        }
+    };
+    found.into_iter().filter_map(|(at, len)| GuestRange::checked(at, len)).collect()
+}
+
+/// More of a table is not looked at.
+const TABLE_BYTES_MAX: u64 = 1 << 16;
+
+/// Looks for data of guests where metadata is.
+///
+/// # Panics
+/// If there is any.
+pub(crate) fn demand_no_data_in_tables(name: &str, image: &Image) {
+    for part in Part::ALL {
+        for range in tables(image, part) {
+            let bytes = image.bytes(range.start().get()..range.end().get());
+            let data = bytes.chunks(512).find_map(identify);
+            assert!(
+                data.is_none(),
+                "data of a guest ({data:?}) is in the {part:?} of image '{name}' at {range}"
+            );
+        }
+    }
 }
 
 /// Checks a qcow2 image.

@@ -11,13 +11,14 @@
 //! | `draw` | scripts at random |
 //! | `image`, `prepare` | images, and what is in them when a run begins |
 //! | `stage`, `player` | the graph, and the actors at work on it |
+//! | `hall` | where NBD clients come in |
 //! | `files`, `audit` | what must hold of files and of the graph, at any moment |
 //! | [`minimise()`] | a shorter script that fails in the same way |
 //! | `ending` | what must hold when everybody has gone, and when the images are opened again |
 //! | [`tally`] | what was done |
 //!
-//! Everything but the devices and the threads is what users get: graph, drivers, caches, filters, jobs, and the commands of
-//! `drystone-blockdev`. Every read is compared with a byte-exact model.
+//! Everything but the devices, the threads and the sockets is what users get: graph, drivers, caches, filters, jobs, the NBD
+//! server, and the commands of `drystone-blockdev`. Every read is compared with a byte-exact model.
 //!
 //! ```
 //! use drystone_sim::{Options, run};
@@ -33,6 +34,7 @@ mod audit;
 mod draw;
 mod ending;
 mod files;
+mod hall;
 pub mod image;
 mod minimise;
 mod player;

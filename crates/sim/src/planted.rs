@@ -18,6 +18,9 @@ use drystone_base::planted::Mistake;
 /// How many seeds may be needed.
 pub(crate) const SEEDS_MAX: u64 = 1000;
 
+/// How much is printed of what was found.
+const MESSAGE_CHARS_MAX: usize = 150;
+
 /// A mistake, what it is called, and what is said of it when it is found.
 pub(crate) struct Planted {
     pub(crate) mistake: Mistake,
@@ -26,20 +29,32 @@ pub(crate) struct Planted {
     signs: &'static [&'static str],
 }
 
+/// The run came to a standstill.
 const STUCK: &str = "nothing can run";
+/// A guest got something that it had not written there.
+const BYTES: &str = "wrong bytes";
+/// The check of an image after a power cut.
+const CORRUPT: &str = "is corrupt";
+/// An image that is on nobody's way any more, or on which nobody may be.
+const LEFT: &[&str] = &[QUIET, "is read-only", "is closed", BYTES];
+const QUIET: &str = "is quiet";
 
 /// All of them, in the order of the table in `drystone_base::planted`.
 const ALL: &[Planted] = &[
     Planted { mistake: Mistake::ForgottenUndrain, name: "forgotten-undrain", signs: &[STUCK] },
     Planted { mistake: Mistake::CountAfterWake, name: "count-after-wake", signs: &[STUCK] },
-    Planted { mistake: Mistake::RootBornOpen, name: "root-born-open", signs: &["quiet", "an open gate reaches"] },
-    Planted { mistake: Mistake::EdgeReused, name: "edge-reused", signs: &[] },
+    Planted {
+        mistake: Mistake::RootBornOpen,
+        name: "root-born-open",
+        signs: &[QUIET, "an open gate reaches"],
+    },
+    Planted { mistake: Mistake::EdgeReused, name: "edge-reused", signs: LEFT },
     Planted { mistake: Mistake::TicketHeldOutside, name: "ticket-held-outside", signs: &[STUCK] },
-    Planted { mistake: Mistake::FreedReused, name: "freed-reused", signs: &[] },
-    Planted { mistake: Mistake::MappingBeforeData, name: "mapping-before-data", signs: &[] },
-    Planted { mistake: Mistake::CountsBeforeMapping, name: "counts-before-mapping", signs: &[] },
-    Planted { mistake: Mistake::ZeroesResurrected, name: "zeroes-resurrected", signs: &[] },
-    Planted { mistake: Mistake::SnapshotMissesWrite, name: "snapshot-misses-write", signs: &[] },
+    Planted { mistake: Mistake::FreedReused, name: "freed-reused", signs: &[BYTES] },
+    Planted { mistake: Mistake::MappingBeforeData, name: "mapping-before-data", signs: &[BYTES, CORRUPT] },
+    Planted { mistake: Mistake::CountsBeforeMapping, name: "counts-before-mapping", signs: &[BYTES, CORRUPT] },
+    Planted { mistake: Mistake::ZeroesResurrected, name: "zeroes-resurrected", signs: &[BYTES] },
+    Planted { mistake: Mistake::SnapshotMissesWrite, name: "snapshot-misses-write", signs: &[QUIET, STUCK, BYTES] },
 ];
 
 /// The mistake called `name`.
@@ -61,7 +76,8 @@ pub(crate) fn find_all(jobs: usize) -> Result<bool, String> {
         while let Some(planted) = ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut command = Command::new(&program);
             command.args(["--plant", planted.name, "--jobs", "1", "--seeds", &SEEDS_MAX.to_string()]);
-            let verdict = command.output().map_err(|error| error.to_string()).map(|output| judge(planted, &output));
+            let verdict =
+                command.output().map_err(|error| error.to_string()).map(|output| judge(planted, &output));
             if let Ok(verdict) = &verdict {
                 println!("{}", line(planted, verdict));
             }
@@ -84,7 +100,7 @@ fn judge(planted: &Planted, output: &Output) -> Verdict {
     let Some((seed, message)) = found(&out, "FAILED seed ").or_else(|| found(&err, "seed ")) else {
         return Verdict { seed: None, message: "nothing".to_owned() };
     };
-    let is_it = planted.signs.is_empty() || planted.signs.iter().any(|sign| message.contains(sign));
+    let is_it = planted.signs.iter().any(|sign| message.contains(sign));
     Verdict { seed: Some(seed).filter(|_| is_it), message }
 }
 
@@ -92,11 +108,14 @@ fn judge(planted: &Planted, output: &Output) -> Verdict {
 fn found(text: &str, mark: &str) -> Option<(u64, String)> {
     let start = text.find(mark)? + mark.len();
     let (seed, message) = text.get(start..)?.split_once(": ")?;
-    let message = message.split("\n\n").next().unwrap_or_default();
-    Some((seed.parse().ok()?, message.split_whitespace().collect::<Vec<_>>().join(" ")))
+    let lines = message.lines().take_while(|line| !line.is_empty());
+    let telling = lines.filter(|line| !line.starts_with("panicked at") && !line.starts_with("  thread"));
+    let words = telling.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    Some((seed.parse().ok()?, words))
 }
 
 fn line(planted: &Planted, verdict: &Verdict) -> String {
     let seed = verdict.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string());
-    format!("{:<24}{seed:>6}  {}", planted.name, verdict.message)
+    let message: String = verdict.message.chars().take(MESSAGE_CHARS_MAX).collect();
+    format!("{:<24}{seed:>6}  {message}", planted.name)
 }

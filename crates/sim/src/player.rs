@@ -6,6 +6,7 @@
 mod change;
 mod graph;
 mod job;
+mod peer;
 mod trouble;
 
 use std::rc::Rc;
@@ -13,13 +14,15 @@ use std::rc::Rc;
 use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::runtime::LocalRef;
-use drystone_testkit::client::{BackendClient, Watched};
+use drystone_testkit::client::{BackendClient, Target, Watched};
 use drystone_testkit::model::DiscardRule;
 use drystone_testkit::sim::abandon_after;
 
 use crate::script::Actor;
 use crate::stage::{Disk, Stage};
 use crate::step::{Request, Step};
+
+use self::peer::Guest;
 
 type Client = Watched<BackendClient>;
 
@@ -31,6 +34,8 @@ pub(crate) struct Player {
     client: Client,
     /// The user through which requests go, if it is not the one that stays.
     visit: Option<Visit>,
+    /// Its connection, if it is an NBD client.
+    guest: Option<Guest>,
 }
 
 struct Visit {
@@ -41,14 +46,14 @@ impl Player {
     /// An actor of `disk` on the thread `local`.
     pub(crate) fn new(stage: &Rc<Stage>, disk: &Rc<Disk>, local: LocalRef) -> Self {
         let client = Watched::new(BackendClient::new(&disk.main, &local), &disk.model);
-        Self { stage: Rc::clone(stage), disk: Rc::clone(disk), local, client, visit: None }
+        Self { stage: Rc::clone(stage), disk: Rc::clone(disk), local, client, visit: None, guest: None }
     }
 
     /// Does one thing after the other.
     pub(crate) async fn play(mut self, actor: Actor) {
         for step in actor.steps {
             match step {
-                Step::Abandon(polls, step) if may_abandon(&step) => {
+                Step::Abandon(polls, step) if self.guest.is_none() && may_abandon(&step) => {
                     if abandon_after(polls, self.perform(*step)).await.is_none() {
                         self.stage.common.counts().event("callers that went away", 1);
                     }
@@ -58,6 +63,7 @@ impl Player {
             }
         }
         self.leave().await;
+        self.go(peer::Manner::Goodbye).await;
     }
 
     async fn perform(&mut self, step: Step) {
@@ -66,6 +72,7 @@ impl Player {
             Step::Request(request) => self.request(request).await,
             Step::Change(change) => self.change(change).await,
             Step::Job(step) => self.job(step).await,
+            Step::Peer(step) => self.peer(step).await,
             Step::Trouble(trouble) => self.trouble(&trouble),
             Step::Abandon(..) => {}
         }
@@ -80,7 +87,12 @@ impl Player {
             },
             _ => None,
         };
-        let result = submit(&mut self.client, request).await;
+        let result = match (&mut self.guest, request) {
+            (None, Request::Status(range)) => self.client.status(range).await.map(drop),
+            (None, request) => submit(&mut self.client, request).await,
+            (Some(_), Request::Status(_)) => return,
+            (Some(guest), request) => guest.submit(request).await,
+        };
         self.stage.common.counts().request(request.name(), result.is_ok());
         if let Err(error) = result {
             self.excuse(request, &error);
@@ -102,7 +114,7 @@ impl Player {
             Request::Status(range) => Request::Status(inside(range)?),
             Request::Flush => Request::Flush,
             // Disks only grow.
-            Request::Resize(by) if self.disk.resizes && self.visit.is_none() => {
+            Request::Resize(by) if self.disk.resizes && self.visit.is_none() && self.guest.is_none() => {
                 Request::Resize(len.saturating_add(by))
             }
             Request::Resize(_) => return None,
@@ -115,16 +127,17 @@ impl Player {
     /// If not.
     fn excuse(&self, request: Request, error: &Error) {
         let is_change = !matches!(request, Request::Read(_) | Request::Status(_) | Request::Flush);
-        let is_excused = match error.kind() {
-            // What the user was not granted.
-            Kind::PermissionDenied | Kind::ReadOnly => {
-                is_change && (self.visit.is_some() || self.disk.front.was_frozen())
-            }
-            Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
-            // Version 2 of the format cannot hide a longer image behind a new part.
-            Kind::Unsupported => matches!(request, Request::Resize(_)),
-            _ => false,
-        };
+        let is_excused = self.disk.is_forgotten()
+            || match error.kind() {
+                // What the user was not granted.
+                Kind::PermissionDenied | Kind::ReadOnly => {
+                    is_change && (self.visit.is_some() || self.disk.front.was_frozen())
+                }
+                Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
+                // Version 2 of the format cannot hide a longer image behind a new part.
+                Kind::Unsupported => matches!(request, Request::Resize(_)),
+                _ => false,
+            };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
     }
 }
@@ -135,18 +148,18 @@ fn may_abandon(step: &Step) -> bool {
     match step {
         Step::Request(Request::Resize(_)) | Step::Change(C::Grow(_) | C::Visit(_) | C::Leave) => false,
         Step::Wait(_) | Step::Request(_) | Step::Change(_) | Step::Job(_) => true,
-        Step::Trouble(_) | Step::Abandon(..) => false,
+        Step::Peer(_) | Step::Trouble(_) | Step::Abandon(..) => false,
     }
 }
 
 /// Makes a request and waits for it.
-async fn submit(client: &mut Client, request: Request) -> Result<()> {
+async fn submit<T: Target>(client: &mut Watched<T>, request: Request) -> Result<()> {
     match request {
         Request::Read(range) => client.read(range).await.map(drop),
         Request::Write(range, fua) => client.write(range, fua).await,
         Request::Zero(range, may_unmap) => client.write_zeroes(range, may_unmap).await,
         Request::Discard(range) => client.discard(range, DiscardRule::OldOrZero).await,
-        Request::Status(range) => client.status(range).await.map(drop),
+        Request::Status(_) => Ok(()),
         Request::Flush => client.flush().await,
         Request::Resize(len) => client.resize(len).await,
     }

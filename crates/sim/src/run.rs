@@ -11,7 +11,8 @@ use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::{Sim, SimOptions, catch};
 
 use crate::draw::draw;
-use crate::ending::{Shown, end, images_of, reopen, survivors_of};
+use crate::ending::{Shown, end, images_of, known, reopen, survivors_of};
+use crate::hall::Hall;
 use crate::player::Player;
 use crate::prepare::{add_all, finish, prepare};
 use crate::script::{DiskSpec, Script};
@@ -27,7 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 14 }
+        Self { steps: 20 }
     }
 }
 
@@ -106,6 +107,10 @@ fn play(script: &Script) -> RunReport {
     let disks = script.disks.iter().filter_map(disk).collect();
     finish(&sim, stage.open(sheets, disks))
         .unwrap_or_else(|error| panic!("cannot begin: {}", error.report()));
+    if script.has_clients() {
+        let hall = Hall::start(&sim);
+        stage.hall = Some(hall.unwrap_or_else(|error| panic!("no server: {}", error.report())));
+    }
     let stage = Rc::new(stage);
     act(&sim, &stage, script);
     let is_cut = common.power().is_off();
@@ -121,7 +126,7 @@ fn play(script: &Script) -> RunReport {
         }
     } else {
         graph.finish();
-        reopen(script.seed, images_of(&common), shown, common.is_troubled());
+        reopen(script.seed, images_of(&common), shown, common.is_troubled() || common.is_damaged());
     }
     let hits = common.sheets().iter().map(|sheet| sheet.disk.faults_hit()).sum();
     common.counts().event("operations of devices that failed", hits);
@@ -156,12 +161,8 @@ fn act(sim: &Sim, stage: &Rc<Stage>, script: &Script) {
 /// The power has gone: what the disks may show now.
 fn cut(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
     // What requests do without power, in caches, is nobody's business.
-    let models: Vec<ByteModel> = stage.disks.iter().map(|disk| disk.model.borrow().clone()).collect();
-    let shown = finish(sim, stage.shown())
-        .unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report()));
-    let crashed = models.into_iter().map(|mut model| {
-        model.crash();
-        model
-    });
-    shown.into_iter().map(|(top, _)| top).zip(crashed).collect()
+    let mut models = stage.models();
+    models.iter_mut().flatten().for_each(ByteModel::crash);
+    let tops = finish(sim, stage.tops());
+    known(tops.unwrap_or_else(|error| panic!("the graph cannot be looked at: {}", error.report())), models)
 }

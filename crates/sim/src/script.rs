@@ -17,7 +17,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::image::{Format, ImageSpec};
-use crate::step::Step;
+use crate::step::{Peer, Step};
 use crate::words::{BadWord, Words, unknown};
 
 /// A run as data.
@@ -70,6 +70,11 @@ impl Script {
     #[must_use]
     pub fn step_count(&self) -> usize {
         self.actors.iter().map(|actor| actor.steps.len()).sum()
+    }
+
+    /// Whether somebody comes over NBD.
+    pub(crate) fn has_clients(&self) -> bool {
+        self.actors.iter().any(|actor| actor.steps.contains(&Step::Peer(Peer::Connect)))
     }
 
     fn line(&mut self, line: &str) -> Result<(), BadWord> {

@@ -6,13 +6,13 @@
 //!        '--- requests          '--- Common: what control tasks need, too
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drystone_base::{Error, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, LEN_MAX, Result};
 use drystone_blockdev::draft::{Draft, change};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
@@ -23,11 +23,12 @@ use drystone_job::{ErrorAction, Happening, JobEvent, Jobs};
 use drystone_testkit::client::SharedModel;
 use drystone_testkit::disk::{DiscardAs, DiskOptions, Image, Power, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::ByteModel;
+use drystone_testkit::model::{ByteModel, Content};
 use drystone_testkit::sim::Sim;
 
 use crate::audit;
 use crate::files::{AuditedFile, Watch};
+use crate::hall::Hall;
 use crate::image::{Format, Sheet};
 use crate::tally::Counts;
 use crate::threads::SimThreads;
@@ -53,6 +54,8 @@ pub(crate) struct Stage {
     pub(crate) jobs: Jobs,
     pub(crate) common: Common,
     pub(crate) disks: Vec<Rc<Disk>>,
+    /// For NBD clients, if there are any.
+    pub(crate) hall: Option<Hall>,
 }
 
 /// What control tasks need, too. Clones are the same.
@@ -69,6 +72,8 @@ struct Inner {
     made: AtomicU64,
     /// Devices may fail, or have failed.
     is_troubled: AtomicBool,
+    /// Images were damaged.
+    is_damaged: AtomicBool,
     /// Changes that are being made, and how many have ended.
     changing: AtomicU64,
     changed: AtomicU64,
@@ -83,6 +88,22 @@ pub(crate) struct Disk {
     /// It may change the length.
     pub(crate) resizes: bool,
     pub(crate) front: Front,
+    /// An image below it is damaged: nothing is known of its bytes, and requests may fail.
+    is_forgotten: Cell<bool>,
+}
+
+impl Disk {
+    /// From now on, nothing is known of its bytes.
+    pub(crate) fn forget(&self) {
+        self.is_forgotten.set(true);
+        let whole = GuestRange::new(GuestOffset::ZERO, LEN_MAX);
+        // A write that never ends may be seen for ever.
+        let _endless = self.model.borrow_mut().begin_write(whole, Content::Any);
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.get()
+    }
 }
 
 /// What control tasks know of a disk. Clones are of the same disk.
@@ -142,6 +163,7 @@ impl Common {
             timing,
             made: AtomicU64::new(0),
             is_troubled: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
             changing: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         }))
@@ -162,6 +184,18 @@ impl Common {
 
     pub(crate) fn is_troubled(&self) -> bool {
         self.0.is_troubled.load(Ordering::SeqCst)
+    }
+
+    /// From now on, this image may be found damaged.
+    pub(crate) fn damage(&self, name: &str) {
+        self.0.is_damaged.store(true, Ordering::SeqCst);
+        if let Some((sheet, _)) = self.images().get_mut(name) {
+            sheet.is_damaged = true;
+        }
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.0.is_damaged.load(Ordering::SeqCst)
     }
 
     /// Whether changes are being made.
@@ -204,7 +238,7 @@ impl Common {
         }
         let (timing, power) = (self.0.timing, self.0.power.clone());
         let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
-        let sheet = Sheet { name: name.to_owned(), disk, format, backing };
+        let sheet = Sheet { name: name.to_owned(), disk, format, backing, is_damaged: false };
         self.images().insert(name.to_owned(), (sheet.clone(), Watch::default()));
         sheet
     }
@@ -272,7 +306,7 @@ impl Stage {
         let (control, counts) = (graph.control().clone(), common.counts().clone());
         let jobs =
             Jobs::new(control.clone(), SimThreads::start(sim), move |event: JobEvent| note(&counts, &event));
-        Self { control, jobs, common, disks: Vec::new() }
+        Self { control, jobs, common, disks: Vec::new(), hall: None }
     }
 
     /// Opens images, each before those on top of it, and makes disks of some of them.
@@ -286,7 +320,14 @@ impl Stage {
             let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
             let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
             let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
-            self.disks.push(Rc::new(Disk { number, model, main, resizes, front }));
+            self.disks.push(Rc::new(Disk {
+                number,
+                model,
+                main,
+                resizes,
+                front,
+                is_forgotten: Cell::new(false),
+            }));
         }
         Ok(())
     }

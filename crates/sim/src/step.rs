@@ -6,11 +6,13 @@
 //! | `read 0..4K`, `write 0..4K`, ... | a request ([`Request`]) |
 //! | `snapshot ...`, `drain ...`, ... | a change of the graph ([`Change`]) |
 //! | `stream ...`, `pause`, ... | something asked of jobs ([`JobStep`]) |
+//! | `connect`, `stall`, ... | an NBD client comes, stalls, goes ([`Peer`]) |
 //! | `fault ...`, `cut ...`, ... | something that happens to devices ([`Trouble`]) |
 //! | `abandon 3 write 0..4K` | any of the first two whose caller goes away after three polls |
 
 mod change;
 mod job;
+mod peer;
 mod request;
 mod trouble;
 
@@ -20,8 +22,9 @@ use crate::words::{BadWord, Words};
 
 pub use change::{Change, Target, VisitKind};
 pub use job::{JobStep, Reach, Stream};
+pub use peer::Peer;
 pub use request::Request;
-pub use trouble::{FaultSpec, Trouble};
+pub use trouble::{FaultSpec, Part, Trouble};
 
 /// One step of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub enum Step {
     Change(Change),
     /// Asks something of jobs.
     Job(JobStep),
+    /// Comes, stalls or goes as an NBD client.
+    Peer(Peer),
     /// Lets something happen to devices.
     Trouble(Trouble),
     /// Begins a step and forgets it after so many polls.
@@ -67,6 +72,9 @@ impl Step {
         if let Some(job) = JobStep::parse(verb, words)? {
             return Ok(Self::Job(job));
         }
+        if let Some(peer) = Peer::parse(verb) {
+            return Ok(Self::Peer(peer));
+        }
         match Trouble::parse(verb, words)? {
             Some(trouble) => Ok(Self::Trouble(trouble)),
             None => Err(BadWord(format!("nobody knows how to '{verb}'"))),
@@ -81,6 +89,7 @@ impl fmt::Display for Step {
             Self::Request(request) => request.fmt(f),
             Self::Change(change) => change.fmt(f),
             Self::Job(job) => job.fmt(f),
+            Self::Peer(peer) => peer.fmt(f),
             Self::Trouble(trouble) => trouble.fmt(f),
             Self::Abandon(polls, step) => write!(f, "abandon {polls} {step}"),
         }

@@ -14,6 +14,8 @@ pub struct Tally {
     pub requests: BTreeMap<String, Ends>,
     /// Changes of the graph by kind: done, refused.
     pub changes: BTreeMap<String, Ends>,
+    /// Why changes were refused, by kind and reason.
+    pub refusals: BTreeMap<String, u64>,
     /// Everything else that happened, by name.
     pub events: BTreeMap<String, u64>,
 }
@@ -48,6 +50,10 @@ impl Counts {
         end(&mut self.lock().changes, name, is_done);
     }
 
+    pub(crate) fn refusal(&self, name: &str, reason: impl fmt::Debug) {
+        *self.lock().refusals.entry(format!("{name}: {reason:?}")).or_default() += 1;
+    }
+
     pub(crate) fn event(&self, name: &str, count: u64) {
         if count > 0 {
             *self.lock().events.entry(name.to_owned()).or_default() += count;
@@ -74,8 +80,11 @@ impl Tally {
                 *ends = (ends.0 + done, ends.1 + refused);
             }
         }
-        for (name, count) in &other.events {
-            *self.events.entry(name.clone()).or_default() += count;
+        let groups = [(&mut self.refusals, &other.refusals), (&mut self.events, &other.events)];
+        for (own, others) in groups {
+            for (name, count) in others {
+                *own.entry(name.clone()).or_default() += count;
+            }
         }
     }
 }
@@ -138,7 +147,10 @@ impl fmt::Display for Totals {
                 writeln!(f, "  {name:<22}{done:>10} {:words$} {not:>10}", "", words = words[0].len())?;
             }
         }
-        writeln!(f, "events")?;
-        self.tally.events.iter().try_for_each(|(name, count)| writeln!(f, "  {name:<22}{count:>10}"))
+        for (title, counts) in [("refusals", &self.tally.refusals), ("events", &self.tally.events)] {
+            writeln!(f, "{title}")?;
+            counts.iter().try_for_each(|(name, count)| writeln!(f, "  {name:<38}{count:>10}"))?;
+        }
+        Ok(())
     }
 }

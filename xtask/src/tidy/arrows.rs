@@ -50,7 +50,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // For tests only, as the test kit is, and so are those that use it.
     (
         "sim",
-        &["base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "testkit"],
+        &[
+            "base", "buf", "core", "sys", "nbd", "protocol", "format", "filter", "blockdev", "job", "export",
+            "qmp", "daemon", "played", "testkit",
+        ],
     ),
     (
         "played",

@@ -30,7 +30,7 @@ enum Scope {
     Everywhere,
     /// Wherever time is not ours to spend: everything but `sys` and the project's own commands.
     OutsideSys,
-    /// The same, without test code and `testkit`, which talk to real programs.
+    /// The same, without test code and crates that are nothing else, which talk to real programs.
     ProductionOutsideSys,
 }
 
@@ -87,7 +87,9 @@ impl Scope {
         match self {
             Self::Everywhere => true,
             Self::OutsideSys => is_outside,
-            Self::ProductionOutsideSys => is_outside && own != "testkit" && !source.is_test_line(line),
+            Self::ProductionOutsideSys => {
+                is_outside && !matches!(own, "testkit" | "sim") && !source.is_test_line(line)
+            }
         }
     }
 }

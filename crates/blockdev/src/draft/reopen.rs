@@ -134,7 +134,7 @@ impl Reopening<'_, '_> {
         let plan = &mut self.draft.plan;
         plan.set_read_only(item.node, settings.read_only || stays);
         plan.set_policy(item.node, settings.policy());
-        let given = Given { explicit, settings, heir_of: item.given.heir_of };
+        let given = Given { heir_of: item.given.heir_of, ..Given::new(explicit, settings) };
         plan.remember(item.node, Rc::new(given));
     }
 

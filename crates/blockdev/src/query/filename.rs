@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use drystone_protocol::file::HostFile;
 use crate::given::Given;
 use crate::name;
 use crate::options::Options;
+
+/// Most names with options are no longer.
+const JSON_BYTES: usize = 128;
 
 /// By which name a node can be opened.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +42,12 @@ impl Filename {
     pub fn text(&self) -> String {
         match self {
             Self::Path(path) => path.to_string_lossy().into_owned(),
-            Self::Options(options) => format!("json:{options}"),
+            Self::Options(options) => {
+                let mut text = String::with_capacity(JSON_BYTES);
+                // Writing to memory does not fail.
+                let _ = write!(text, "json:{options}");
+                text
+            }
         }
     }
 }
@@ -71,8 +80,7 @@ impl Seen {
 
     /// More than its file and its format must be said.
     fn is_special(&self) -> bool {
-        let given = self.given.as_ref();
-        given.is_some_and(|given| given.explicit.names().any(|name| STRONG.contains(&name)))
+        self.given.as_ref().is_some_and(|given| !given.strong.is_empty())
     }
 
     fn file_path(&self) -> Option<&Path> {
@@ -117,13 +125,13 @@ pub(crate) fn of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Filename
 /// what is behind it: of a window of a file, or an image inside of an image, they do not.
 #[must_use]
 pub fn file_of(graph: &GraphView<'_>, node: NodeId) -> Option<PathBuf> {
-    bottom(graph, graph.look(node)?)?.file_path().map(Path::to_owned)
+    Bottom::of(graph, &graph.look(node)?)?.file()
 }
 
 /// The same for a node of the graph or of those that a plan brings in.
 pub(crate) fn file_of_planned(task: &Task<'_>, plan: &Plan, node: NodeId) -> Option<PathBuf> {
     let graph = Planned(task, plan);
-    bottom(&graph, graph.look(node)?)?.file_path().map(Path::to_owned)
+    Bottom::of(&graph, &graph.look(node)?)?.file()
 }
 
 /// The name of the backing file in the header of an image.
@@ -133,23 +141,43 @@ pub(crate) fn recorded_backing(node: &Node) -> Option<PathBuf> {
     (!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name)))
 }
 
-/// Options that decide which bytes a node shows, beside its children.
-const STRONG: [&str; 5] = ["offset", "size", "latency-ns", "read-zeroes", "encrypt"];
-
 /// The filter that jobs put in.
 const COPY_ON_READ: &str = "copy-on-read";
 
-/// The node without children that an image is on, or that the node is, if its name and the format say everything but for
-/// what is behind the image.
-fn bottom(graph: &impl LookUp, seen: Seen) -> Option<Seen> {
-    let Some(file) = seen.file else {
-        return (seen.file_path().is_some() || !seen.is_special()).then_some(seen);
-    };
-    // A filter is found by nobody who opens the file, nor an image inside of an image.
-    if seen.is_special() || matches!(seen.node.driver().format_name(), COPY_ON_READ | "throttle") {
-        return None;
+/// What a node without children is called.
+enum Bottom {
+    File(PathBuf),
+    Protocol(&'static str),
+}
+
+impl Bottom {
+    /// The node that an image is on, or that the node is, if its name and the format say everything but for what is behind
+    /// the image.
+    fn of(graph: &impl LookUp, seen: &Seen) -> Option<Self> {
+        let Some(file) = seen.file else {
+            let protocol = || (!seen.is_special()).then(|| Self::Protocol(seen.node.driver().format_name()));
+            return seen.file_path().map(|path| Self::File(path.to_owned())).or_else(protocol);
+        };
+        // A filter is found by nobody who opens the file, nor an image inside of an image.
+        if seen.is_special() || matches!(seen.node.driver().format_name(), COPY_ON_READ | "throttle") {
+            return None;
+        }
+        Self::of(graph, &graph.look(file).filter(|below| below.file.is_none())?)
     }
-    graph.look(file).filter(|below| below.file.is_none()).and_then(|below| bottom(graph, below))
+
+    fn file(self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Protocol(_) => None,
+        }
+    }
+
+    fn path(self) -> PathBuf {
+        match self {
+            Self::File(path) => path,
+            Self::Protocol(name) => PathBuf::from(format!("{name}://")),
+        }
+    }
 }
 
 /// The names of many nodes of a graph that does not change meanwhile.
@@ -166,12 +194,21 @@ impl<'g, G: LookUp> Names<'g, G> {
 
     /// The name of a node.
     pub(crate) fn of(&self, id: NodeId) -> Filename {
-        let is_named = |seen: &Seen| !seen.node.name().starts_with('#');
-        let id = if self.graph.look(id).as_ref().is_some_and(is_named) { id } else { self.below_filters(id) };
-        match self.path(id) {
-            Some(path) => Filename::Path(path.to_path_buf()),
-            None => Filename::Options(self.options(id)),
-        }
+        let named = self.graph.look(id).filter(|seen| !seen.node.name().starts_with('#'));
+        let (id, seen) = match named {
+            Some(seen) => (id, Some(seen)),
+            None => {
+                let id = self.below_filters(id);
+                (id, self.graph.look(id))
+            }
+        };
+        let Some(seen) = seen else { return Filename::Options(Options::default()) };
+        // Nothing is behind most nodes, and they are asked for once.
+        let path = match seen.backing {
+            None => self.own_path(&seen, None),
+            Some(_) => self.path(id).map(|path| path.to_path_buf()),
+        };
+        path.map_or_else(|| Filename::Options(self.options(&seen)), Filename::Path)
     }
 
     /// The name in an image's header, as it is to be opened; none if there is none, or it cannot be opened by itself. The
@@ -200,11 +237,7 @@ impl<'g, G: LookUp> Names<'g, G> {
             match behind.filter(|behind| !self.paths.borrow().contains_key(behind)) {
                 Some(behind) => unknown.push(behind),
                 None => {
-                    let path = self.own_path(seen, behind);
-                    if unknown.len() == 1 && behind.is_none() {
-                        // Nothing that is worth remembering: most nodes are asked for once.
-                        return path;
-                    }
+                    let path = self.own_path(&seen, behind).map(Rc::from);
                     self.paths.borrow_mut().insert(id, path);
                 }
             }
@@ -213,13 +246,11 @@ impl<'g, G: LookUp> Names<'g, G> {
     }
 
     /// The same, with that of the image behind known.
-    fn own_path(&self, seen: Seen, behind: Option<NodeId>) -> Option<Rc<Path>> {
-        if self.overridden(&seen, behind).is_some() {
-            return None;
+    fn own_path(&self, seen: &Seen, behind: Option<NodeId>) -> Option<PathBuf> {
+        match self.overridden(seen, behind) {
+            None => Bottom::of(self.graph, seen).map(Bottom::path),
+            Some(_) => None,
         }
-        let bottom = bottom(self.graph, seen)?;
-        let protocol = || PathBuf::from(format!("{}://", bottom.node.driver().format_name()));
-        Some(bottom.file_path().map_or_else(protocol, Path::to_owned).into())
     }
 
     /// The image behind, if it is not the one that the image names; `Some(None)` if there is none though one is named.
@@ -249,25 +280,25 @@ impl<'g, G: LookUp> Names<'g, G> {
     }
 
     /// What decides which bytes are shown, of the node and all below it.
-    fn options(&self, id: NodeId) -> Options {
+    fn options(&self, seen: &Seen) -> Options {
         let mut options = Options::default();
-        let Some(seen) = self.graph.look(id) else { return options };
         options.put_new("driver", seen.node.driver().format_name());
         if let Some(given) = &seen.given {
-            for (key, value) in given.explicit.plain().filter(|(key, _)| STRONG.contains(key)) {
-                options.put_new(key, value.clone());
+            for (key, value) in &given.strong {
+                value.iter().for_each(|value| options.put_new(key, value.clone()));
             }
         }
         if let Some(path) = seen.file_path() {
             options.put_new("filename", path.to_string_lossy().into_owned());
         }
+        let below = |id| self.graph.look(id).map(|seen| self.options(&seen)).unwrap_or_default();
         if let Some(file) = seen.file {
-            options.put_below("file", self.options(file));
+            options.put_below("file", below(file));
         }
-        match self.overridden(&seen, seen.backing.map(|backing| self.below_filters(backing))) {
+        match self.overridden(seen, seen.backing.map(|backing| self.below_filters(backing))) {
             None => {}
             Some(None) => options.put_new("backing", serde_json::Value::Null),
-            Some(Some(behind)) => options.put_below("backing", self.options(behind)),
+            Some(Some(behind)) => options.put_below("backing", below(behind)),
         }
         options
     }

@@ -18,13 +18,13 @@ use std::rc::Rc;
 use drystone_base::rng::Rng;
 use drystone_base::{Error, HostOffset, Result};
 use drystone_blockdev::backing::change_backing_file;
-use drystone_blockdev::draft::change;
 use drystone_blockdev::formats::BackingName;
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
 use drystone_blockdev::resize::resize;
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{Opening, Plan, Task};
+use drystone_core::control::{Opening, Plan, RootSpec, Task};
+use drystone_core::graph::permission::{Grant, Perm};
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Source, check};
 use drystone_protocol::file::create::{Before, store};
@@ -35,7 +35,7 @@ use drystone_testkit::graph::{SimDriver, SimGraph};
 use drystone_testkit::model::{ByteModel, DiscardRule, Ending};
 use drystone_testkit::sim::Sim;
 
-use crate::draft::{add, del, detach, export, reopen, snapshot};
+use crate::draft::{add, del, reopen, snapshot};
 
 const LEN: u64 = 64 << 10;
 /// What overlays call their backing file at first.
@@ -47,7 +47,8 @@ const BASE: &str = "base.img";
 async fn make(task: &Task<'_>, disk: &SimDisk, len: u64, names_base: bool) -> Result<()> {
     let backing = BackingName { name: BASE.into(), format: Some("qcow2".to_owned()) };
     let mut options = Options::from_json(r#"{"cluster_size":4096}"#).unwrap();
-    let format = Opener::trusting().formats.find("qcow2")?;
+    let opener = Opener::trusting();
+    let format = opener.formats.find("qcow2")?;
     let contents = format.contents(len, names_base.then_some(&backing), &mut options)?;
     store(task.local_ref(), disk, contents, Before { has_old: true, len: disk.len() }).await
 }
@@ -138,7 +139,16 @@ impl<'s> Scene<'s> {
 
     fn export(&self, node: &str) -> Option<Backend<ReadWrite>> {
         let node = node.to_owned();
-        self.call(async move |task| export(task, &node).await)
+        self.call(async move |task| {
+            let mut plan = Plan::new();
+            let id = task.gs().find(&node)?;
+            // Others may change the length.
+            let grant = Grant { perm: Grant::WRITER.perm, shared: Perm::ALL };
+            let spec = RootSpec { name: "guest".to_owned(), grant, stays: false };
+            let user = plan.attach_root(task.gs(), id, spec);
+            task.apply(plan).await?;
+            Ok(user)
+        })
     }
 
     /// Clients that make random requests; how many are still at it.
@@ -167,9 +177,7 @@ impl<'s> Scene<'s> {
     fn close(&self, user: &Backend<ReadWrite>, nodes: &[&str]) -> Option<()> {
         let (user, nodes): (_, Vec<String>) = (user.clone(), nodes.iter().map(ToString::to_string).collect());
         self.call(async move |task| {
-            let mut plan = Plan::new();
-            plan.detach_root(user.id());
-            task.apply(plan).await?;
+            detach(task, &user).await?;
             for node in nodes {
                 del(task, &node).await?;
             }
@@ -190,6 +198,12 @@ impl<'s> Scene<'s> {
         model.crash();
         model
     }
+}
+
+async fn detach(task: &mut Task<'_>, user: &Backend<ReadWrite>) -> Result<()> {
+    let mut plan = Plan::new();
+    plan.detach_root(user.id());
+    task.apply(plan).await
 }
 
 async fn add_file(task: &mut Task<'_>, n: usize, disk: &SimDisk) -> Result<()> {
@@ -373,7 +387,7 @@ impl Commanded {
         let n = self.chain.len() - 1;
         let user = user.clone();
         scene.call(async move |task| {
-            detach(task, &user).await;
+            detach(task, &user).await?;
             reopen(task, &[&layer(n, r#""backing":"layer0","read-only":true"#)]).await?;
             reopen(task, &[&layer(n, r#""backing":"layer0","cache":{"direct":true}"#)]).await
         })?;
@@ -484,7 +498,7 @@ fn new_image_on_a_device() {
     let mut old = old_image();
     old.set_len(1 << 20);
     let points = CrashPoints::of("new image on a device", vec![old.clone()]);
-    let disks = DiskOptions { can_grow: false, align_bytes: 512, ..points.disks.clone() };
+    let disks = DiskOptions { can_grow: false, ..points.disks.clone() };
     CrashPoints { disks, ..points }.look_at(&Created { old: Some(old) });
 }
 

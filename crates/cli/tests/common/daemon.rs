@@ -28,8 +28,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon in `dir`, with these options and a control socket.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_under(Command::new(drystone()), dir, args)
+    }
+
+    /// As [`Self::start`], by a command that ends in the program.
+    pub(crate) fn start_under(mut command: Command, dir: &Path, args: &[&str]) -> Self {
         let stderr = File::create(dir.join("stderr")).unwrap();
-        let mut command = Command::new(drystone());
         command.arg("daemon").args(args).args(["--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off"]);
         command.args(["--chardev", "socket,id=d,path=qmp2.sock,server=on,wait=off"]);
         command.args(["--chardev", "socket,id=e,path=qmp3.sock,server=on,wait=off"]);

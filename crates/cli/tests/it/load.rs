@@ -264,6 +264,21 @@ impl Load {
         !self.is_broken.load(Ordering::SeqCst)
     }
 
+    /// How often a request failed because the disk was full.
+    pub(crate) fn full(&self) -> u64 {
+        self.counts.full.load(Ordering::SeqCst)
+    }
+
+    /// How many blocks were read back.
+    pub(crate) fn read_back_so_far(&self) -> u64 {
+        self.counts.read_back.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were made, and given up by their writers.
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        (self.counts.connected.load(Ordering::SeqCst), self.counts.hung_up.load(Ordering::SeqCst))
+    }
+
     /// What was done so far.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts

@@ -10,6 +10,7 @@ mod common;
 
 mod daemon;
 mod demo;
+mod full;
 mod golden;
 mod graph;
 mod hostile;

@@ -23,14 +23,20 @@
 //! | `Gs::with` | `&Gs` | control | lends a view to a closure that cannot wait |
 //! | `GraphView::child` | a view | control |  |
 //! | `GraphView::demand` | a view | control |  |
-//! | `GraphView::memo` | a view | control | means nothing to the core |
-//! | `GraphView::memo` | a view | control |  |
 //! | `GraphView::node` | a view | control |  |
 //! | `GraphView::node_handle` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `GraphView::node_named` | a view | control |  |
 //! | `GraphView::nodes` | a view | control |  |
 //! | `GraphView::parents_of` | a view | control |  |
 //! | `GraphView::roots` | a view | control |  |
+//! | `GraphView::view` | a view | control |  |
+//! | `GraphView::views` | a view | control |  |
+//! | `NodeView::child` | a view | control |  |
+//! | `NodeView::children` | a view | control |  |
+//! | `NodeView::id` | a view | control |  |
+//! | `NodeView::is_owned` | a view | control |  |
+//! | `NodeView::memo` | a view | control | means nothing to the core |
+//! | `NodeView::node` | a view | control | facts of the driver; gives no right to do I/O |
 //! | `Task::gs` | `&Task` | control | lends `&Gs` until the task waits |
 //! | `Task::local` | `&Task` | control |  |
 //! | `Task::local_ref` | `&Task` | control |  |

@@ -29,7 +29,9 @@ fn grant_of(kind: VisitKind) -> Grant {
 fn refusals(change: &Change) -> &'static [Kind] {
     match change {
         // A job, or somebody who does not want others to write.
-        Change::Snapshot(_) | Change::Reopen(..) => &[Kind::InUse],
+        Change::Snapshot(_) => &[Kind::InUse],
+        // A job needs to write to it meanwhile.
+        Change::Reopen(..) => &[Kind::InUse, Kind::ReadOnly],
         // Somebody else was faster.
         Change::Delete => &[Kind::InUse, Kind::NotFound],
         Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
@@ -80,8 +82,9 @@ impl Player {
     pub(super) fn note(&self, name: &str, refusals: &[Kind], result: Result<()>) {
         self.stage.common.counts().change(name, result.is_ok());
         let Err(error) = result else { return };
+        self.stage.common.counts().refusal(name, error.kind());
         let is_trouble = matches!(error.kind(), Kind::Io | Kind::NoSpace) && self.stage.common.is_troubled();
-        let is_excused = refusals.contains(&error.kind()) || is_trouble;
+        let is_excused = refusals.contains(&error.kind()) || is_trouble || self.stage.common.is_damaged();
         assert!(is_excused, "'{name}' of disk {} failed: {}", self.disk.number, error.report());
     }
 
@@ -206,12 +209,12 @@ impl Player {
 }
 
 /// Where a user is.
-fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
+pub(super) fn node_of(graph: &GraphView<'_>, user: RootId) -> Option<NodeId> {
     graph.roots().into_iter().find(|root| root.id == user).and_then(|root| root.node)
 }
 
 /// Whether `node` shows the image that `main` sees.
-fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
+pub(super) fn is_at_head(graph: &GraphView<'_>, main: RootId, node: NodeId) -> bool {
     let image = |node| audit::chain(graph, node).first().map(|image| image.id);
     node_of(graph, main).is_some_and(|top| image(top) == image(node))
 }

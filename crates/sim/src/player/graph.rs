@@ -66,8 +66,18 @@ pub(super) async fn drain(task: &mut Task<'_>, desk: &Desk, target: Target, ns: 
     let files: Vec<_> = drained.images.iter().filter_map(|name| desk.common.find(name)).collect();
     files.iter().for_each(|(sheet, watch)| watch.begin_quiet(&sheet.name, &sheet.disk));
     task.gs().with(audit::demand_sound);
+    let before = task
+        .gs()
+        .with(|graph| audit::reaches(graph, desk.main.id(), drained.node))
+        .then(|| desk.main.statistics());
     let until_ns = task.local().now_ns().saturating_add(ns);
     task.sleep_until(until_ns).await;
+    if let Some(before) = before
+        && task.gs().with(|graph| audit::reaches(graph, desk.main.id(), drained.node))
+    {
+        let name = desk.main.name();
+        assert_eq!(before, desk.main.statistics(), "requests of '{name}' ended above something quiet");
+    }
     files.iter().for_each(|(_, watch)| watch.end_quiet());
     drop(quiet);
     Ok(())

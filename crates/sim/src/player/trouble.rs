@@ -1,10 +1,11 @@
 //! What happens to devices.
 
-use drystone_testkit::disk::{Fault, OpFilter};
+use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind};
 
 use super::Player;
-use crate::image::Sheet;
-use crate::step::{FaultSpec, Trouble};
+use crate::image::{Sheet, tables};
+use crate::prepare::chain_of;
+use crate::step::{FaultSpec, Part, Trouble};
 
 impl Player {
     pub(super) fn trouble(&self, trouble: &Trouble) {
@@ -23,12 +24,35 @@ impl Player {
                 });
             }
             Trouble::Room(image) => self.device(image, |sheet| sheet.disk.set_space(u64::MAX)),
+            Trouble::Damage(image, part) => self.device(image, |sheet| self.damage(sheet, part)),
             Trouble::Cut(ops) => {
                 common.trouble();
                 common.power().cut_at(common.power().ops_begun().saturating_add(ops));
             }
         }
         common.counts().event(trouble.name(), 1);
+    }
+
+    /// Reads of that part return other bytes from now on. Of disks on it, nothing is known any more.
+    fn damage(&self, sheet: &Sheet, part: Part) {
+        let ranges = tables(&sheet.disk.image(), part);
+        if ranges.is_empty() {
+            return;
+        }
+        self.stage.common.damage(&sheet.name);
+        for range in ranges {
+            let filter = OpFilter::of(OpKind::Read).touching(range);
+            sheet.disk.inject(Fault::every(filter, FaultEffect::Damage));
+        }
+        let sheets = self.stage.common.sheets();
+        let is_on = |top: &str, below: &str| chain_of(&sheets, top).iter().any(|one| one.name == below);
+        for disk in &self.stage.disks {
+            // It may also be about to become the image on top.
+            let head = disk.front.head();
+            if is_on(&head, &sheet.name) || is_on(&sheet.name, &head) {
+                disk.forget();
+            }
+        }
     }
 
     /// The device of image number `number`, going round.

@@ -19,8 +19,38 @@ pub enum Trouble {
     Fill(usize, u64),
     /// `room 0`: there is room again.
     Room(usize),
+    /// `damage 0 table`: reads of metadata return other bytes from now on.
+    Damage(usize, Part),
     /// `cut 25`: the power goes off at that operation from now, and the run ends.
     Cut(u64),
+}
+
+/// A part of the metadata of a qcow2 image, where it is at that moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The header.
+    Header,
+    /// The L1 table.
+    L1,
+    /// The L2 tables.
+    L2,
+    /// The table of refcount blocks.
+    RefcountTable,
+    /// The refcount blocks.
+    Refcounts,
+}
+
+const PARTS: [(&str, Part); 5] = [
+    ("header", Part::Header),
+    ("l1", Part::L1),
+    ("l2", Part::L2),
+    ("refcount-table", Part::RefcountTable),
+    ("refcounts", Part::Refcounts),
+];
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 5] = [Self::Header, Self::L1, Self::L2, Self::RefcountTable, Self::Refcounts];
 }
 
 /// Which operations fail, and how.
@@ -66,6 +96,7 @@ impl Trouble {
             Self::Mend(_) => "devices mended",
             Self::Fill(..) => "devices filled",
             Self::Room(_) => "devices with room again",
+            Self::Damage(..) => "images damaged",
             Self::Cut(_) => "power cuts prepared",
         }
     }
@@ -89,6 +120,10 @@ impl Trouble {
                 Self::Fill(image, words.len()?)
             }
             "room" => Self::Room(words.value(IMAGE)?),
+            "damage" => {
+                let image = words.value(IMAGE)?;
+                Self::Damage(image, named("part", &PARTS, words.word("a part")?)?)
+            }
             "cut" => Self::Cut(words.value("a number of operations")?),
             _ => return Ok(None),
         }))
@@ -105,6 +140,7 @@ impl fmt::Display for Trouble {
             Self::Mend(image) => write!(f, "mend {image}"),
             Self::Fill(image, room) => write!(f, "fill {image} room {}", show_len(*room)),
             Self::Room(image) => write!(f, "room {image}"),
+            Self::Damage(image, part) => write!(f, "damage {image} {}", name_of(&PARTS, part)),
             Self::Cut(ops) => write!(f, "cut {ops}"),
         }
     }

@@ -7,7 +7,7 @@
 //!  the blocks count every cluster of the file, their own and the table's among them
 //! ```
 //! Invariants: options are checked as release 10.0 of the C tool checks them; the result passes the consistency check;
-//! the header is the last piece, so that an interrupted creation leaves no image behind.
+//! the header's first sector is the last piece, so that an interrupted creation leaves no image behind.
 //! Not here: writing; looking at the backing file; space for data (`prealloc`).
 
 mod prealloc;
@@ -21,7 +21,7 @@ use super::extension::Extensions;
 use super::feature::{Autoclear, Compatible, CompatibleBit, Incompatible, IncompatibleBit, standard_names};
 use super::geometry::{ClusterBits, ENTRY_BYTES, L1_BYTES_MAX};
 use super::header::{
-    BACKING_NAME_BYTES_MAX, Crypt, Header, HeaderError, L1Table, RefcountTable, SnapshotTable, Version,
+    self, BACKING_NAME_BYTES_MAX, Crypt, Header, HeaderError, L1Table, RefcountTable, SnapshotTable, Version,
 };
 use super::refcount::RefcountWidth;
 
@@ -139,9 +139,14 @@ impl CreateOptions {
         self.check_support()?;
         self.check_backing()?;
         let plan = Plan::new(self, cluster, width)?;
-        let header = self.encode_header(&plan)?;
+        let mut header = self.encode_header(&plan)?;
         let mut pieces = vec![plan.refcount_table(), plan.refcount_blocks()];
         pieces.append(&mut plan.mapping());
+        // A disk writes a sector as a whole or not at all: the first one makes the rest an image.
+        let behind = header.split_off(header.len().min(header::SECTOR_BYTES));
+        if !behind.is_empty() {
+            pieces.push((HostOffset::ZERO.plus(header.len() as u64), behind));
+        }
         pieces.push((HostOffset::ZERO, header));
         Ok(Layout { len_file: plan.len_file(), pieces })
     }

@@ -74,14 +74,26 @@ fn a_new_image_says_what_was_asked_for() {
         ..options(1000)
     };
     let layout = asked.layout().unwrap();
-    let (at, header) = layout.pieces.last().unwrap();
-    let header = Header::parse(header).unwrap();
-    assert_eq!((at.get(), header.len_guest()), (0, 1024), "the header is last, the length is rounded up");
+    let header = Header::parse(&image(&layout)).unwrap();
+    assert_eq!(header.len_guest(), 1024, "the length is rounded up");
     assert_eq!((header.compression(), header.version()), (Compression::Zstd, Version::V3));
     assert!(header.compatible().has(CompatibleBit::LazyRefcounts));
     assert_eq!(header.backing_name(), Some(&b"base.img"[..]));
     assert_eq!(header.extensions().backing_format(), Some(&b"raw"[..]));
     assert_eq!(header.extensions().feature_names().len(), 8);
+}
+
+/// A power cut can tear what is longer than a sector.
+#[test]
+fn one_sector_makes_the_rest_an_image() {
+    let backing = CreateOptions { backing_name: Some(b"base.img".into()), ..options(1 << 20) };
+    let backing = CreateOptions { backing_format: Some(b"raw".into()), ..backing };
+    for asked in [options(1 << 20), backing, CreateOptions { version: Version::V2, ..options(0) }] {
+        let mut layout = asked.layout().unwrap();
+        let (at, first) = layout.pieces.pop().unwrap();
+        assert_eq!((at.get(), first.len()), (0, first.len().min(512)));
+        assert_eq!(image(&layout).iter().take(512).find(|byte| **byte != 0), None);
+    }
 }
 
 #[test]
@@ -152,7 +164,7 @@ fn the_header_of_a_small_cluster_drops_feature_names_before_it_refuses_a_name() 
     };
     let room = 512 - 112 - 16 - 8;
     let layout = named(room).layout().unwrap();
-    let header = Header::parse(&layout.pieces.last().unwrap().1).unwrap();
+    let header = Header::parse(&image(&layout)).unwrap();
     assert_eq!((header.backing_name().unwrap().len(), header.extensions().feature_names().len()), (room, 0));
     assert_eq!(named(room + 1).layout(), Err(CreateError::Header(HeaderError::DoesNotFit(513))));
 }

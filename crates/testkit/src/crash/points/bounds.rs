@@ -6,11 +6,11 @@ pub const DEPTH_VARIABLE: &str = "DRYSTONE_CRASH_DEPTH";
 pub const POINT_VARIABLE: &str = "DRYSTONE_CRASH_POINT";
 
 /// Up to so many unflushed writes or sectors, every subset is looked at.
-const EXHAUSTIVE_MAX: u64 = 8;
+const EXHAUSTIVE_MAX: u64 = 7;
 /// Of more, so many subsets.
-const SAMPLES: usize = 64;
+const SAMPLES: usize = 48;
 /// So many further torn writes where whole writes were looked at exhaustively.
-const TORN: usize = 12;
+const TORN: usize = 8;
 /// The second cut is at one of so many operations.
 const SECOND_CUT_OPS: u64 = 40;
 /// Most schedules of a deeper run.
