@@ -103,6 +103,10 @@ impl Draw {
             let steps = self.misfortunes();
             script.actors.push(self.actor(script.threads, 0, steps));
         }
+        if self.rng.one_in(4) {
+            let steps = vec![self.wait(3_000_000), Step::Trouble(Trouble::Cut(self.rng.below(120)))];
+            script.actors.push(self.actor(script.threads, 0, steps));
+        }
     }
 
     fn actor(&mut self, threads: u16, disk: usize, steps: Vec<Step>) -> Actor {
