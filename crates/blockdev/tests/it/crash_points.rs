@@ -176,13 +176,25 @@ impl<'s> Scene<'s> {
     /// Takes the user and the named nodes away, everything is stored.
     fn close(&self, user: &Backend<ReadWrite>, nodes: &[&str]) -> Option<()> {
         let (user, nodes): (_, Vec<String>) = (user.clone(), nodes.iter().map(ToString::to_string).collect());
-        self.call(async move |task| {
+        self.storing(async move |task| {
             detach(task, &user).await?;
             for node in nodes {
                 del(task, &node).await?;
             }
             Ok(())
         })
+    }
+
+    /// Does something that stores everything.
+    fn storing<T, F>(&self, work: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
+    {
+        let flush = self.model.borrow_mut().begin_flush();
+        let done = self.call(work)?;
+        self.model.borrow_mut().end_flush(flush);
+        Some(done)
     }
 
     fn read_all(&self, user: &Backend<ReadWrite>) {
@@ -386,7 +398,7 @@ impl Commanded {
     fn to_read_and_back(&self, scene: &Scene<'_>, user: &Backend<ReadWrite>, top: &str) -> Option<()> {
         let n = self.chain.len() - 1;
         let user = user.clone();
-        scene.call(async move |task| {
+        scene.storing(async move |task| {
             detach(task, &user).await?;
             reopen(task, &[&layer(n, r#""backing":"layer0","read-only":true"#)]).await?;
             reopen(task, &[&layer(n, r#""backing":"layer0","cache":{"direct":true}"#)]).await

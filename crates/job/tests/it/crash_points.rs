@@ -137,8 +137,11 @@ impl Streamed {
                 }
             }
             sim.run_until(|| running.get() == 0).unwrap();
-            if let Err(error) = chain.close(&world) {
-                assert!(are_disturbed(disks), "{}", error.report());
+            // Closing stores everything.
+            let flush = model.borrow_mut().begin_flush();
+            match chain.close(&world) {
+                Ok(()) => model.borrow_mut().end_flush(flush),
+                Err(error) => assert!(are_disturbed(disks), "{}", error.report()),
             }
         }
         world.end();

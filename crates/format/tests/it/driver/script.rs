@@ -60,7 +60,13 @@ impl Stage<'_, '_> {
     pub(crate) fn step(&self, step: &str) -> Result<()> {
         let Self { sim, graph, chain, model, .. } = *self;
         match *step.split_whitespace().collect::<Vec<_>>() {
-            ["ro"] => chain.set_read_only(graph, true),
+            ["ro"] => {
+                // What cannot be written any more is stored.
+                let flush = model.borrow_mut().begin_flush();
+                chain.set_read_only(graph, true)?;
+                model.borrow_mut().end_flush(flush);
+                Ok(())
+            }
             ["rw"] => chain.set_read_only(graph, false),
             ["cache", bytes] => {
                 let bytes = len(bytes);

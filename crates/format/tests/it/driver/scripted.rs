@@ -59,7 +59,11 @@ impl Scripted<'_> {
         let graph = SimGraph::start(sim);
         let done = Chain::open(&graph, disks, self.state.options).and_then(|chain| {
             work(&Stage { sim, graph: &graph, chain: &chain, model: &model, names: &names });
-            chain.close(&graph)
+            // Closing stores everything.
+            let flush = model.borrow_mut().begin_flush();
+            chain.close(&graph)?;
+            model.borrow_mut().end_flush(flush);
+            Ok(())
         });
         if let Err(error) = done {
             assert!(are_disturbed(disks), "{}", error.report());
