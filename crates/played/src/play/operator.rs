@@ -279,8 +279,7 @@ impl Operator {
         }
         let top = disk.node(disk.top.get());
         let growth = disk.model.borrow_mut().begin_resize(len_bytes);
-        let answer =
-            self.change("block_resize", json!({ "node-name": top, "size": len_bytes })).await?;
+        let answer = self.change("block_resize", json!({ "node-name": top, "size": len_bytes })).await?;
         let is_done = match answer {
             Answer::Done(_) => true,
             Answer::Refused(_) => false,
@@ -359,7 +358,8 @@ impl Operator {
     }
 
     async fn export(&mut self, disk: &Disk) -> Result<()> {
-        let mut export = json!({ "type": "nbd", "id": export_id(disk), "name": disk.name.to_string(), "writable": true });
+        let mut export =
+            json!({ "type": "nbd", "id": export_id(disk), "name": disk.name.to_string(), "writable": true });
         export["node-name"] = disk.node(disk.top.get()).into();
         if self.rng.one_in(3) {
             // It is there at times.
