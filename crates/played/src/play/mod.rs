@@ -47,7 +47,7 @@ const OVERLAYS: usize = 3;
 /// People sleep about this long.
 const PAUSE_NS: u64 = 300_000;
 /// A power cut comes at one of the first operations of disks, of which there are mostly fewer.
-const CUT_OPS_MAX: u64 = 1500;
+const CUT_OPS_MAX: u64 = 300;
 /// A run of more steps has no end.
 const STEPS_MAX: u64 = 3_000_000;
 

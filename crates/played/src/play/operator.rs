@@ -2,7 +2,6 @@
 //!
 //! In a calm run, what must work does. After a command that failed because a device did, or that nobody has seen the end
 //! of, the operator looks how things stand: done or not done, never half.
-#![expect(clippy::indexing_slicing, reason = "members of JSON objects: what is not there is null, or made")]
 
 use std::future::pending;
 use std::mem;
@@ -74,6 +73,13 @@ impl Graph {
 fn node(disk: &Disk, index: usize, backing: Option<&str>) -> Value {
     let name = disk.node(index);
     json!({ "driver": "qcow2", "node-name": name, "file": format!("{name}-file"), "backing": backing })
+}
+
+/// Adds a member to an object, or replaces it.
+fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(key.to_owned(), value.into());
+    }
 }
 
 fn export_id(disk: &Disk) -> String {
@@ -256,11 +262,11 @@ impl Operator {
         let mut wanted = node(disk, top, graph.backing_of(&disk.node(top)));
         if self.is_exported(disk).await? {
             let mut wrong = wanted.clone();
-            wrong["read-only"] = true.into();
+            set(&mut wrong, "read-only", true);
             self.must_not("blockdev-reopen", json!({ "options": [wrong] }), "it has a writer").await?;
         }
-        wanted["l2-cache-size"] = (4096 << self.rng.below(4)).into();
-        wanted["discard"] = "unmap".into();
+        set(&mut wanted, "l2-cache-size", 4096_u64 << self.rng.below(4));
+        set(&mut wanted, "discard", "unmap");
         self.change("blockdev-reopen", json!({ "options": [wanted] })).await.map(drop)
     }
 
@@ -293,7 +299,7 @@ impl Operator {
     async fn len_of(&mut self, name: &str) -> Result<u64> {
         let nodes = self.must("query-named-block-nodes", json!({})).await?;
         let node = nodes.as_array().into_iter().flatten().find(|node| node["node-name"] == name);
-        Ok(node.and_then(|node| node["image"]["virtual-size"].as_u64()).unwrap_or(0))
+        Ok(node.and_then(|node| node.pointer("/image/virtual-size")?.as_u64()).unwrap_or(0))
     }
 
     async fn stream(&mut self, disk: &Disk) -> Result<()> {
@@ -361,15 +367,15 @@ impl Operator {
     async fn export(&mut self, disk: &Disk) -> Result<()> {
         let mut export =
             json!({ "type": "nbd", "id": export_id(disk), "name": disk.name.to_string(), "writable": true });
-        export["node-name"] = disk.node(disk.top.get()).into();
+        set(&mut export, "node-name", disk.node(disk.top.get()));
         if self.rng.one_in(3) {
             // It is there at times.
-            export["iothread"] = "t1".into();
+            set(&mut export, "iothread", "t1");
             if self.call("block-export-add", export.clone()).await?.is_done() {
                 return Ok(());
             }
         }
-        export["iothread"] = "t0".into();
+        set(&mut export, "iothread", "t0");
         self.change("block-export-add", export).await.map(drop)
     }
 
