@@ -9,6 +9,7 @@ use drystone_blockdev::formats::Formats;
 use drystone_blockdev::name::{Name, parse, resolve};
 use drystone_blockdev::options::Options;
 use drystone_format::luks;
+use drystone_nbd::Uri;
 use drystone_qmp::wire::{Decoder, Limits};
 
 use crate::Target;
@@ -83,6 +84,7 @@ const NAMES: &[&str] = &[
     "file:/x:y",
     "host_device:/dev/sda",
     "nbd+unix:///e?socket=s",
+    "nbd://[fe80::1]:10809/export/%c3%a4",
     r#"json:{"driver": "qcow2", "file": {"driver": "file", "filename": "x"}, "backing": null}"#,
     r#"json:{"driver": "raw", "file.driver": "file", "file.filename": "x", "offset": "1M", "size": 512}"#,
 ];
@@ -106,6 +108,9 @@ fn name(bytes: &[u8]) {
         assert!(has_protocol || path.is_absolute());
     }
     assert!(resolve(name, None).is_err() || has_protocol || bytes.starts_with(b"/"));
+    if let Ok(uri) = String::from_utf8_lossy(bytes).parse::<Uri>() {
+        assert_eq!(uri.to_string().parse(), Ok(uri), "a URI that is written is another");
+    }
     match parse(name) {
         Err(error) => assert!(matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported)),
         Ok(Name::Path { path, driver }) => {

@@ -8,6 +8,9 @@ use drystone_qmp::schema::{Notation, parse, to_value};
 
 use crate::Target;
 
+/// The comma lists of the image tools.
+#[path = "../../crates/cli/src/args/list.rs"]
+mod list;
 /// The numbers of the image tools.
 #[path = "../../crates/cli/src/args/number.rs"]
 mod number;
@@ -72,6 +75,7 @@ const NUMBERS: &[&str] =
 fn key_values(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = keyval::asks_for_help(text);
+    entries(text);
     for implied in [None, Some("driver")] {
         if let Ok(value) = keyval::parse_value(text, implied) {
             let mut written = String::new();
@@ -86,6 +90,26 @@ fn key_values(bytes: &[u8]) {
         }
         let _ = keyval::parse_flags::<BlockdevOptions>(text, implied);
     }
+}
+
+/// A list of the image tools, written again, and joined with itself.
+fn entries(text: &str) {
+    let entries = list::split(text);
+    let write = |(key, value): &list::Entry| match value {
+        None => key.clone(),
+        Some(value) => format!("{key}={}", list::escape(value)),
+    };
+    if entries.iter().all(|(key, _)| !key.is_empty()) {
+        let written: Vec<String> = entries.iter().map(write).collect();
+        assert_eq!(list::split(&written.join(",")), entries, "{written:?}");
+    }
+    // Behind a key without a value, two commas are not one of the value; the C tool joins such lists, too.
+    let ends_in_value = entries.last().is_some_and(|(_, value)| value.is_some());
+    if list::is_joinable(text) && (ends_in_value || !text.ends_with(',')) {
+        let joined = list::split(&format!("{text},{text}"));
+        assert_eq!(joined, [&entries[..], &entries].concat(), "two lists are not one behind the other");
+    }
+    assert!(!list::asks_for_help(text) || text.contains("help") || text.contains('?'));
 }
 
 /// Writes options as a command line has them; false for what it cannot say: empty objects and lists.

@@ -21,8 +21,8 @@ const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// What a run may take beside its time: reading the corpus, and the last input.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 const SECS_DEFAULT: u64 = 60;
-/// Longest time for one input in seconds, and most memory in MiB.
-const LIMITS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=1024"];
+/// Longest time for one input in seconds, and most memory in MiB. Leaks are not looked for: that needs `ptrace`.
+const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=1024", "-detect_leaks=0"];
 /// Where the programs are.
 const PROGRAMS: &str = "fuzz/libfuzzer";
 
@@ -154,7 +154,12 @@ impl Fuzz<'_> {
         make(&kept)?;
         let mut command = self.cargo_fuzz("run");
         // Edges alone, without how often: a fraction of the inputs.
-        command.arg(&kept).arg(&old).arg(self.found()).args(["--", "-merge=1", "-use_counters=0"]).args(LIMITS);
+        command
+            .arg(&kept)
+            .arg(&old)
+            .arg(self.found())
+            .args(["--", "-merge=1", "-use_counters=0"])
+            .args(LIMITS);
         if let Some(failure) = run::run(&mut command, BUILD_LIMIT).failure {
             let _ = (fs::remove_dir_all(&kept), fs::rename(&old, &kept));
             return Err(format!("cannot merge the corpus of {}: {failure}", self.target));

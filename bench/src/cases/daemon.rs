@@ -19,7 +19,7 @@ use crate::fio::{self, Load, Rate, Target};
 use crate::image::{Format, Scratch};
 use crate::process;
 use crate::qmp::Qmp;
-use crate::rounds::{Row, Side, Unit};
+use crate::rounds::{Row, Side, Unit, median};
 
 /// Nodes of the case `nodes`.
 const NODES: usize = 5000;
@@ -29,6 +29,8 @@ const LAYERS: usize = 200;
 const OVERLAYS: usize = 50;
 /// Changes of the disk beside, in each round: as many snapshots as reopens.
 const CHANGES: usize = 150;
+/// How often the clients are alone, and beside changes, in each round.
+const TURNS: usize = 3;
 /// From one change to the next.
 const PACE: Duration = Duration::from_millis(8);
 /// Between two bursts of writes, in microseconds.
@@ -263,17 +265,17 @@ impl Disk<'_> {
         qmp.run("blockdev-reopen", &json!({ "options": [options] })).map(drop)
     }
 
-    /// Snapshots and reopens at a pace, [`CHANGES`] times each or until `is_over`. How often, and the longest time of both
+    /// Snapshots and reopens at a pace, `changes` times each or until `is_over`. How often, and the longest time of both
     /// together in milliseconds.
     fn rearrange(
         &mut self,
         qmp: &mut Qmp,
-        pace: Duration,
+        (pace, changes): (Duration, usize),
         is_over: &AtomicBool,
     ) -> Result<(f64, f64), String> {
         let (began, prefix) = (Instant::now(), self.top.clone());
         let (mut count, mut longest) = (0.0, Duration::ZERO);
-        for index in 1..=CHANGES {
+        for index in 1..=changes {
             if is_over.load(Ordering::Relaxed) {
                 break;
             }
@@ -293,13 +295,14 @@ impl Disk<'_> {
         &mut self,
         (qmp, cpu): (&mut Qmp, usize),
         pace: Duration,
+        most: usize,
         load: impl FnOnce() -> Result<T, String>,
     ) -> Result<(T, (f64, f64)), String> {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             let changes = scope.spawn(|| {
                 process::pin_this_thread(cpu)?;
-                self.rearrange(qmp, pace, &is_over)
+                self.rearrange(qmp, (pace, most), &is_over)
             });
             let figures = load();
             is_over.store(true, Ordering::Relaxed);
@@ -316,15 +319,24 @@ fn beside(
     load: &Load,
     target: &Target,
 ) -> Result<Vec<f64>, String> {
-    // As long as the changes take, so that every request is beside some.
-    let time = PACE * u32::try_from(CHANGES).unwrap_or(u32::MAX);
+    // As long as the changes take, so that every request is beside some; by turns, because machines have moods.
+    let time = PACE * u32::try_from(CHANGES / TURNS).unwrap_or(u32::MAX);
     // The clients and the threads that serve them have a processor of their own: what is left is what locks and drains do.
     let cpus = end_cpus()?;
-    daemon.process.pin_workers(cpus, || fio::run(load, target, Some(cpus.0), time / 2))?;
-    let alone = fio::run(load, target, Some(cpus.0), time)?;
-    let busy = || fio::run(load, target, Some(cpus.0), time);
-    let (figures, (count, longest)) = disk.rearrange_beside((&mut daemon.qmp, cpus.1), PACE, busy)?;
-    Ok(vec![figures.p99_us / alone.p99_us, figures.p99_us, longest, count])
+    let run = || fio::run(load, target, Some(cpus.0), time);
+    daemon.process.pin_workers(cpus, run)?;
+    let (mut alone_us, mut beside_us) = (Vec::new(), Vec::new());
+    let (mut changes, mut longest_ms) = (0.0, 0.0_f64);
+    for _ in 0..TURNS {
+        alone_us.push(run()?.p99_us);
+        let (figures, (count, longest)) =
+            disk.rearrange_beside((&mut daemon.qmp, cpus.1), PACE, CHANGES / TURNS, run)?;
+        beside_us.push(figures.p99_us);
+        changes += count;
+        longest_ms = longest_ms.max(longest);
+    }
+    let (alone, beside) = median(alone_us).zip(median(beside_us)).ok_or("no turns")?;
+    Ok(vec![beside / alone, beside, longest_ms, changes])
 }
 
 /// A qcow2 image as a node and an export of one name, served by an I/O thread that there is.
@@ -440,7 +452,7 @@ pub(super) fn snapshots(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
         let mut disk = Disk { top: "disk".into(), template: &template, folder: &layers };
         let busy = || fio::run(&load, &target, Some(cpus.0), bench.options.time);
         let (figures, (_, longest)) =
-            disk.rearrange_beside((&mut daemon.qmp, cpus.1), Duration::from_millis(100), busy)?;
+            disk.rearrange_beside((&mut daemon.qmp, cpus.1), Duration::from_millis(100), CHANGES, busy)?;
         daemon.stop()?;
         Ok(vec![figures.worst_us / 1e3, longest])
     })

@@ -124,17 +124,19 @@ impl<'s> SimDaemon<'s> {
         Access { network: self.network.clone(), trace: self.trace.clone() }
     }
 
-    /// Runs until the daemon, which was told to, has ended and nothing is left of it.
+    /// Runs until the daemon, which was told to, has ended and nothing is left of it; the exit status.
     ///
     /// # Panics
-    /// If the simulation gets stuck, or the exit status is not 0.
-    pub fn finish(self) {
+    /// If the simulation gets stuck.
+    #[must_use]
+    pub fn finish(self) -> u8 {
         let Self { sim, control, network, status, trace } = self;
         drop((control, network));
         if let Err(stuck) = sim.run_to_end() {
             panic!("{stuck}\n{trace}");
         }
-        assert_eq!(status.get(), Some(0), "the exit status\n{trace}");
+        let Some(status) = status.get() else { panic!("a daemon without an end\n{trace}") };
+        status
     }
 }
 

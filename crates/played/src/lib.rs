@@ -11,13 +11,19 @@
 //! | [`monitor`] | [`monitor::Monitor`]: a client that sends commands and hears of events |
 //! | [`trace`] | [`trace::Trace`]: what was said, to compare two runs by |
 //! | [`nbd`] | [`nbd::NbdClient`]: requests over NBD, several at once, by a client that can stall and vanish |
+//! | [`visit`] | what such clients do |
+//! | [`image`] | images before and after |
+//! | [`play`] | [`play::run`]: all of it, from one seed |
 //!
 //! Invariant: equal seeds give equal runs. Nothing here reads a clock, a file or the environment.
-//! Does not know: what is asked for, and whether it is right, which tests and models say.
+//! Does not know: the operating system.
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod image;
 pub mod monitor;
 pub mod nbd;
+pub mod play;
 pub mod trace;
+pub mod visit;
 mod wait;

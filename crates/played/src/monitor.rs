@@ -55,6 +55,14 @@ impl Monitor {
     /// [`Kind::Disconnected`] if the daemon hangs up.
     pub async fn call(&mut self, command: &str, arguments: Value) -> Result<Result<Value, String>> {
         self.send(command, arguments).await?;
+        self.reply().await
+    }
+
+    /// The reply to the first command that has none yet. The inner error is the description of the daemon's.
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if the daemon hangs up.
+    pub async fn reply(&mut self) -> Result<Result<Value, String>> {
         loop {
             let mut message = self.message().await?;
             if message.get("event").is_some() {

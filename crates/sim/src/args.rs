@@ -1,13 +1,14 @@
 //! The arguments of `drystone-sim`.
 
+use drystone_played::play::STEPS_DEFAULT;
 use drystone_sim::Options;
 
 /// What the fixed seeds are when none are named.
 const SEEDS_DEFAULT: u64 = 1000;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [--script FILE]
-                    [--minimise] [--keep-going] [--ci]
+                    [--minimise] [--keep-going] [--daemon] [--ci]
 
   --seed N      the first seed (1), and only that one unless --seeds says more
   --seeds N     how many seeds (1000)
@@ -19,12 +20,15 @@ usage: drystone-sim [--seed N] [--seeds N] [--steps N] [--jobs N] [--verbose] [-
   --plant NAME  plants one, and plays seeds
   --minimise    takes out of a script that fails what is not needed for that
   --keep-going  goes on after a failure, and says what it was
-  --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides";
+  --daemon      plays whole daemons, with their monitors and clients, instead of scripts; --steps is about their operators
+  --ci          seeds 1 to 8000, and 2000 fresh ones, which DRYSTONE_SIM_SEED decides; of each 20, one is a daemon's too";
 
 /// The seeds that are played on every change.
 const CI_FIXED: (u64, u64) = (1, 8000);
 /// How many more are, which nobody has seen.
 const CI_FRESH: u64 = 2000;
+/// For so many of them, there is one of a daemon.
+const CI_PER_DAEMON: u64 = 20;
 
 /// Which mistakes are to be found.
 #[cfg(feature = "planted")]
@@ -42,10 +46,15 @@ pub(crate) struct Args {
     pub(crate) options: Options,
     /// First seed and count, for each series.
     pub(crate) seeds: Vec<(u64, u64)>,
+    /// The same for daemons.
+    pub(crate) daemons: Vec<(u64, u64)>,
+    /// Steps of the operator of a daemon.
+    pub(crate) daemon_steps: u64,
     pub(crate) jobs: usize,
     pub(crate) is_verbose: bool,
     pub(crate) minimises: bool,
     pub(crate) keeps_going: bool,
+    pub(crate) wants_help: bool,
     pub(crate) script: Option<String>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<Plant>,
@@ -55,20 +64,23 @@ impl Args {
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let (mut seed, mut seeds) = (None, None);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut parsed = Self { options: Options::default(), jobs, ..Self::default() };
+        let mut parsed = Self { jobs, daemon_steps: STEPS_DEFAULT, ..Self::default() };
+        let mut is_daemon = false;
         let mut rest = args.iter();
         while let Some(option) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"));
             match option.as_str() {
                 "--seed" => seed = Some(number(option, value()?)?),
                 "--seeds" => seeds = Some(number(option, value()?)?),
-                "--steps" => parsed.options.steps = number(option, value()?)?,
+                "--steps" => parsed.set_steps(number(option, value()?)?),
                 "--jobs" => parsed.jobs = usize::try_from(number(option, value()?)?).unwrap_or(1).max(1),
                 "--script" => parsed.script = Some(value()?.clone()),
                 "--verbose" => parsed.is_verbose = true,
+                "--help" => parsed.wants_help = true,
                 "--minimise" => parsed.minimises = true,
                 "--keep-going" => parsed.keeps_going = true,
-                "--ci" => parsed.seeds = vec![CI_FIXED, (fresh_seed()?, CI_FRESH)],
+                "--daemon" => is_daemon = true,
+                "--ci" => parsed.set_ci(fresh_seed()?),
                 #[cfg(feature = "planted")]
                 "--planted" => parsed.planted = Some(Plant::All),
                 #[cfg(feature = "planted")]
@@ -81,8 +93,18 @@ impl Args {
         }
         let count = seeds.unwrap_or(if seed.is_some() { 1 } else { SEEDS_DEFAULT });
         parsed.is_verbose |= count == 1;
-        parsed.seeds.push((seed.unwrap_or(1), count));
+        let series = if is_daemon { &mut parsed.daemons } else { &mut parsed.seeds };
+        series.push((seed.unwrap_or(1), count));
         Ok(parsed)
+    }
+
+    fn set_steps(&mut self, steps: u64) {
+        (self.options.steps, self.daemon_steps) = (steps, steps);
+    }
+
+    fn set_ci(&mut self, fresh: u64) {
+        self.seeds = vec![CI_FIXED, (fresh, CI_FRESH)];
+        self.daemons = self.seeds.iter().map(|&(first, count)| (first, count / CI_PER_DAEMON)).collect();
     }
 }
 

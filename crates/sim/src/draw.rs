@@ -103,6 +103,10 @@ impl Draw {
             let steps = self.misfortunes();
             script.actors.push(self.actor(script.threads, 0, steps));
         }
+        if self.rng.one_in(4) {
+            let steps = vec![self.wait(3_000_000), Step::Trouble(Trouble::Cut(self.rng.below(120)))];
+            script.actors.push(self.actor(script.threads, 0, steps));
+        }
     }
 
     fn actor(&mut self, threads: u16, disk: usize, steps: Vec<Step>) -> Actor {
@@ -188,8 +192,8 @@ impl Draw {
         let mut list = vec![self.wait(2_000_000), self.stream()];
         for _ in 0..self.some(steps) {
             let step = match self.rng.below(16) {
-                0..4 => self.stream(),
-                4..6 => Step::Job(JobStep::Pause),
+                0..2 => self.stream(),
+                2..6 => Step::Job(JobStep::Pause),
                 6..8 => Step::Job(JobStep::Resume),
                 8 => Step::Job(JobStep::Cancel(self.rng.one_in(3))),
                 9 => Step::Job(JobStep::Complete),
@@ -212,7 +216,7 @@ impl Draw {
         let policies = [OnError::Report, OnError::Ignore, OnError::Enospc, OnError::Stop, OnError::Auto];
         let on_error = policies.get(self.rng.index(policies.len())).copied().unwrap_or_default();
         let speed = if self.rng.one_in(3) { self.speed() } else { 0 };
-        Step::Job(JobStep::Stream(Stream { reach, speed, on_error, is_manual: self.rng.one_in(4) }))
+        Step::Job(JobStep::Stream(Stream { reach, speed, on_error, is_manual: self.rng.one_in(6) }))
     }
 
     fn speed(&mut self) -> u32 {

@@ -37,6 +37,8 @@ impl Stage {
     /// Nobody waits, no gate is closed, nothing is quiet.
     pub(crate) async fn demand_calm(&self) -> Result<()> {
         let look = async move |task: &mut Task<'_>| {
+            // Requests whose callers went away run to their ends.
+            drop(task.drain_all().await);
             let (nodes, roots) = task.gs().with(|graph| (graph.nodes(), graph.roots()));
             assert!(nodes.iter().all(|node| node.quiet == 0), "something is quiet for ever: {nodes:?}");
             assert!(roots.iter().all(|root| !root.closed), "a gate is closed for ever: {roots:?}");

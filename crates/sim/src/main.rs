@@ -5,13 +5,15 @@ mod args;
 #[cfg(feature = "planted")]
 mod planted;
 
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use args::Args;
+use drystone_played::play;
 use drystone_sim::script::Script;
-use drystone_sim::tally::Totals;
+use drystone_sim::tally::{Tally, Totals};
 use drystone_sim::{Failure, RunReport, minimise, run, run_script};
 
 /// So many scripts are tried to make one shorter.
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found.
 fn act(args: &Args) -> Result<bool, String> {
+    if args.wants_help {
+        println!("{}", args::USAGE);
+        return Ok(true);
+    }
     #[cfg(feature = "planted")]
     match &args.planted {
         Some(args::Plant::All) => return planted::find_all(args.jobs),
@@ -47,9 +53,10 @@ fn act(args: &Args) -> Result<bool, String> {
         return Ok(show(args, run_script(&script)));
     }
     let mut is_fine = true;
-    for (first, count) in &args.seeds {
-        println!("seeds {first} to {}", first.saturating_add(*count).saturating_sub(1));
-        is_fine &= series(args, *first, *count);
+    let scripts = args.seeds.iter().map(|series| (What::Scripts, series));
+    for (what, (first, count)) in scripts.chain(args.daemons.iter().map(|series| (What::Daemons, series))) {
+        println!("{what:?}, seeds {first} to {}", first.saturating_add(*count).saturating_sub(1));
+        is_fine &= series(args, what, *first, *count);
         if !is_fine {
             break;
         }
@@ -57,8 +64,48 @@ fn act(args: &Args) -> Result<bool, String> {
     Ok(is_fine)
 }
 
+/// What is played.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Scripts,
+    Daemons,
+}
+
+/// What was found.
+enum Found {
+    Script(Box<Failure>),
+    Daemon(play::Failure),
+}
+
+impl Found {
+    fn seed(&self) -> u64 {
+        match self {
+            Self::Script(failure) => failure.script.seed,
+            Self::Daemon(failure) => failure.seed,
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Script(failure) => failure.fmt(f),
+            Self::Daemon(failure) => failure.fmt(f),
+        }
+    }
+}
+
+fn play_one(args: &Args, what: What, seed: u64) -> Result<RunReport, Found> {
+    if let What::Scripts = what {
+        return run(seed, &args.options).map_err(Found::Script);
+    }
+    let play::Report { seed, steps, schedule, commands, events, .. } =
+        play::run(seed, args.daemon_steps).map_err(Found::Daemon)?;
+    Ok(RunReport { seed, steps, schedule, tally: Tally { changes: commands, events, ..Tally::default() } })
+}
+
 /// Plays seeds on several threads, up to the first that fails.
-fn series(args: &Args, first: u64, count: u64) -> bool {
+fn series(args: &Args, what: What, first: u64, count: u64) -> bool {
     let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
     let found = Mutex::new(None);
@@ -71,12 +118,12 @@ fn series(args: &Args, first: u64, count: u64) -> bool {
                     if place >= count {
                         break;
                     }
-                    match run(first.wrapping_add(place), &args.options) {
+                    match play_one(args, what, first.wrapping_add(place)) {
                         Ok(report) => note(args, &mut own, &report),
                         Err(failure) if args.keeps_going => println!("FAILED {failure}"),
                         Err(failure) => {
                             is_over.store(true, Ordering::Relaxed);
-                            keep_first(&found, *failure);
+                            keep_first(&found, failure);
                         }
                     }
                 }
@@ -87,7 +134,11 @@ fn series(args: &Args, first: u64, count: u64) -> bool {
     print!("{}", totals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
     match found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         None => true,
-        Some(failure) => show(args, Err(Box::new(failure))),
+        Some(Found::Script(failure)) => show(args, Err(failure)),
+        Some(Found::Daemon(failure)) => {
+            println!("FAILED {failure}");
+            false
+        }
     }
 }
 
@@ -99,9 +150,9 @@ fn note(args: &Args, totals: &mut Totals, report: &RunReport) {
 }
 
 /// Of several failures, the one with the lowest seed.
-fn keep_first(found: &Mutex<Option<Failure>>, failure: Failure) {
+fn keep_first(found: &Mutex<Option<Found>>, failure: Found) {
     let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if found.as_ref().is_none_or(|known| failure.script.seed < known.script.seed) {
+    if found.as_ref().is_none_or(|known| failure.seed() < known.seed()) {
         *found = Some(failure);
     }
 }

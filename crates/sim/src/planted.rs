@@ -52,9 +52,17 @@ const ALL: &[Planted] = &[
     Planted { mistake: Mistake::TicketHeldOutside, name: "ticket-held-outside", signs: &[STUCK] },
     Planted { mistake: Mistake::FreedReused, name: "freed-reused", signs: &[BYTES] },
     Planted { mistake: Mistake::MappingBeforeData, name: "mapping-before-data", signs: &[BYTES, CORRUPT] },
-    Planted { mistake: Mistake::CountsBeforeMapping, name: "counts-before-mapping", signs: &[BYTES, CORRUPT] },
+    Planted {
+        mistake: Mistake::CountsBeforeMapping,
+        name: "counts-before-mapping",
+        signs: &[BYTES, CORRUPT],
+    },
     Planted { mistake: Mistake::ZeroesResurrected, name: "zeroes-resurrected", signs: &[BYTES] },
-    Planted { mistake: Mistake::SnapshotMissesWrite, name: "snapshot-misses-write", signs: &[QUIET, STUCK, BYTES] },
+    Planted {
+        mistake: Mistake::SnapshotMissesWrite,
+        name: "snapshot-misses-write",
+        signs: &[QUIET, STUCK, BYTES],
+    },
 ];
 
 /// The mistake called `name`.

@@ -1,16 +1,14 @@
 //! One run: a script is played from its beginning to its end, and everything that must hold is looked at.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Once;
 
 use drystone_base::rng::Rng;
 use drystone_testkit::disk::Timing;
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
-use drystone_testkit::sim::{Sim, SimOptions};
+use drystone_testkit::sim::{Sim, SimOptions, catch};
 
 use crate::draw::draw;
 use crate::ending::{Shown, end, images_of, known, reopen, survivors_of};
@@ -84,43 +82,8 @@ pub fn run(seed: u64, options: &Options) -> Result<RunReport, Box<Failure>> {
 /// # Errors
 /// [`Failure`] if anything is not as it must be.
 pub fn run_script(script: &Script) -> Result<RunReport, Box<Failure>> {
-    catch_panics();
-    LAST_PANIC.with(|last| last.replace(None));
-    SEED.set(script.seed);
-    IS_PLAYING.set(true);
-    let played = catch_unwind(AssertUnwindSafe(|| play(script)));
-    IS_PLAYING.set(false);
-    played.map_err(|_| {
-        let message = LAST_PANIC.with(|last| last.borrow_mut().take());
-        let message = message.unwrap_or_else(|| "a panic without a word".to_owned());
-        Box::new(Failure { message, script: script.clone() })
-    })
-}
-
-thread_local! {
-    static SEED: Cell<u64> = const { Cell::new(0) };
-    static IS_PLAYING: Cell<bool> = const { Cell::new(false) };
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Keeps the first message of a panic in a run, instead of printing it.
-fn catch_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !IS_PLAYING.get() {
-                return usual(info);
-            }
-            LAST_PANIC.with(|last| {
-                last.borrow_mut().get_or_insert_with(|| {
-                    // A panic in a commit ends the process, and then this is all that is heard of it.
-                    eprintln!("seed {}: {info}", SEED.get());
-                    info.to_string()
-                });
-            });
-        }));
-    });
+    catch(script.seed, || play(script))
+        .map_err(|message| Box::new(Failure { message, script: script.clone() }))
 }
 
 fn play(script: &Script) -> RunReport {

@@ -111,7 +111,7 @@ pub struct Qcow2Features {
 /// How deep images are reported inside of images that stand on them: no more than can be opened by one request.
 const NESTING_MAX: usize = crate::open::LAYERS_MAX;
 
-/// Every node, in [the order](order::in_order) in which they are told. With `nested`, every image with those behind it.
+/// Every node, in the order in which they are told. With `nested`, every image with those behind it.
 /// Takes time in proportion to what it returns.
 #[must_use]
 pub fn nodes(graph: &GraphView<'_>, nested: bool) -> Vec<NodeReport> {

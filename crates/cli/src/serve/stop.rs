@@ -66,7 +66,7 @@ pub(super) async fn watch(
         let number = match signal {
             Signal::Explain => {
                 let waits = control.call(async |task: &mut Task<'_>| task.gs().waits().report()).await;
-                console::note(&format!("drystone: these wait:\n{}", waits.unwrap_or_default()));
+                console::note(format!("drystone: these wait:\n{}", waits.unwrap_or_default()));
                 continue;
             }
             Signal::HangUp => 1,

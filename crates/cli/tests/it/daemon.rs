@@ -233,3 +233,24 @@ fn a_monitor_can_come_to_its_client() {
     writeln!(stream, "{HELLO}{{'execute': 'quit'}}").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn who_finds_it_stuck_is_told_what_waits() {
+    let scratch = Scratch::new("daemon");
+    let args = ["--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c"];
+    let mut child = started(scratch.path(), &args);
+    let begin = Instant::now();
+    while UnixStream::connect(scratch.path().join("qmp.sock")).is_err() {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    for _ in 0..2 {
+        signal(child.id(), "-USR1");
+        assert!(line(&mut stderr).contains("these wait:"), "it goes on after that");
+        // Whoever asks is one of those who wait: for the answer.
+        assert!(line(&mut stderr).contains("the control thread"));
+        assert_eq!(line(&mut stderr), "\n");
+    }
+    signal(child.id(), "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

@@ -267,7 +267,7 @@ fn a_full_ext4_is_told_to_clients_and_goes_on_with_more_space() {
 
 /// What every byte of the base is.
 fn pattern() -> Vec<u8> {
-    (0..LEN_BYTES).map(|at| (at / 512 % 251) as u8 + 1).collect()
+    (1..=251).cycle().flat_map(|byte| [byte; 512]).take(LEN_BYTES).collect()
 }
 
 fn stream_waits_for_space(on_error: &str) {

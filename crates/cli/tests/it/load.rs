@@ -31,6 +31,8 @@ const BATCH_MAX: usize = 8;
 /// What a crash does not tear.
 const SECTOR_BYTES: usize = 512;
 
+/// Most writes in flight when a disk is put right after a kill.
+const RECOVER_BATCH: usize = 16;
 /// One step in so many is to hang up.
 const HANG_UP_ODDS: u64 = 500;
 /// Between two attempts to connect.
@@ -516,12 +518,16 @@ impl Load {
     pub(crate) fn recover(&self, client: &mut Client, safe: Safe, about: &str) {
         let spans = self.after_kill(safe);
         check(&client.read_all().unwrap(), &spans, about);
-        for (number, (span, block)) in spans.iter().zip(&self.blocks).enumerate() {
-            if span.first != span.last {
-                let version = block.issue(false);
-                client.write((number * BLOCK_BYTES) as u64, &filling(number, version)).unwrap();
-                block.acknowledged.store(version, Ordering::SeqCst);
-            }
+        let uncertain: Vec<usize> =
+            (0..spans.len()).filter(|number| spans[*number].first != spans[*number].last).collect();
+        for numbers in uncertain.chunks(RECOVER_BATCH) {
+            let rewrite = |number: &usize| {
+                let version = self.blocks[*number].issue(false);
+                self.blocks[*number].acknowledged.store(version, Ordering::SeqCst);
+                Write { at: (number * BLOCK_BYTES) as u64, data: filling(*number, version) }
+            };
+            let writes: Vec<Write> = numbers.iter().map(rewrite).collect();
+            client.write_all_at_once(&writes).unwrap().into_iter().for_each(Result::unwrap);
         }
         client.flush().unwrap();
         for block in &self.blocks {

@@ -16,6 +16,7 @@ use crate::control::outlook::Outlook;
 use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::Quiet;
 use crate::control::rights::{Right, Sets};
+use crate::control::step::Step;
 use crate::control::visit::Visit;
 use crate::driver::{NodeMode, StageRequest, Staged};
 use crate::graph::node::{ChildKey, Node, NodeId};
@@ -206,7 +207,8 @@ impl<'k> Change<'k> {
     }
 
     /// Stores what must be stored before nodes leave, become read-only or inactive, and lets drivers do their last I/O,
-    /// parents before children. On an error the change is undone.
+    /// parents before children. On an error the change is undone; but nobody is kept from leaving a node because it cannot
+    /// store: that stays in memory, and is stored when somebody flushes again, or the node goes.
     pub async fn settle(mut self) -> Result<Settled<'k>> {
         match self.settle_nodes().await {
             Ok(()) => Ok(Settled(self)),
@@ -220,13 +222,22 @@ impl<'k> Change<'k> {
     async fn settle_nodes(&mut self) -> Result<()> {
         for node in self.to_store() {
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
-            node.driver().store(io.io()).await.map_err(|error| error.on_node(node.name()))?;
+            match node.driver().store(io.io()).await {
+                Err(error) if !self.only_takes_leave() => return Err(error.on_node(node.name())),
+                _ => {}
+            }
         }
         for (node, staged) in &mut self.plan.staged {
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(node));
             staged.settle(io.io()).await.map_err(|error| error.on_node(node.name()))?;
         }
         Ok(())
+    }
+
+    /// Users go, and nothing else happens.
+    fn only_takes_leave(&self) -> bool {
+        let is_leave = |step: &Step| matches!(step, Step::AimRoot { to: None, .. });
+        self.plan.checked.as_ref().is_some_and(|checked| checked.plan.steps.iter().all(is_leave))
     }
 
     /// Nodes that can be written now and will not be afterwards, or that get another place to store things in; parents

@@ -5,7 +5,6 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
-mod clients;
 mod daemon;
 mod nbd;
 mod server;

@@ -10,12 +10,11 @@ use drystone_core::runtime::{LocalRef, yield_now};
 use drystone_export::nbd::{Limits, Removal, ServerOptions};
 use drystone_nbd::{Command, CommandFlags};
 use drystone_played::nbd::{Fault, NbdClient};
+use drystone_played::visit::{Visitor, join};
 use drystone_testkit::client::{Load, Mix, SharedModel, Watched};
-
 use drystone_testkit::sim::{Sim, explore};
 
-use crate::clients::{DISK_BYTES, WHOLE, join, load, visit};
-use crate::server::{Served, User};
+use crate::server::{DISK_BYTES, Served, User, WHOLE};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -36,7 +35,8 @@ fn spawn_clients(served: &Served<'_>, count: u16) {
         let on = Rc::clone(&local);
         sim.spawn(&on, format!("client {number}"), async move {
             let client = user.client(&local).await.unwrap();
-            assert_eq!(load(&client, 1 + rng.below(3), &model, &mut rng).await, Some(()));
+            let visitor = Visitor { client: &client, model: &model, local: &local, errors: &[] };
+            assert_eq!(visitor.load(1 + rng.below(3), &mut rng).await, Some(()));
             client.leave().await.unwrap();
         });
     }
@@ -86,7 +86,7 @@ async fn restless(user: User, local: LocalRef, model: SharedModel, mut rng: Rng)
             local.sleep_until(local.now_ns() + SECOND_NS / 8).await;
             continue;
         };
-        visit(&client, &model, &local, &mut rng).await;
+        Visitor { client: &client, model: &model, local: &local, errors: &[] }.visit(&mut rng).await;
     }
 }
 
@@ -151,7 +151,8 @@ fn a_client_that_stalls_keeps_neither_a_drain_nor_a_removal_waiting_nor_another_
                 user.drain().await;
                 let good = user.client(&sim.io(2)).await.unwrap();
                 let mut rng = sim.rng();
-                assert_eq!(load(&good, 2, &model, &mut rng).await, Some(()));
+                let visitor = Visitor { client: &good, model: &model, local: &local, errors: &[] };
+                assert_eq!(visitor.load(2, &mut rng).await, Some(()));
                 user.drain().await;
                 good.leave().await.unwrap();
                 let before_ns = sim.now_ns();

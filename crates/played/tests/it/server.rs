@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drystone_base::Result;
+use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::control::{Control, Opening, Plan, Task};
 use drystone_core::runtime::LocalRef;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, Removal, ServerOptions};
@@ -18,7 +18,8 @@ use drystone_testkit::graph::{SimDriver, SimGraph};
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
-use crate::clients::DISK_BYTES;
+pub(crate) const DISK_BYTES: u64 = 256 << 10;
+pub(crate) const WHOLE: GuestRange = GuestRange::new(GuestOffset::ZERO, DISK_BYTES);
 
 /// A graph with one disk, and a server that offers it.
 pub(crate) struct Served<'s> {

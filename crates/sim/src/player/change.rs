@@ -173,8 +173,12 @@ impl Player {
             let spec = RootSpec { name, grant: grant_of(kind), stays: false };
             let backend: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
             task.apply(plan).await?;
-            // A snapshot may have come between, and the user would see what is under it.
-            if kind != VisitKind::Intruder && !task.gs().with(|graph| is_at_head(graph, main, node)) {
+            // A snapshot may have come between, and the user would see what is under it. And what an intruder wants to
+            // write to may not be under anything any more.
+            let is_there = task.gs().with(|graph| is_at_head(graph, main, node));
+            let is_below = task.gs().with(|graph| audit::reaches(graph, main, node)) && !is_there;
+            assert!(kind != VisitKind::Intruder || !is_below, "an intruder was let in");
+            if kind == VisitKind::Intruder || !is_there {
                 let mut plan = Plan::new();
                 plan.detach_root(backend.id());
                 task.apply(plan).await?;
@@ -185,7 +189,6 @@ impl Player {
         match self.stage.on_control(work).await {
             Ok(None) => None,
             Err(error) => Some(Err(error)),
-            Ok(Some(_)) if kind == VisitKind::Intruder => panic!("an intruder was let in"),
             Ok(Some(backend)) => {
                 self.client = Watched::new(BackendClient::new(&backend, &self.local), &self.disk.model);
                 self.visit = Some(Visit { backend });

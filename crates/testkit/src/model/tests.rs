@@ -276,3 +276,28 @@ fn a_large_disk_is_as_cheap_as_its_pieces() {
     story.flush();
     assert_eq!((story.0.piece_count(), story.0.versions.len()), (1, 2));
 }
+
+/// A file that ends inside of a sector: a read while that end moves.
+#[test]
+fn a_sector_across_a_moving_end_may_be_of_two_writes_while_one_is_in_flight() {
+    let mixed: Vec<u8> = A.bytes(0, 389).into_iter().chain([0; 123]).collect();
+    for (has_odd_ends, is_allowed) in [(false, false), (true, true)] {
+        let model = ByteModel::zeroed(8192);
+        let mut model = if has_odd_ends { model.with_odd_ends() } else { model };
+        let write = model.begin_write(range("0..512"), A.into());
+        assert_eq!(model.check(range("0..512"), &mixed).is_ok(), is_allowed);
+        model.end_write(write, Ending::Done);
+        assert!(model.check(range("0..512"), &mixed).is_err(), "nothing is in flight any more");
+        assert!(model.check(range("0..512"), &A.bytes(0, 512)).is_ok());
+    }
+}
+
+#[test]
+fn a_read_that_turns_out_shorter_says_nothing_of_the_rest() {
+    let mut story = Story::new();
+    story.write("512..1K", A);
+    let read = story.0.begin_read(range("0..1K"));
+    let read = story.0.shorten_read(read, 512);
+    assert_eq!(story.0.end_read(read, &[0; 512]), Ok(()));
+    assert!(story.reads("512..1K", &A.into()));
+}

@@ -14,6 +14,7 @@
 //! Not here: threads of the operating system, memory ordering (loom has those), or any clock but the simulated one.
 
 mod abandon;
+mod catch;
 mod clock;
 mod explore;
 mod local;
@@ -33,6 +34,7 @@ use drystone_base::rng::Rng;
 use drystone_core::runtime::{LocalRef, Shard};
 
 pub use abandon::{Abandon, abandon_after};
+pub use catch::catch;
 pub use explore::{Explored, explore};
 pub use local::SimLocal;
 pub use schedule::Policy;

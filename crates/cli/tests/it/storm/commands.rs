@@ -192,17 +192,26 @@ impl<'s> Author<'s> {
         }
     }
 
-    /// Some more for a command that did not succeed yet.
+    /// Some more for commands that did not succeed yet.
     pub(super) fn catch_up(&mut self, missing: &[&str]) {
-        if missing.iter().any(|kind| kind.contains("job-")) {
-            self.stream();
-            self.verb();
-        }
-        if missing.iter().any(|kind| kind.starts_with("object-") || kind.starts_with("qom-")) {
-            self.others();
-        }
-        if missing.iter().any(|kind| kind.starts_with("query-") || kind.starts_with("x-")) {
-            self.look_at_all();
+        for kind in missing {
+            match *kind {
+                "block-export-add" | "block-export-del" | "nbd-server-start" => self.exports(),
+                "nbd-server-stop" => self.server_stop(),
+                "block_resize" => self.resize(),
+                "blockdev-add" | "blockdev-snapshot" => self.snapshot(),
+                "blockdev-del" => self.tidy_up(),
+                "blockdev-reopen" => self.reopen(),
+                "blockdev-snapshot-sync" => self.snapshot_sync(),
+                "change-backing-file" => self.change_backing_file(),
+                "transaction" => self.transaction(),
+                "object-add" | "object-del" | "qom-list" => self.others(),
+                job if job.contains("job") || job == "block-stream" => {
+                    self.stream();
+                    self.verb();
+                }
+                _ => self.look_at_all(),
+            }
         }
     }
 
@@ -461,8 +470,10 @@ impl<'s> Author<'s> {
     fn change_backing_file(&mut self) {
         let (number, disk) = self.disk();
         let _gate = disk.close();
-        let layers = self.layers(number);
-        let Some(node) = layers.get(self.rng.index(layers.len())) else { return };
+        let (layers, top) = (self.layers(number), disk.top.lock().unwrap().clone());
+        let is_top = |layer: &&Layer| layer.node == top;
+        let any = layers.get(self.rng.index(layers.len()));
+        let Some(node) = layers.iter().find(is_top).filter(|_| self.rng.one_in(2)).or(any) else { return };
         let Some(file) = node.info["image"]["backing-filename"].as_str() else { return };
         let arguments = json!({"device": node.node, "image-node-name": node.node, "backing-file": file});
         let _ = self.ask("change-backing-file", arguments);

@@ -322,7 +322,7 @@ fn publish(name: &str, report: &str) {
 fn random_commands_under_writes_lose_nothing_and_hang_nowhere() {
     let (length, seed) = settings();
     println!("seed {seed}, {} seconds", length.as_secs());
-    let scratch = Scratch::new("storm");
+    let scratch = Scratch::in_memory("storm");
     let storm = Storm::new(scratch.path(), seed, false);
     let _alarm = Alarm(&storm);
     let mut daemon = storm.start();

@@ -19,11 +19,18 @@ struct Sample {
     threads: u64,
 }
 
-/// What is measured, with how much more of it is no growth yet.
-const MEASURES: [(&str, fn(&Sample) -> u64, u64); 3] = [
-    ("RSS in KiB", |sample| sample.rss_kib, 8192),
-    ("descriptors", |sample| sample.descriptors, 8),
-    ("threads", |sample| sample.threads, 2),
+/// What is measured.
+struct Measure {
+    name: &'static str,
+    of: fn(&Sample) -> u64,
+    /// So much more of it is no growth yet.
+    slack: u64,
+}
+
+const MEASURES: [Measure; 3] = [
+    Measure { name: "RSS in KiB", of: |sample| sample.rss_kib, slack: 8192 },
+    Measure { name: "descriptors", of: |sample| sample.descriptors, slack: 8 },
+    Measure { name: "threads", of: |sample| sample.threads, slack: 2 },
 ];
 
 /// All looks, in their order.
@@ -58,8 +65,8 @@ impl Samples {
 
     /// What has grown.
     pub(super) fn grown(&self) -> Option<String> {
-        let has_grown = |(name, measure, slack): &(&str, fn(&Sample) -> u64, u64)| {
-            let [before, after] = [1, 2].map(|number| self.third(number, *measure)[1]);
+        let has_grown = |Measure { name, of, slack }: &Measure| {
+            let [before, after] = [1, 2].map(|number| self.third(number, *of)[1]);
             (after > before + before / 10 + slack).then(|| format!("{name}: {before}, then {after}"))
         };
         if self.0.len() < SAMPLES_MIN { None } else { MEASURES.iter().find_map(has_grown) }
@@ -70,9 +77,9 @@ impl Samples {
         let mut text =
             format!("{} samples; lowest, median, highest of each third of the run:\n\n", self.0.len());
         text.push_str("| | first | second | last |\n|---|---|---|---|\n");
-        for (name, measure, _) in MEASURES {
+        for Measure { name, of, .. } in MEASURES {
             let [first, second, last] = [0, 1, 2].map(|number| {
-                let [low, median, high] = self.third(number, measure);
+                let [low, median, high] = self.third(number, of);
                 format!("{low} / {median} / {high}")
             });
             writeln!(text, "| {name} | {first} | {second} | {last} |").unwrap();
