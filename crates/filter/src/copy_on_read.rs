@@ -26,14 +26,17 @@
 //!
 //! Not here: who decides what to read (a guest, or `block-stream`).
 
-use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, LEN_MAX, Result};
+use std::sync::Arc;
+
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::control::{GraphView, NewNode};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BufResult, Driver, Extent, NodeFacts, Place, Status, Tail, WriteFlags, ZeroFlags,
+    Access, BufResult, Driver, Extent, NodeFacts, Place, Publish, StageRequest, Staged, Status, Tail,
+    WriteFlags, ZeroFlags,
 };
-use drystone_core::graph::node::{ChildKey, NodeId};
+use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
@@ -348,12 +351,52 @@ impl Driver for CopyOnRead {
         })
     }
 
+    /// A plan that inserts a filter was made some time ago: the disk may have grown since.
+    fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
+        Box::pin(async move {
+            if request.options.is_some() {
+                let text = "driver 'copy-on-read' does not support reopening";
+                return Err(Error::new(Kind::Unsupported, text).on_node(request.node.name()));
+            }
+            Ok(Box::new(SameLength { file: request.new_child(ChildKey::File), len: None }) as _)
+        })
+    }
+
     fn grant(&self, _child: ChildKey, _role: Role, parent: ParentState) -> Grant {
         file_grant(parent)
     }
 }
 
+/// A filter is as long as its child.
+struct SameLength {
+    /// The node that becomes the child, if it is another one.
+    file: Option<Arc<Node>>,
+    len: Option<u64>,
+}
+
+impl Staged for SameLength {
+    fn settle<'a>(&'a mut self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.len = Some(match &self.file {
+                Some(file) => file.len(),
+                None => io.file()?.len(),
+            });
+            Ok(())
+        })
+    }
+
+    fn commit(&mut self, publish: &Publish<'_>) {
+        if let Some(len) = self.len {
+            publish.len(len);
+        }
+    }
+
+    fn undo<'a>(&'a mut self) -> LocalFuture<'a, ()> {
+        Box::pin(async {})
+    }
+}
+
 fn past_the_end(io: Io<'_>) -> Error {
-    Error::new(drystone_base::Kind::OutOfRange, "the request begins past the largest possible disk")
+    Error::new(Kind::OutOfRange, "the request begins past the largest possible disk")
         .on_node(io.node().name())
 }

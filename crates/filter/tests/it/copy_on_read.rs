@@ -10,8 +10,8 @@ use drystone_core::control::{Opening, Plan, RootSpec, Task};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_filter::copy_on_read::{CopyOnRead, entry};
 use drystone_testkit::client::{Load, Mix};
-use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind};
-use drystone_testkit::graph::SimGraph;
+use drystone_testkit::disk::{DiskOptions, Fault, FaultEffect, OpFilter, OpKind, SimDisk};
+use drystone_testkit::graph::{SimDriver, SimGraph};
 use drystone_testkit::model::DiscardRule;
 use drystone_testkit::notation::range;
 use drystone_testkit::sim::{Sim, explore};
@@ -219,4 +219,25 @@ fn nobody_writes_around_the_filter() {
             }
         }
     });
+}
+
+/// Between the look at a disk and the commit of the plan that filters it, the disk can grow.
+#[test]
+fn a_filter_is_as_long_as_its_child_when_it_comes() {
+    let sim = Sim::seeded(10);
+    let graph = SimGraph::start(&sim);
+    let disk = SimDisk::new(stamped(LEN, 1), DiskOptions::seeded(1));
+    let len = graph.call(async move |task: &mut Task<'_>| {
+        let mut opening = Opening::new(task);
+        let below = opening.add(SimDriver::node("below", &disk)).unwrap();
+        let filter = CopyOnRead::new(None).node(Some("cor".to_owned()), below, LEN / 2);
+        let filter = opening.add(filter).unwrap();
+        let mut plan = Plan::new();
+        plan.insert(opening);
+        let spec = RootSpec { name: "guest".to_owned(), grant: Grant::WRITER, stays: false };
+        let _guest: Backend<ReadWrite> = plan.attach_root(task.gs(), filter, spec);
+        task.apply(plan).await.unwrap();
+        task.gs().with(|graph| graph.node(filter).unwrap().len)
+    });
+    assert_eq!(len, LEN);
 }
