@@ -143,7 +143,8 @@ impl<'s> Author<'s> {
     /// Asks for something that may put layers on disks. Who is killed meanwhile leaves word of it.
     fn ask_for(&mut self, layers: &[(&Disk, &str)], name: &str, arguments: Value) -> Result<Value, String> {
         for (disk, new) in layers {
-            *disk.rising.lock().unwrap() = Some((*new).to_owned());
+            // Who was killed before it could tell what has risen is not forgotten.
+            disk.rising.lock().unwrap().get_or_insert_with(|| (*new).to_owned());
         }
         let answer = self.ask(name, arguments);
         if answer.is_err() {
