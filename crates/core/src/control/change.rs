@@ -207,8 +207,8 @@ impl<'k> Change<'k> {
     }
 
     /// Stores what must be stored before nodes leave, become read-only or inactive, and lets drivers do their last I/O,
-    /// parents before children. On an error the change is undone; but nobody is kept from leaving a node because it cannot
-    /// store: that stays in memory, and is stored when somebody flushes again, or the node goes.
+    /// parents before children. On an error the change is undone; but nobody is kept from leaving a node that stays because
+    /// it cannot store: that is in memory, and is stored when somebody flushes again, or the node goes.
     pub async fn settle(mut self) -> Result<Settled<'k>> {
         match self.settle_nodes().await {
             Ok(()) => Ok(Settled(self)),
@@ -223,7 +223,7 @@ impl<'k> Change<'k> {
         for node in self.to_store() {
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
             match node.driver().store(io.io()).await {
-                Err(error) if !self.only_takes_leave() => return Err(error.on_node(node.name())),
+                Err(error) if !self.is_left_alone(node.id()) => return Err(error.on_node(node.name())),
                 _ => {}
             }
         }
@@ -234,10 +234,13 @@ impl<'k> Change<'k> {
         Ok(())
     }
 
-    /// Users go, and nothing else happens.
-    fn only_takes_leave(&self) -> bool {
+    /// Users go, nothing else happens, and the node stays.
+    fn is_left_alone(&self, node: NodeId) -> bool {
         let is_leave = |step: &Step| matches!(step, Step::AimRoot { to: None, .. });
-        self.plan.checked.as_ref().is_some_and(|checked| checked.plan.steps.iter().all(is_leave))
+        self.plan.checked.as_ref().is_some_and(|checked| {
+            let stays = checked.modes.iter().any(|(known, _)| *known == node);
+            stays && checked.plan.steps.iter().all(is_leave)
+        })
     }
 
     /// Nodes that can be written now and will not be afterwards, or that get another place to store things in; parents

@@ -94,7 +94,10 @@ fn a_failure_to_store_any_node_undoes_everything() {
         for failing in ["n0", "n1", "n2", "n3"] {
             script.take_log();
             script.fail(Phase::Store, failing);
-            let error = detach(task, &backend).await.unwrap_err();
+            let mut plan = Plan::new();
+            plan.detach_root(backend.id());
+            plan.set_read_only(nodes[0], true);
+            let error = task.apply(plan).await.unwrap_err();
             assert_eq!(error.node(), Some(failing));
             script.mend();
             assert_eq!(task.gs().with(picture), before);
@@ -103,6 +106,20 @@ fn a_failure_to_store_any_node_undoes_everything() {
             assert!(log.iter().all(|line| !line.starts_with("commit") && !line.starts_with("settle")));
         }
         detach(task, &backend).await.unwrap();
+    });
+}
+
+/// Who leaves a disk that fails would stay for ever. What is not stored is in memory, as long as the node is.
+#[test]
+fn nobody_is_kept_from_leaving_a_node_that_stays() {
+    let world = World::new(1);
+    let script = Script::default();
+    world.on_control(async move |task: &mut Task<'_>| {
+        let nodes = insert_chain(task, &script).await.unwrap();
+        let backend = attach_writer(task, nodes[0], "user").await.unwrap();
+        script.fail(Phase::Store, "n1");
+        detach(task, &backend).await.unwrap();
+        assert_eq!(task.gs().with(|graph| (graph.nodes().len(), graph.roots().len())), (4, 0));
     });
 }
 
