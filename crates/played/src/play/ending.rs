@@ -31,7 +31,10 @@ struct Left {
 
 /// Waits for the daemon's end, unless the power has gone, and looks at what is left.
 pub(super) fn end(sim: &Sim, daemon: SimDaemon<'_>, run: &Run, power: &Power) {
-    if power.is_off() {
+    let trace = daemon.trace().clone();
+    let status = if power.is_off() { None } else { Some(daemon.finish()) };
+    // It can also go while the daemon ends.
+    let Some(status) = status.filter(|_| !power.is_off()) else {
         run.counts.event("power cuts", 1);
         let mut rng = Rng::new(sim.seed());
         // What requests do without power, in caches, is nobody's business.
@@ -39,11 +42,8 @@ pub(super) fn end(sim: &Sim, daemon: SimDaemon<'_>, run: &Run, power: &Power) {
             let left = run.disks.iter().map(|disk| survivors(disk, &mut rng)).collect();
             reopen(sim.seed(), left, true);
         }
-        drop(daemon);
         return;
-    }
-    let trace = daemon.trace().clone();
-    let status = daemon.finish();
+    };
     let is_troubled = run.story.is_troubled;
     let shown = trace.to_string();
     assert!(status == 0 || is_troubled, "the exit status is {status}\n{shown}");
