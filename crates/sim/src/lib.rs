@@ -36,6 +36,7 @@ mod ending;
 mod files;
 mod hall;
 pub mod image;
+pub mod memory;
 mod minimise;
 mod player;
 mod prepare;

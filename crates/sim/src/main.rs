@@ -14,7 +14,11 @@ use args::Args;
 use drystone_played::play;
 use drystone_sim::script::Script;
 use drystone_sim::tally::{Tally, Totals};
-use drystone_sim::{Failure, RunReport, minimise, run, run_script};
+use drystone_sim::{Failure, RunReport, memory, minimise, run, run_script};
+use drystone_testkit::allocations::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// So many scripts are tried to make one shorter.
 const RUNS_MAX: u64 = 20_000;
@@ -75,6 +79,8 @@ enum What {
 enum Found {
     Script(Box<Failure>),
     Daemon(play::Failure),
+    /// What a seed holds that it should not.
+    Memory(u64, String),
 }
 
 impl Found {
@@ -82,6 +88,7 @@ impl Found {
         match self {
             Self::Script(failure) => failure.script.seed,
             Self::Daemon(failure) => failure.seed,
+            Self::Memory(seed, _) => *seed,
         }
     }
 }
@@ -91,6 +98,7 @@ impl fmt::Display for Found {
         match self {
             Self::Script(failure) => failure.fmt(f),
             Self::Daemon(failure) => failure.fmt(f),
+            Self::Memory(seed, text) => write!(f, "seed {seed}: {text}"),
         }
     }
 }
@@ -118,8 +126,14 @@ fn series(args: &Args, what: What, first: u64, count: u64) -> bool {
                     if place >= count {
                         break;
                     }
-                    match play_one(args, what, first.wrapping_add(place)) {
-                        Ok(report) => note(args, &mut own, &report),
+                    let seed = first.wrapping_add(place);
+                    let played =
+                        memory::bounded(|| play_one(args, what, seed), |text| Found::Memory(seed, text));
+                    match played {
+                        Ok((report, bytes)) => {
+                            own.memory_bytes = own.memory_bytes.max(bytes);
+                            note(args, &mut own, &report);
+                        }
                         Err(failure) if args.keeps_going => println!("FAILED {failure}"),
                         Err(failure) => {
                             is_over.store(true, Ordering::Relaxed);
@@ -135,7 +149,7 @@ fn series(args: &Args, what: What, first: u64, count: u64) -> bool {
     match found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         None => true,
         Some(Found::Script(failure)) => show(args, Err(failure)),
-        Some(Found::Daemon(failure)) => {
+        Some(failure) => {
             println!("FAILED {failure}");
             false
         }

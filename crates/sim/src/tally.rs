@@ -31,6 +31,8 @@ pub struct Totals {
     pub schedules: BTreeSet<u64>,
     /// What was done.
     pub tally: Tally,
+    /// The most bytes that one run held at once.
+    pub memory_bytes: u64,
 }
 
 /// A tally that all parts of one run add to.
@@ -104,6 +106,7 @@ impl Totals {
         self.steps += other.steps;
         self.schedules.extend(&other.schedules);
         self.tally.add(&other.tally);
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
     }
 }
 
@@ -137,6 +140,13 @@ impl fmt::Display for Totals {
             self.schedules.len(),
             self.steps
         )?;
+        if self.memory_bytes > 0 {
+            writeln!(
+                f,
+                "memory of a run: at most {} KiB; none is left by systems that end",
+                self.memory_bytes >> 10
+            )?;
+        }
         for (title, words, ends) in [
             ("requests", ["worked", "failed"], &self.tally.requests),
             ("changes", ["done", "refused"], &self.tally.changes),
