@@ -18,6 +18,8 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("cryptsetup-bin", &["cryptsetup"]),
     ("qemu-utils", &["qemu-img", "qemu-io", "qemu-nbd"]),
     ("zstd", &["zstd"]),
+    ("e2fsprogs", &["mkfs.ext4"]),
+    ("util-linux", &["unshare", "nsenter"]),
 ];
 
 /// Folders that may be missing from the `PATH` of an ordinary user.
