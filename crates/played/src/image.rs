@@ -35,7 +35,11 @@ pub fn new_image(len_bytes: u64, backing: Option<&str>) -> Image {
     image
 }
 
-fn header(image: &Image) -> Result<Header> {
+/// The header of a qcow2 image.
+///
+/// # Errors
+/// [`Kind::InvalidImage`].
+pub fn header(image: &Image) -> Result<Header> {
     let invalid = |cause| Error::new(Kind::InvalidImage, "the header is not valid").because(cause);
     let area = Header::area_len_bytes(&image.bytes(0..512)).map_err(invalid)?;
     Header::parse(&image.bytes(0..area as u64)).map_err(invalid)

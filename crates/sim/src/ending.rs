@@ -6,6 +6,7 @@ use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::control::{Plan, Task};
 use drystone_job::Status;
+use drystone_played::image::{demand_sound, header, recorded_backing};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::disk::{Image, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
@@ -13,7 +14,7 @@ use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
 use crate::audit;
-use crate::image::{Format, Sheet, demand_no_data_in_tables, demand_sound, header, recorded_backing};
+use crate::image::{Format, Sheet, demand_no_data_in_tables};
 use crate::prepare::{chain_of, finish};
 use crate::stage::{Common, Disk, Guest, Stage};
 

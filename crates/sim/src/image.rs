@@ -1,15 +1,13 @@
 //! Images of a script: what they are like, their bytes, and what is known of the ones that are there.
 
 use std::fmt;
-use std::future::Future;
 
 use drystone_base::{Error, GuestRange, HostOffset, Kind, Result};
-use drystone_format::qcow2::Header;
-use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::entry::parse_l1;
 use drystone_format::qcow2::header::Version;
 use drystone_format::qcow2::refcount::parse_table_entry;
+use drystone_played::image::header;
 use drystone_testkit::disk::{Image, SimDisk};
 use drystone_testkit::notation::show_len;
 use drystone_testkit::pattern::identify;
@@ -148,32 +146,6 @@ impl fmt::Display for ImageSpec {
     }
 }
 
-/// An image, for the check.
-struct Bytes<'i>(&'i Image);
-
-impl Source for Bytes<'_> {
-    fn len_bytes(&self) -> u64 {
-        self.0.len()
-    }
-
-    async fn read_at(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
-        Ok(self.0.bytes(at.get()..at.get().saturating_add(len_bytes as u64)))
-    }
-}
-
-/// The header of a qcow2 image.
-pub(crate) fn header(image: &Image) -> Result<Header> {
-    let invalid = |cause| Error::new(Kind::InvalidImage, "the header is not valid").because(cause);
-    let area = Header::area_len_bytes(&image.bytes(0..512)).map_err(invalid)?;
-    Header::parse(&image.bytes(0..area as u64)).map_err(invalid)
-}
-
-/// What a qcow2 image says is behind it.
-pub(crate) fn recorded_backing(image: &Image) -> Result<Option<String>> {
-    let header = header(image)?;
-    Ok(header.backing_name().map(|name| String::from_utf8_lossy(name).into_owned()))
-}
-
 /// Where a part of the metadata of a qcow2 image is; nowhere in a raw one.
 pub(crate) fn tables(image: &Image, part: Part) -> Vec<GuestRange> {
     let Ok(header) = header(image) else { return Vec::new() };
@@ -215,33 +187,5 @@ pub(crate) fn demand_no_data_in_tables(name: &str, image: &Image) {
                 "data of a guest ({data:?}) is in the {part:?} of image '{name}' at {range}"
             );
         }
-    }
-}
-
-/// Checks a qcow2 image.
-///
-/// # Panics
-/// If it is corrupt, or leaks clusters and must not. What was found is in the message.
-pub(crate) fn demand_sound(name: &str, image: &Image, may_leak: bool) {
-    let header = header(image).unwrap_or_else(|error| panic!("image '{name}': {}", error.report()));
-    let mut findings = Vec::new();
-    let note = |found: &Finding| {
-        if (found.class() != Class::Leak || !may_leak) && findings.len() < 10 {
-            findings.push(found.to_string());
-        }
-    };
-    let checked = at_once(check(&Bytes(image), &header, note));
-    let Outcome { corruptions, check_errors, leaks, .. } =
-        checked.unwrap_or_else(|error| panic!("image '{name}' cannot be checked: {error}"));
-    assert_eq!((corruptions, check_errors), (0, 0), "image '{name}' is corrupt: {findings:#?}");
-    assert!(may_leak || leaks == 0, "image '{name}' leaks {leaks} clusters: {findings:#?}");
-}
-
-/// The output of a future that does not wait.
-fn at_once<F: Future>(future: F) -> F::Output {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(output) => output,
-        std::task::Poll::Pending => panic!("a check of memory waits"),
     }
 }
