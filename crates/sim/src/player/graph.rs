@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use drystone_base::Result;
 use drystone_blockdev::draft::{Draft, change};
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{GraphView, NodeInfo, Opening, Plan, Task};
+use drystone_core::control::{Demand, GraphView, NodeInfo, Opening, Plan, Task};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_filter::copy_on_read::CopyOnRead;
@@ -143,8 +143,14 @@ pub(super) async fn reopen(
     let head = task.gs().find(&desk.front.head()).ok()?;
     let image = task.gs().with(|graph| nth(graph, head, number))?;
     let options = NodeOptions { read_only: image.read_only, with_backing: true, cache_bytes };
-    let done =
-        change(task, desk.common.opener(), async |draft, task| say_again(draft, task, desk, &image, options));
+    let done = change(task, desk.common.opener(), async |draft, task| {
+        say_again(draft, task, desk, &image, options)?;
+        // A snapshot that comes between makes it a backing image, which it would make writable: what an intruder waits for.
+        if !image.read_only {
+            draft.plan().demand(image.id, Demand::NoOverlay);
+        }
+        Ok(())
+    });
     Some(done.await)
 }
 
