@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::options::Options;
-use drystone_blockdev::request::{BackingChoice, OpenRequest, Source};
+use drystone_blockdev::request::{BackingChoice, OpenRequest, ProbedRaw, Source};
 use drystone_blockdev::settings::Settings;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_protocol::file::{Aio, Discard};
@@ -95,6 +95,7 @@ impl ImageArgs {
         let mut request = OpenRequest::of(self.source()?);
         request.format.clone_from(&self.format);
         request.backing = self.backing.clone();
+        request.probed_raw = ProbedRaw::Guard;
         request.settings = Settings {
             read_only: !is_writer,
             force_share: self.force_share,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::args::list;
 
 /// The most bytes of a secret's file: as for the keys that it can hold.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Secrets by their ids.
 #[derive(Debug, Default)]
@@ -69,22 +69,12 @@ impl Secret {
         }
         let bytes = match (options.take_text("data")?, options.take_text("file")?) {
             (Some(data), None) => data.into_bytes(),
-            (None, Some(file)) => load(Path::new(&file))?,
+            (None, Some(file)) => drystone_sys::load_file(Path::new(&file), FILE_BYTES_MAX)?,
             (None, None) => return Err(invalid("a secret needs 'data' or 'file'")),
             (Some(_), Some(_)) => return Err(invalid("a secret has either 'data' or 'file'")),
         };
         Ok(Self { bytes, is_base64 })
     }
-}
-
-fn load(path: &Path) -> Result<Vec<u8>> {
-    let failed =
-        |cause: std::io::Error| Error::new(Kind::Io, "cannot read the secret").because(cause).at_path(path);
-    let len_bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if len_bytes > FILE_BYTES_MAX {
-        return Err(Error::new(Kind::TooLarge, "the file of the secret is too long").at_path(path));
-    }
-    std::fs::read(path).map_err(failed)
 }
 
 /// The options of an object: JSON, or a list whose first word is the type.

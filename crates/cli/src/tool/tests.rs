@@ -117,3 +117,26 @@ fn cache_modes_have_names() {
     }
     assert_eq!(CacheMode::named("foo"), None);
 }
+
+#[test]
+fn a_disk_that_only_looks_raw_keeps_looking_raw() {
+    let folder = Folder::new("probed");
+    let path = folder.file("disk", &[0; 4096]);
+    run(START, async |tool| {
+        let disk = tool.open_writer(&ImageArgs::of(&path, None), false).await?;
+        let mut lane = tool.lane();
+        let mut write = async |at: u64, bytes: &[u8]| {
+            let mut ticket = lane.enter(&disk.backend).await;
+            ticket.write(GuestOffset::checked(at).unwrap(), Buf::copy_of(bytes), disk.flags).await.0
+        };
+        write(0, b"QFI").await?;
+        write(1000, &[9; 3000]).await?;
+        let error = write(3, b"\xfb\0\0\0\x03").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::PermissionDenied);
+        write(0, b"QFJ\xfb\0\0\0\x03").await
+    })
+    .unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[..8], *b"QFJ\xfb\0\0\0\x03");
+    assert_eq!((bytes[999], bytes[1000], bytes[3999], bytes[4000]), (0, 9, 9, 0));
+}
