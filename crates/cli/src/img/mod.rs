@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`create`], [`info`], [`check`] | the commands: arguments to one call to printed result |
+//! | [`create`], [`info`], [`check`], [`convert`] | the commands: arguments to one call to printed result |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`snapshots`], [`doc`] | what is printed |
@@ -12,6 +12,7 @@
 
 mod chain;
 mod check;
+mod convert;
 mod create;
 mod doc;
 mod image;
@@ -41,6 +42,7 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
   COMMAND [OPTION...]
 
   check     checks the consistency of an image
+  convert   copies images to another image
   create    makes a new image
   info      says what is known about an image
 
@@ -118,6 +120,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("convert") => convert::run(rest, console),
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
