@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`create`], [`info`], [`check`], [`convert`] | the commands: arguments to one call to printed result |
+//! | [`create`], [`info`], [`check`], [`convert`], [`dd`] | the commands: arguments to one call to printed result |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`snapshots`], [`doc`] | what is printed |
@@ -14,6 +14,7 @@ mod chain;
 mod check;
 mod convert;
 mod create;
+mod dd;
 mod doc;
 mod image;
 mod info;
@@ -44,6 +45,7 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
   check     checks the consistency of an image
   convert   copies images to another image
   create    makes a new image
+  dd        copies a part of an image to a new one
   info      says what is known about an image
 
   -h, --help         this text; behind a command, that command's
@@ -122,6 +124,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     match first.to_str() {
         Some("convert") => convert::run(rest, console),
         Some("create") => create::run(rest, console),
+        Some("dd") => dd::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
         Some("-h" | "--help") => {

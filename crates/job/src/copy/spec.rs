@@ -8,7 +8,9 @@ use drystone_core::driver::WriteFlags;
 pub struct CopySource {
     /// Whence.
     pub backend: Backend<ReadOnly>,
-    /// How many bytes from its start; a multiple of 512.
+    /// The first byte of it that is copied.
+    pub start: u64,
+    /// How many bytes from there on.
     pub len_bytes: u64,
 }
 

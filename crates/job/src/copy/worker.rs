@@ -148,7 +148,7 @@ impl Copy {
         let mut from = at;
         for source in &self.spec.sources {
             if from < source.len_bytes {
-                return Ok((source, from, source.len_bytes - from));
+                return Ok((source, source.start + from, source.len_bytes - from));
             }
             from -= source.len_bytes;
         }

@@ -235,6 +235,11 @@ impl Request {
         Ok(image)
     }
 
+    /// Whether the target's space is reserved before anything is written.
+    pub(super) fn is_preallocated(&self) -> bool {
+        !self.skips_creation && self.new_image().is_ok_and(|image| image.is_preallocated())
+    }
+
     /// Whether the target shows a backing file where nothing is written.
     pub(super) fn has_backing(&self) -> Result<bool> {
         Ok(self.backing.is_some() || (!self.skips_creation && self.new_image()?.backing().is_some()))

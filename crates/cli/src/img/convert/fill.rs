@@ -46,16 +46,21 @@ pub(super) async fn fill(
         return Err(Error::new(Kind::Unsupported, "the target's format has no compression"));
     }
     let has_backing = request.has_backing()?;
-    let source_of =
-        |source: &Source| CopySource { backend: source.backend.clone(), len_bytes: source.len_bytes };
+    let source_of = |source: &Source| CopySource {
+        backend: source.backend.clone(),
+        start: 0,
+        len_bytes: source.len_bytes,
+    };
     let block_bytes = match request.sparse_bytes {
         0 => BLOCK_BYTES,
         sparse => BLOCK_BYTES.min(1 << sparse.ilog2()),
     };
+    // Clusters that have their space already need not be filled with zeroes.
+    let cluster_bytes = target.cluster_bytes.filter(|_| request.is_compressed || !request.is_preallocated());
     let spec = CopySpec {
         sources: sources.iter().map(source_of).collect(),
         target: disk.backend.clone(),
-        unit_bytes: target.cluster_bytes.unwrap_or(block_bytes),
+        unit_bytes: cluster_bytes.map_or(block_bytes, |cluster| block_bytes.max(cluster)),
         sparse_bytes: request.sparse_bytes,
         zero_from: zero_from(tool, request, disk, &target).await?,
         own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },

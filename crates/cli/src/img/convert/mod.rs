@@ -90,7 +90,7 @@ async fn convert(tool: &Tool, request: &Request) -> Result<()> {
     for source in &request.sources {
         sources.push(tool.open_reader(source).await?);
     }
-    let in_use = files_of(tool).await?;
+    let in_use = tool.files().await?;
     let len_bytes = sources.iter().try_fold(0_u64, |sum, source: &Source| sum.checked_add(source.len_bytes));
     let len_bytes = len_bytes.filter(|len| *len <= drystone_base::LEN_MAX);
     let len_bytes = len_bytes.ok_or_else(|| {
@@ -134,17 +134,6 @@ async fn open_target(tool: &Tool, request: &Request) -> Result<Disk<ReadWrite>> 
         BackingChoice::None
     };
     tool.open_writer(&ImageArgs { cache: request.target_cache, backing, ..args }, false).await
-}
-
-/// The files that are open.
-async fn files_of(tool: &Tool) -> Result<BTreeSet<FileId>> {
-    tool.on_control(async |task| {
-        Ok(task.gs().with(|graph| {
-            let files = graph.views().filter_map(|view| view.node().driver_as::<HostFile>());
-            files.map(HostFile::file_id).collect()
-        }))
-    })
-    .await
 }
 
 /// Fails if the target is one of the files that are read.

@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::disk::Preallocation;
 use drystone_core::runtime::LocalRef;
 use drystone_sys::FileId;
 
@@ -205,6 +206,17 @@ impl NewImage {
     /// The backing file as it will be recorded, and its format.
     pub(super) fn backing(&self) -> Option<(&str, Option<&str>)> {
         Some((self.values.backing()?, self.values.backing_format()))
+    }
+
+    /// Whether its space is reserved when it is made.
+    pub(super) fn is_preallocated(&self) -> bool {
+        self.values.preallocation().is_ok_and(|mode| mode != Preallocation::Off)
+    }
+
+    /// Bytes of its clusters, if it has such.
+    pub(super) fn cluster_bytes(&self) -> Option<u64> {
+        (self.format == Format::Qcow2)
+            .then(|| self.values.to_qcow2().ok().map(|options| options.cluster_bytes))?
     }
 
     /// The file that it is going to be in.
