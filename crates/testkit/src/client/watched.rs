@@ -99,7 +99,7 @@ impl Watched<BackendClient> {
         let mut rest = range;
         while !rest.is_empty() {
             let sector = rest.take(SECTOR_BYTES);
-            let is_stamped = rest.start().get() / SECTOR_BYTES % 2 == 0;
+            let is_stamped = (rest.start().get() / SECTOR_BYTES).is_multiple_of(2);
             let mut model = self.model.borrow_mut();
             let stamp = model.fresh_stamp();
             if is_stamped {
