@@ -16,6 +16,8 @@ mod create;
 mod doc;
 mod image;
 mod info;
+mod line;
+mod map;
 mod options;
 mod snapshots;
 mod spec;
@@ -29,9 +31,12 @@ use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
 use crate::console;
+use crate::tool::Start;
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
+/// What is printed is kept until it is so much.
+const KEPT_BYTES_MAX: usize = 64 << 10;
 /// The release of the C tools whose output this is.
 const RELEASE: &str = "10.0.0";
 
@@ -77,9 +82,12 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Standard output. What is printed comes out at the end, or before a complaint.
+    /// Standard output. What is printed comes out at the end, before a complaint, or when it is much.
     fn print(&mut self, bytes: impl AsRef<[u8]>) {
         self.out.extend_from_slice(bytes.as_ref());
+        if self.out.len() >= KEPT_BYTES_MAX {
+            self.flush();
+        }
     }
 
     /// Standard error, behind the program's name.
@@ -121,6 +129,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("map") => map::run(rest, console),
         Some("-h" | "--help") => {
             console.print(HELP);
             Ok(0)
