@@ -10,15 +10,19 @@
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
 //! the program was called by. Images are looked at directly, not through the block graph: also those that cannot be used.
 
+mod bench;
 mod chain;
 mod check;
+mod compare;
 mod create;
 mod doc;
 mod image;
 mod info;
 mod line;
 mod map;
+mod measure;
 mod options;
+mod resize;
 mod snapshots;
 mod spec;
 
@@ -126,10 +130,14 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("bench") => bench::run(rest, console),
+        Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("compare") => compare::run(rest, console),
         Some("map") => map::run(rest, console),
+        Some("measure") => measure::run(rest, console),
         Some("-h" | "--help") => {
             console.print(HELP);
             Ok(0)
