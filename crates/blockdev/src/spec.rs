@@ -198,6 +198,8 @@ impl NodeSpec {
         let backing = match options.take_child("backing")? {
             Child::Unsaid => BackingSpec::AsRecorded,
             Child::None => BackingSpec::None,
+            // Lists of options have no other word for nothing.
+            Child::Node(name) if name.is_empty() => BackingSpec::None,
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
