@@ -197,10 +197,11 @@ impl Link {
             let mut state = self.state();
             state.conns.retain(|_, seat| !matches!(seat, Seat::Taken(conn) if Arc::ptr_eq(conn, own)));
             let is_last = state.conns.is_empty() && !state.is_closed;
+            if own.was_useful() {
+                state.loss = None;
+            }
+            state.note_loss(now_ns, why.report());
             if is_last {
-                let before = state.loss.take().filter(|_| !own.was_useful());
-                let since_ns = before.map_or(now_ns, |loss| loss.since_ns);
-                state.loss = Some(Loss { since_ns, why: why.report() });
                 // The seat is kept until there is a connection again.
                 state.conns.insert(local.shard(), Seat::Connecting);
             }
@@ -236,9 +237,7 @@ impl Link {
                     return;
                 }
                 Err(error) => {
-                    if let Some(loss) = &mut self.state().loss {
-                        loss.why = error.report();
-                    }
+                    self.state().note_loss(local.now_ns(), error.report());
                 }
             }
             let pause = local.sleep_until(local.now_ns().saturating_add(pause_ns));
@@ -252,14 +251,30 @@ impl Link {
     /// Connects for a thread that shares the connection of another one.
     async fn connect_one_more(self: &Arc<Self>, local: &LocalRef) {
         let result = self.unless_closed(self.attempt(local)).await;
-        let mut state = self.state();
-        state.conns.remove(&local.shard());
-        match result {
-            Some(Ok(entered)) if !state.is_closed => {
-                self.take_seat(&mut state, local, entered);
+        let is_last = {
+            let mut state = self.state();
+            state.conns.remove(&local.shard());
+            let is_last = state.conns.is_empty() && !state.is_closed;
+            match result {
+                Some(Ok(entered)) if !state.is_closed => {
+                    self.take_seat(&mut state, local, entered);
+                    false
+                }
+                // The others were lost meanwhile, and have left it to this one to see to another.
+                Some(Err(error)) if is_last => {
+                    state.note_loss(local.now_ns(), error.report());
+                    state.conns.insert(local.shard(), Seat::Connecting);
+                    true
+                }
+                Some(Err(_)) => {
+                    state.is_alone = true;
+                    false
+                }
+                Some(Ok(_)) | None => false,
             }
-            Some(Err(_)) => state.is_alone = true,
-            Some(Ok(_)) | None => {}
+        };
+        if is_last {
+            self.reconnect(local).await;
         }
     }
 
@@ -348,6 +363,12 @@ impl Link {
 }
 
 impl State {
+    /// There is no connection, for this reason now.
+    fn note_loss(&mut self, now_ns: u64, why: String) {
+        let since_ns = self.loss.as_ref().map_or(now_ns, |loss| loss.since_ns);
+        self.loss = Some(Loss { since_ns, why });
+    }
+
     fn watch(&mut self, waker: &Waker) {
         if !self.watchers.iter().any(|known| known.will_wake(waker)) {
             self.watchers.push(waker.clone());

@@ -106,9 +106,15 @@ impl Driver for NbdClient {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whoever leaves a disk expects it to be safe.
+    /// Whoever leaves a disk expects it to be safe. Of one whose server has gone nothing is here that could be stored, and
+    /// it has to be possible to let go of it.
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        Box::pin(io.flush())
+        Box::pin(async move {
+            match io.flush().await {
+                Err(error) if error.kind() == Kind::Disconnected => Ok(()),
+                result => result,
+            }
+        })
     }
 
     fn disk(&self) -> Option<&dyn Disk> {
