@@ -31,10 +31,7 @@ impl Compressor {
     #[must_use]
     pub fn new(compression: Compression) -> Self {
         Self(match compression {
-            Compression::Deflate => {
-                let level = flate2::Compression::new(DEFLATE_LEVEL);
-                Inner::Deflate(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
-            }
+            Compression::Deflate => Inner::Deflate(Box::new(deflate())),
             Compression::Zstd => {
                 let mut context = CCtx::create();
                 let set = context.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL));
@@ -50,14 +47,24 @@ impl Compressor {
     pub fn compress(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
         match &mut self.0 {
             Inner::Deflate(deflate) => {
-                deflate.reset();
                 let status = deflate.compress(cluster, out, FlushCompress::Finish);
                 let is_whole = matches!(status, Ok(Status::StreamEnd));
-                usize::try_from(deflate.total_out()).ok().filter(|_| is_whole)
+                let len = usize::try_from(deflate.total_out()).ok().filter(|_| is_whole);
+                if is_whole {
+                    deflate.reset();
+                } else {
+                    // zlib-rs 0.6.8 does not forget what a stream that was cut off had left to write.
+                    **deflate = self::deflate();
+                }
+                len
             }
             Inner::Zstd(context) => context.compress2(out, cluster).ok(),
         }
     }
+}
+
+fn deflate() -> Compress {
+    Compress::new_with_window_bits(flate2::Compression::new(DEFLATE_LEVEL), false, WINDOW_BITS)
 }
 
 impl fmt::Debug for Compressor {
@@ -110,6 +117,18 @@ mod tests {
             Rng::new(5).fill(&mut noise);
             assert_eq!(compressor.compress(&noise, &mut [0; 4095]), None);
             assert!(compressor.compress(&[7; 4096], &mut [0; 4095]).unwrap() < 100);
+        }
+    }
+
+    #[test]
+    fn any_number_of_streams_may_be_cut_off() {
+        for (compression, len) in BOTH.into_iter().flat_map(|one| [(one, 512), (one, 4096)]) {
+            let (mut compressor, mut rng) = (Compressor::new(compression), Rng::new(1));
+            for round in 0..2000 {
+                let mut cluster = vec![0; len];
+                rng.fill(&mut cluster[..round * 37 % (len + 1)]);
+                let _ = compressor.compress(&cluster, &mut vec![0; len - 1]);
+            }
         }
     }
 }
