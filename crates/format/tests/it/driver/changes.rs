@@ -40,6 +40,10 @@ macro_rules! for_each_change {
             backing_file_of_version_2_gets_another_name: new("v2 64K").after("write 0..20K").overlay("v2 64K"), "write 1K..2K; name other.img; write 9K..10K; flush; name base";
             narrow_counts: new("c1K r1 48K"), "write 0..5K & write 20K..22K; flush; discard 0..2K; write 30K..34K; flush; write 0..1K";
             large_clusters: new("c64K 1M"), "write 1000..2000; flush; write 64K..200K & zero 300K..400K; flush; discard 64K..128K; write 900K..901K";
+            subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
+            subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
+            subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
+            subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };
