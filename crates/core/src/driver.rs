@@ -106,6 +106,9 @@ pub struct WriteFlags {
     pub fua: bool,
     /// The contents that the disk shows do not change (copy on read): needs `WRITE_UNCHANGED` only.
     pub unchanged: bool,
+    /// Stored compressed, where that makes it smaller. The range covers whole clusters of the format, any number of them;
+    /// only the last one of the disk may be shorter. Refused by a driver that does not [take it](Driver::takes_compressed).
+    pub compressed: bool,
 }
 
 /// How a range is zeroed.
@@ -257,7 +260,14 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { (Err(unsupported(io, "read")), buf) })
     }
 
-    /// Writes a range that `locate` answered with [`Place::Ask`]; `buf` is not longer than that answer.
+    /// Whether writes with [`WriteFlags::compressed`] may come here: the driver compresses, or passes them on to a child. The
+    /// core refuses them otherwise.
+    fn takes_compressed(&self) -> bool {
+        false
+    }
+
+    /// Writes a range that `locate` answered with [`Place::Ask`]; `buf` is not longer than that answer. With
+    /// [`WriteFlags::compressed`], `locate` was not asked and `buf` is the whole request, however long.
     fn write<'a>(
         &'a self,
         io: Io<'a>,

@@ -216,7 +216,7 @@ async fn read_part(io: Io<'_>, top: Io<'_>, at: GuestOffset, mut buf: Buf, need:
                 return (result, buf);
             }
             io.sim_point().await;
-            top.write(at, buf, WriteFlags { unchanged: true, fua: false }).await
+            top.write(at, buf, WriteFlags { unchanged: true, ..WriteFlags::default() }).await
         }
     };
     let is_whole = buf.len() as u64 == range.len();
@@ -275,6 +275,10 @@ impl Driver for CopyOnRead {
             let _range = io.lock_range(range).await;
             self.read_and_copy(io, top, at, buf).await
         })
+    }
+
+    fn takes_compressed(&self) -> bool {
+        true
     }
 
     fn write<'a>(

@@ -75,7 +75,7 @@ pub(crate) fn write(
     buf: Buf,
     flags: WriteFlags,
 ) -> Begun {
-    if flags.fua || flags.unchanged {
+    if flags.fua || flags.unchanged || flags.compressed {
         return Begun::NotStraight(buf);
     }
     attempt(presence, local, backend::Kind::Write, buf, |io, buf| write_at(io, at, buf))

@@ -53,6 +53,8 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
     let mut crossed = Crossed::default();
     let (mut result, buf) = if range.is_empty() {
         (Ok(()), buf)
+    } else if flags.compressed {
+        write_compressed(io, range, buf, flags, &mut crossed).await
     } else {
         write_pieces(io, range, buf, flags, &mut crossed).await
     };
@@ -61,6 +63,27 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
     }
     crossed.finish(result.is_ok());
     (result.map_err(|error| error.on_node(io.node().name())), buf)
+}
+
+/// Hands all of a write to the driver of the node that it is at: where compressed bytes go is for that driver to find, and
+/// how the range is cut into clusters.
+async fn write_compressed<'t>(
+    io: Io<'t>,
+    range: GuestRange,
+    buf: Buf,
+    flags: WriteFlags,
+    crossed: &mut Crossed<'t>,
+) -> BufResult {
+    let node = io.node();
+    if !node.driver().takes_compressed() {
+        let text = format!("driver '{}' cannot write compressed data", node.driver().format_name());
+        return (Err(Error::new(Kind::Unsupported, text)), buf);
+    }
+    crossed.note(node, range);
+    node.counters.write(range);
+    io.sim_point().await;
+    // Flushing is done once, at the end.
+    node.driver().write(io, range.start(), buf, WriteFlags { fua: false, ..flags }).await
 }
 
 /// Resolves the start of `range` for writing, loading metadata as often as drivers ask for it. Only the walk that got

@@ -86,7 +86,7 @@ async fn write_zero_bytes(io: Io<'_>, range: GuestRange, unchanged: bool) -> Res
             Some(zeroes) if zeroes.len() == len => zeroes,
             _ => Buf::zeroed(len),
         };
-        let flags = WriteFlags { unchanged, fua: false };
+        let flags = WriteFlags { unchanged, ..WriteFlags::default() };
         let (result, zeroes) = write::write_as_it_is(io, step.start(), zeroes, flags).await;
         result?;
         buf = Some(zeroes);

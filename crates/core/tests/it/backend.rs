@@ -172,7 +172,7 @@ fn what_a_user_does_is_counted() {
     world.on_io(async |lane: &mut Lane| {
         let mut ticket = lane.enter(&backend).await;
         ticket
-            .write(GuestOffset::ZERO, filled(1000, 1), WriteFlags { fua: true, unchanged: false })
+            .write(GuestOffset::ZERO, filled(1000, 1), WriteFlags { fua: true, ..WriteFlags::default() })
             .await
             .0
             .unwrap();

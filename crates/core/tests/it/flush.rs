@@ -48,7 +48,7 @@ fn a_flush_with_nothing_to_do_does_nothing() {
         ticket.discard(at(0, 4096)).await.unwrap();
         ticket.flush().await.unwrap();
         assert_eq!(flushes(&disk), 3);
-        let fua = WriteFlags { fua: true, unchanged: false };
+        let fua = WriteFlags { fua: true, ..WriteFlags::default() };
         ticket.write(GuestOffset::ZERO, filled(512, 1), fua).await.0.unwrap();
         assert_eq!(flushes(&disk), 4);
         ticket.flush().await.unwrap();

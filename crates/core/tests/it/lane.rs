@@ -102,7 +102,7 @@ fn any_operation_can_be_abandoned() {
                     3 => abandon_after(polls, ticket.flush()).await.is_some(),
                     4 => abandon_after(polls, ticket.status(range, 9)).await.is_some(),
                     _ => {
-                        let fua = WriteFlags { fua: true, unchanged: false };
+                        let fua = WriteFlags { fua: true, ..WriteFlags::default() };
                         abandon_after(polls, ticket.write(range.start(), filled(100, 1), fua)).await.is_some()
                     }
                 };

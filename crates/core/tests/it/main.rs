@@ -11,6 +11,7 @@ mod alignment;
 mod backend;
 mod chain;
 mod check;
+mod compressed;
 mod demand;
 mod drain;
 mod fixture;

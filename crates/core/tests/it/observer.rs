@@ -123,7 +123,7 @@ fn observers_are_told_of_writes_that_failed() {
     disk.clear_faults();
     disk.inject(Fault::every(OpFilter::of(OpKind::Flush), FaultEffect::Io));
     world.on_io(async |lane: &mut Lane| {
-        let fua = WriteFlags { fua: true, unchanged: false };
+        let fua = WriteFlags { fua: true, ..WriteFlags::default() };
         let mut ticket = lane.enter(&backend).await;
         assert!(ticket.write(GuestOffset::ZERO, filled(512, 1), fua).await.0.is_err());
         // Refused before anything was written.

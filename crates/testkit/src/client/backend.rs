@@ -39,7 +39,7 @@ impl Target for BackendClient {
     }
 
     async fn write(&mut self, at: u64, bytes: &[u8], fua: bool) -> Result<()> {
-        let flags = WriteFlags { fua, unchanged: false };
+        let flags = WriteFlags { fua, ..WriteFlags::default() };
         let mut ticket = self.lane.enter(&self.backend).await;
         ticket.write(GuestOffset::new(at), Buf::copy_of(bytes), flags).await.0
     }
