@@ -156,30 +156,22 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
                 continue;
             }
             let bitmap_fault = L2Entry::bitmap_fault(raw, l2);
-            if let Some(fault) = bitmap_fault {
+            let fault = L2Entry::fault(raw, l2).filter(|fault| *fault == EntryFault::CopiedCompressed);
+            for fault in bitmap_fault.into_iter().chain(fault) {
                 let descriptor = raw.descriptor;
                 self.report(&Finding::entry(fault, Table::L2, walk.table, index, descriptor), walk.all);
             }
             match L2Entry::shape(raw, l2) {
                 // The C tool looks no further either.
                 L2Entry::Compressed(_) if bitmap_fault.is_some() => {}
-                L2Entry::Compressed(stored) => self.walk_compressed(&walk, index, raw, stored)?,
+                L2Entry::Compressed(stored) => self.walk_compressed(&walk, stored)?,
                 entry => self.walk_standard(&mut walk, index, raw, entry.place())?,
             }
         }
         Ok(())
     }
 
-    fn walk_compressed(
-        &mut self,
-        walk: &L2Walk,
-        index: u64,
-        raw: RawEntry,
-        stored: Compressed,
-    ) -> Result<(), CheckError> {
-        if let Some(fault @ EntryFault::CopiedCompressed) = L2Entry::fault(raw, self.header.l2()) {
-            self.report(&Finding::entry(fault, Table::L2, walk.table, index, raw.descriptor), walk.all);
-        }
+    fn walk_compressed(&mut self, walk: &L2Walk, stored: Compressed) -> Result<(), CheckError> {
         // Their sectors are shared with neighbours, so they are fragmented by nature.
         self.outcome.clusters_allocated += walk.active;
         self.outcome.clusters_compressed += walk.active;
