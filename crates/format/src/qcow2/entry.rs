@@ -215,10 +215,10 @@ impl L2Entry {
         };
         let place = self.place().map_or(0, encode_allocated);
         if l2.is_extended() {
-            return RawEntry { descriptor: place, bitmap: u64::from(zero) << 32 | u64::from(data) };
+            return RawEntry { descriptor: place, bitmap: (u64::from(zero) << 32) | u64::from(data) };
         }
         assert!(!matches!(self, Self::Mixed(_)), "a cluster without subclusters is of one kind");
-        RawEntry::standard(place | u64::from(zero) * ZERO)
+        RawEntry::standard(place | (u64::from(zero) * ZERO))
     }
 
     /// The cluster that the entry owns or shares, unless it is compressed.

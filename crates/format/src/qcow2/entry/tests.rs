@@ -109,10 +109,11 @@ fn compressed_data_is_refused_where_an_entry_cannot_say_it() {
 
 #[test]
 fn subclusters_are_what_their_two_bits_say() {
-    let place = Some(Allocated { at: at(0x50000), copied: true });
+    let allocated = Allocated { at: at(0x50000), copied: true };
+    let place = Some(allocated);
     let mixed = |place, zero, data| Ok(L2Entry::Mixed(Mixed { place, data, zero }));
     let own = COPIED | 0x50000;
-    assert_eq!(parse_extended(own, 0xffff_ffff), Ok(L2Entry::Data(place.unwrap())));
+    assert_eq!(parse_extended(own, 0xffff_ffff), Ok(L2Entry::Data(allocated)));
     assert_eq!(parse_extended(own, 0xffff_ffff << 32), Ok(L2Entry::Zero(place)));
     assert_eq!(parse_extended(0, 0xffff_ffff << 32), Ok(L2Entry::Zero(None)));
     assert_eq!(parse_extended(0, 0), Ok(L2Entry::Unallocated));
