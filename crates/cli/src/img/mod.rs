@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`create`], [`info`], [`check`] | the commands: arguments to one call to printed result |
+//! | [`create`], [`info`], [`check`], [`convert`], [`dd`] | the commands: arguments to one call to printed result |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`snapshots`], [`doc`] | what is printed |
@@ -14,7 +14,9 @@ mod bench;
 mod chain;
 mod check;
 mod compare;
+mod convert;
 mod create;
+mod dd;
 mod doc;
 mod image;
 mod info;
@@ -50,7 +52,9 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
   COMMAND [OPTION...]
 
   check     checks the consistency of an image
+  convert   copies images to another image
   create    makes a new image
+  dd        copies a part of an image to a new one
   info      says what is known about an image
 
   -h, --help         this text; behind a command, that command's
@@ -130,9 +134,11 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("convert") => convert::run(rest, console),
         Some("bench") => bench::run(rest, console),
         Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
+        Some("dd") => dd::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
         Some("compare") => compare::run(rest, console),
