@@ -13,6 +13,7 @@
 mod bench;
 mod chain;
 mod check;
+mod commit;
 mod compare;
 mod create;
 mod doc;
@@ -22,9 +23,11 @@ mod line;
 mod map;
 mod measure;
 mod options;
+mod rebase;
 mod resize;
 mod snapshots;
 mod spec;
+mod stripes;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -131,10 +134,12 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
         Some("bench") => bench::run(rest, console),
+        Some("rebase") => rebase::run(rest, console),
         Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("commit") => commit::run(rest, console),
         Some("compare") => compare::run(rest, console),
         Some("map") => map::run(rest, console),
         Some("measure") => measure::run(rest, console),
