@@ -174,7 +174,7 @@ fn target(name: &OsStr) -> Result<std::path::PathBuf> {
     }
     match drystone_blockdev::name::parse(name)? {
         drystone_blockdev::name::Name::Path { path, .. } => Ok(path),
-        drystone_blockdev::name::Name::Options(_) => {
+        drystone_blockdev::name::Name::Options(_) | drystone_blockdev::name::Name::Nbd(_) => {
             Err(Error::new(Kind::Unsupported, "a new image is named by its file, not by options"))
         }
     }
