@@ -21,14 +21,14 @@ use crate::img::stripes::Stripes;
 use crate::tool::Tool;
 use crate::tool::disk::Disk;
 
-/// What is read of both at once.
+/// What is read of both at once; one unit at least.
 const READ_BYTES: u64 = 1 << 20;
-/// Bytes are compared in units of this at least, which is no more than the largest cluster of any format.
-const UNIT_BYTES: u64 = 64 << 10;
 
 /// How it is done.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
+    /// Bytes are compared in so many: the clusters of the image.
+    pub(super) unit_bytes: u64,
     /// What is copied is compressed.
     pub(super) compresses: bool,
     /// What the image's chain has at this depth or deeper, the new backing file has, too.
@@ -41,7 +41,6 @@ struct Shared {
     new: Option<Backend<ReadOnly>>,
     image_len: u64,
     new_len: u64,
-    unit_bytes: u64,
     flags: WriteFlags,
     rules: Rules,
     stripes: Stripes,
@@ -63,7 +62,6 @@ pub(super) async fn copy(
         new: new.map(|new| new.backend.clone()),
         image_len: disk.len_bytes,
         new_len: new.map_or(0, |new| new.len_bytes),
-        unit_bytes: UNIT_BYTES,
         flags: WriteFlags { compressed: rules.compresses, ..disk.flags },
         rules,
         stripes: Stripes::new(tool, disk.len_bytes),
@@ -77,6 +75,14 @@ pub(super) async fn copy(
     shared.stripes.run(tool, worker).await?;
     let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
     failed.map_or(Ok(()), Err)
+}
+
+/// What is known of the first bytes of a range.
+enum Known {
+    /// So many are the image's own, or the same in both backing files.
+    Same(u64),
+    /// So many must be read.
+    Nothing(u64),
 }
 
 /// One of those who copy.
@@ -103,30 +109,51 @@ impl Worker<'_> {
         while let Some(rest) = GuestRange::checked(at, self.shared.image_len - at).filter(|_| at < end) {
             let own = self.lane.enter(&self.old).await.status(rest, 0).await?;
             let range = rest.take(own.len);
-            let passed = if own.allocated || own.data { range.len() } else { self.same_bytes(range).await? };
-            if passed > 0 {
-                at += passed;
-                self.shared.stripes.pass_to(at);
-                continue;
+            let known = if own.allocated || own.data { Known::Same(range.len()) } else { self.compare(range).await? };
+            match self.in_units(known, range) {
+                Known::Same(len) => {
+                    at += len;
+                    self.shared.stripes.pass_to(at);
+                }
+                Known::Nothing(len) => {
+                    let part = range.take(len.min(READ_BYTES.max(self.shared.rules.unit_bytes)).min(end - at));
+                    self.part(part).await?;
+                    at += part.len();
+                }
             }
-            let part = range.take((end - at).min(READ_BYTES));
-            self.part(part).await?;
-            at += part.len();
         }
         Ok(())
     }
 
-    /// How many bytes from the start of `range` both backing files show alike, as far as that is known without reading.
-    async fn same_bytes(&mut self, range: GuestRange) -> Result<u64> {
+    /// Cuts what is known to whole units from the start of `range`, if there is one.
+    fn in_units(&self, known: Known, range: GuestRange) -> Known {
+        let unit = self.shared.rules.unit_bytes;
+        let start = range.start().get();
+        match known {
+            Known::Same(len) if len >= range.len() => known,
+            Known::Same(len) => {
+                let end = (start + len) - (start + len) % unit;
+                if end > start { Known::Same(end - start) } else { self.in_units(Known::Nothing(1), range) }
+            }
+            Known::Nothing(len) => {
+                let end = (start + len).checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+                Known::Nothing((end - start).min(range.len()))
+            }
+        }
+    }
+
+    /// What is known without reading of what both backing files show in `range`.
+    async fn compare(&mut self, range: GuestRange) -> Result<Known> {
         let old = self.lane.enter(&self.old).await.status(range, u32::MAX).await?;
         if self.shared.rules.common.is_some_and(|common| old.depth >= common && !is_beyond(old)) {
-            return Ok(old.len);
+            return Ok(Known::Same(old.len));
         }
         if !old.zero {
-            return Ok(0);
+            return Ok(Known::Nothing(old.len));
         }
         let new = self.new_status(range).await?;
-        Ok(if new.zero { old.len.min(new.len) } else { 0 })
+        let len = old.len.min(new.len);
+        Ok(if new.zero { Known::Same(len) } else { Known::Nothing(len) })
     }
 
     async fn new_status(&mut self, range: GuestRange) -> Result<Status> {
@@ -154,7 +181,7 @@ impl Worker<'_> {
             Some(new) => read(&mut self.lane, new, part, left).await?,
             None => Buf::zeroed(old.len()),
         };
-        for run in runs(old.as_slice(), new.as_slice(), self.shared.unit_bytes) {
+        for run in runs(old.as_slice(), new.as_slice(), self.shared.rules.unit_bytes) {
             self.store(part.start().plus(run.start as u64), &old, run).await?;
         }
         Ok(())

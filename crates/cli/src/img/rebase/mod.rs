@@ -20,6 +20,8 @@ use drystone_blockdev::name;
 use drystone_blockdev::request::BackingChoice;
 use drystone_core::backend::{ReadOnly, ReadWrite};
 use drystone_core::driver::BackingFile;
+use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::geometry::ClusterBits;
 
 use super::line::{self, Line, QUIET, cache_mode};
 use super::spec::Format;
@@ -154,7 +156,8 @@ async fn keep_contents(tool: &Tool, disk: &Disk<ReadWrite>, request: &Request) -
         None => None,
     };
     let common = new.as_ref().and_then(|new| common_depth(disk, new));
-    copy::copy(tool, disk, new.as_ref(), copy::Rules { compresses: request.compresses, common }).await?;
+    let rules = copy::Rules { unit_bytes: cluster_bytes(tool, disk).await?, compresses: request.compresses, common };
+    copy::copy(tool, disk, new.as_ref(), rules).await?;
     match new {
         Some(new) => tool.close(new).await,
         None => Ok(()),
@@ -178,6 +181,16 @@ async fn open_new(
         ..ImageArgs::of(path, request.format.clone())
     };
     tool.open_reader(&args).await.map_err(because)
+}
+
+/// Bytes of a cluster of the image.
+async fn cluster_bytes(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<u64> {
+    let node = disk.node;
+    let cluster = tool.on_control(async move |task| {
+        let handle = task.gs().with(|graph| graph.node_handle(node));
+        Ok(handle.and_then(|node| Some(node.driver_as::<Qcow2>()?.header_now().cluster().bytes())))
+    });
+    Ok(cluster.await?.unwrap_or(ClusterBits::DEFAULT.bytes()))
 }
 
 /// At which depth of the image's chain the new backing file is, if it is there: from there on nothing has to be compared.
