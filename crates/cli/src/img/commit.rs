@@ -26,7 +26,7 @@ use drystone_core::lane::Lane;
 
 use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
 use super::stripes::Stripes;
-use super::{Console, Failure, options};
+use super::{Console, Failure, canonical, options};
 use crate::args::getopt::Flag;
 use crate::tool::disk::Disk;
 use crate::tool::image::{CacheMode, ImageArgs};
@@ -147,16 +147,16 @@ impl Chain {
         let about = |error: Error| error.at_path(&image.name);
         let base = match &request.base {
             None => 1,
-            Some(name) => position(&layers, name).map_err(about)?,
+            Some(name) => position(tool, &layers, name).await.map_err(about)?,
         };
         let names = layers.windows(2).take(base).map(|pair| match pair {
             [above, below] => args_of(above, below, request.cache),
             _ => unreachable!("windows of two"),
         });
         let mut names: Vec<ImageArgs> = names.collect::<Result<_>>().map_err(about)?;
-        let base = names.pop().ok_or_else(|| {
-            about(Error::new(Kind::InvalidInput, "the image does not have a backing file"))
-        })?;
+        let base = names
+            .pop()
+            .ok_or_else(|| about(Error::new(Kind::InvalidInput, "the image does not have a backing file")))?;
         Ok(Self { base, between: names })
     }
 }
@@ -165,7 +165,8 @@ impl Chain {
 fn args_of(above: &Layer, below: &Layer, cache: CacheMode) -> Result<ImageArgs> {
     let path = above.backing_path();
     let is_options = |path: &Path| path.as_os_str().as_encoded_bytes().starts_with(b"json:");
-    let is_recorded = path.as_deref().is_some_and(|path| is_options(path) || below.path.as_deref() == Some(path));
+    let is_recorded =
+        path.as_deref().is_some_and(|path| is_options(path) || below.path.as_deref() == Some(path));
     let (Some(path), true) = (path, is_recorded) else {
         let text = "the backing file is not the one that the image names";
         return Err(Error::new(Kind::Unsupported, text));
@@ -176,21 +177,23 @@ fn args_of(above: &Layer, below: &Layer, cache: CacheMode) -> Result<ImageArgs> 
     Ok(ImageArgs { cache, ..ImageArgs::of(path, format) })
 }
 
-/// Which layer of a chain, not the first, goes by this name.
-fn position(layers: &[Layer], name: &OsStr) -> Result<usize> {
+/// Which layer of a chain, not the first, goes by this name, as it is or beside the image.
+async fn position(tool: &Tool, layers: &[Layer], name: &OsStr) -> Result<usize> {
+    let name = Path::new(name);
     let folder = layers.first().and_then(|top| top.path.as_deref()).and_then(Path::parent);
-    let beside = folder.map(|folder| folder.join(name));
-    let is_same = |path: &Path| {
-        let full = |path: &Path| std::fs::canonicalize(path).ok();
-        let candidates = [Some(Path::new(name)), beside.as_deref()];
-        path == Path::new(name)
-            || full(path).is_some_and(|path| candidates.into_iter().flatten().any(|other| full(other).as_ref() == Some(&path)))
-    };
-    let found = layers.iter().skip(1).position(|layer| layer.path.as_deref().is_some_and(is_same));
-    found.map(|index| index + 1).ok_or_else(|| {
-        let text = format!("'{}' is not in the backing chain", name.display());
-        Error::new(Kind::NotFound, text)
-    })
+    let mut names = vec![canonical(tool, name).await];
+    if let Some(folder) = folder {
+        names.push(canonical(tool, &folder.join(name)).await);
+    }
+    for (index, layer) in layers.iter().enumerate().skip(1) {
+        let Some(path) = layer.path.as_deref() else { continue };
+        let full = canonical(tool, path).await;
+        if path == name || (full.is_some() && names.contains(&full)) {
+            return Ok(index);
+        }
+    }
+    let text = format!("'{}' is not in the backing chain", name.display());
+    Err(Error::new(Kind::NotFound, text))
 }
 
 /// So many bytes per second, whoever moves them.
@@ -236,7 +239,9 @@ async fn copy(
     let mut lane = tool.lane();
     if base.len_bytes < top.len_bytes {
         let grown = lane.enter(&base.backend).await.resize(top.len_bytes, Preallocation::Off).await;
-        grown.map_err(|cause| Error::new(cause.kind(), "cannot make the base as long as the image").because(cause))?;
+        grown.map_err(|cause| {
+            Error::new(cause.kind(), "cannot make the base as long as the image").because(cause)
+        })?;
     }
     let shared = Arc::new(Shared {
         top: top.backend.clone(),
@@ -288,7 +293,8 @@ impl Worker<'_> {
             }
             let part = range.take(status.len.min(end - at));
             if status.zero {
-                let flags = ZeroFlags { may_unmap: true, fua: self.shared.base_flags.fua, ..ZeroFlags::default() };
+                let flags =
+                    ZeroFlags { may_unmap: true, fua: self.shared.base_flags.fua, ..ZeroFlags::default() };
                 self.lane.enter(&self.shared.base).await.write_zeroes(part, flags).await?;
             } else {
                 self.data(part).await?;

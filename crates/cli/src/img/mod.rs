@@ -31,6 +31,7 @@ mod stripes;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use drystone_base::Error;
 use drystone_core::runtime::LocalRef;
@@ -38,7 +39,7 @@ use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
 use crate::console;
-use crate::tool::Start;
+use crate::tool::{Start, Tool};
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
@@ -160,4 +161,9 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
 fn run_here<T>(work: impl AsyncFnOnce(LocalRef) -> Result<T, Error>) -> Result<T, Error> {
     // Everything that a look at an image needs is read without waiting, or by a thread or two: no ring is worth its start.
     Threads::start(1, EngineKind::Pool)?.run_here(|local| async move { work(local).await })
+}
+
+/// The one name of a file that there is.
+async fn canonical(tool: &Tool, path: &Path) -> Option<PathBuf> {
+    drystone_sys::path::canonical(&**tool.local(), path).await.ok()
 }

@@ -93,7 +93,7 @@ impl Stripes {
         for thread in tool.io_threads(count)? {
             for _ in 0..WORKERS_PER_THREAD {
                 let worker = worker.clone();
-                workers.push(thread.call(move |local| worker(local)));
+                workers.push(thread.call(worker));
             }
         }
         for worker in workers {

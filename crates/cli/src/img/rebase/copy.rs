@@ -109,14 +109,19 @@ impl Worker<'_> {
         while let Some(rest) = GuestRange::checked(at, self.shared.image_len - at).filter(|_| at < end) {
             let own = self.lane.enter(&self.old).await.status(rest, 0).await?;
             let range = rest.take(own.len);
-            let known = if own.allocated || own.data { Known::Same(range.len()) } else { self.compare(range).await? };
+            let known = if own.allocated || own.data {
+                Known::Same(range.len())
+            } else {
+                self.compare(range).await?
+            };
             match self.in_units(known, range) {
                 Known::Same(len) => {
                     at += len;
                     self.shared.stripes.pass_to(at);
                 }
                 Known::Nothing(len) => {
-                    let part = range.take(len.min(READ_BYTES.max(self.shared.rules.unit_bytes)).min(end - at));
+                    let part =
+                        range.take(len.min(READ_BYTES.max(self.shared.rules.unit_bytes)).min(end - at));
                     self.part(part).await?;
                     at += part.len();
                 }

@@ -12,7 +12,7 @@ mod copy;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::backing::set_backing_file;
@@ -155,8 +155,12 @@ async fn keep_contents(tool: &Tool, disk: &Disk<ReadWrite>, request: &Request) -
         Some(name) => Some(open_new(tool, disk, name, request).await?),
         None => None,
     };
-    let common = new.as_ref().and_then(|new| common_depth(disk, new));
-    let rules = copy::Rules { unit_bytes: cluster_bytes(tool, disk).await?, compresses: request.compresses, common };
+    let common = match &new {
+        Some(new) => common_depth(tool, disk, new).await,
+        None => None,
+    };
+    let rules =
+        copy::Rules { unit_bytes: cluster_bytes(tool, disk).await?, compresses: request.compresses, common };
     copy::copy(tool, disk, new.as_ref(), rules).await?;
     match new {
         Some(new) => tool.close(new).await,
@@ -171,7 +175,8 @@ async fn open_new(
     request: &Request,
 ) -> Result<Disk<ReadOnly>> {
     let because = |cause: Error| {
-        Error::new(cause.kind(), format!("cannot open the new backing file '{}'", name.display())).because(cause)
+        Error::new(cause.kind(), format!("cannot open the new backing file '{}'", name.display()))
+            .because(cause)
     };
     let folder = disk.layers.first().and_then(|top| top.path.as_deref()).and_then(Path::parent);
     let path = name::resolve(name, folder).map_err(because)?;
@@ -194,15 +199,19 @@ async fn cluster_bytes(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<u64> {
 }
 
 /// At which depth of the image's chain the new backing file is, if it is there: from there on nothing has to be compared.
-fn common_depth(disk: &Disk<ReadWrite>, new: &Disk<ReadOnly>) -> Option<u32> {
-    let full = |path: Option<&PathBuf>| path.and_then(|path| std::fs::canonicalize(path).ok());
+async fn common_depth(tool: &Tool, disk: &Disk<ReadWrite>, new: &Disk<ReadOnly>) -> Option<u32> {
     let top = new.layers.first()?;
-    let path = full(top.path.as_ref())?;
-    let is_same = |layer: &drystone_blockdev::report::Layer| {
-        layer.format_name == top.format_name && full(layer.path.as_ref()).as_ref() == Some(&path)
-    };
-    let depth = disk.layers.iter().position(is_same)?;
     // Raw images of one file can be different parts of it.
-    let is_whole = top.format_name == "qcow2" && disk.layers.len() - depth == new.layers.len();
-    (depth > 0 && is_whole).then(|| u32::try_from(depth).ok()).flatten()
+    if top.format_name != "qcow2" {
+        return None;
+    }
+    let path = super::canonical(tool, top.path.as_deref()?).await?;
+    for (depth, layer) in disk.layers.iter().enumerate().skip(1) {
+        let is_as_deep = disk.layers.len() - depth == new.layers.len();
+        let Some(other) = layer.path.as_deref().filter(|_| is_as_deep) else { continue };
+        if layer.format_name == "qcow2" && super::canonical(tool, other).await.as_ref() == Some(&path) {
+            return u32::try_from(depth).ok();
+        }
+    }
+    None
 }
