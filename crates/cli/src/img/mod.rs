@@ -13,7 +13,7 @@
 mod chain;
 mod check;
 mod create;
-mod doc;
+pub(crate) mod doc;
 mod image;
 mod info;
 mod options;
