@@ -18,7 +18,7 @@ mod compare;
 mod convert;
 mod create;
 mod dd;
-mod doc;
+pub(crate) mod doc;
 mod image;
 mod info;
 mod line;
