@@ -1,4 +1,4 @@
-//! The command `drystone`; the image tool when it is called `qemu-img`, and the daemon as `qemu-storage-daemon`.
+//! The command `drystone`; the image tool when it is called `qemu-img`, the NBD server as `qemu-nbd`, and the daemon as `qemu-storage-daemon`.
 //!
 //! | module | what |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`graph`] | `drystone graph`: the nodes of an image |
 //! | [`daemon`] | `drystone daemon`, `qemu-storage-daemon`: everything through QMP |
 //! | [`img`] | `drystone img`, `qemu-img`: makes images and looks at them |
+//! | [`nbd`] | `drystone nbd`, `qemu-nbd`: one image over NBD |
 //! | [`monitor`] | the control socket of a running `serve`, both ends |
 //! | [`tool`] | what the tools share: disks through the graph, threads, signals, progress |
 //! | [`args`], [`text`] | grammar and words of the C tools |
@@ -21,6 +22,7 @@ mod daemon;
 mod graph;
 mod img;
 mod monitor;
+mod nbd;
 mod serve;
 mod snapshot;
 mod text;
@@ -60,6 +62,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Serves one disk image over NBD, as qemu-nbd does
+    #[command(disable_help_flag = true)]
+    Nbd {
+        /// As for qemu-nbd: `drystone nbd --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +76,7 @@ fn main() -> ExitCode {
     let called = args.next().unwrap_or_default();
     match Path::new(&called).file_name().and_then(OsStr::to_str) {
         Some("qemu-img") => return ExitCode::from(img::run("qemu-img", args.collect())),
+        Some("qemu-nbd") => return ExitCode::from(nbd::run("qemu-nbd", args.collect())),
         Some("qemu-storage-daemon") => {
             return ExitCode::from(daemon::run("qemu-storage-daemon", args.collect()));
         }
@@ -74,6 +84,7 @@ fn main() -> ExitCode {
     }
     let result = match Drystone::parse().command {
         Command::Img { args } => return ExitCode::from(img::run("drystone img", args)),
+        Command::Nbd { args } => return ExitCode::from(nbd::run("drystone nbd", args)),
         Command::Daemon { args } => return ExitCode::from(daemon::run("drystone daemon", args)),
         Command::Serve(args) => serve::run(args),
         Command::Snapshot(args) => snapshot::run(args),
