@@ -3,6 +3,7 @@
 use std::fmt;
 
 use drystone_base::rng::Rng;
+use drystone_format::qcow2::compress::Compression;
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::header::Version;
 use drystone_testkit::disk::Image;
@@ -15,19 +16,27 @@ pub(crate) struct Kind {
     pub(crate) cluster_bytes: u64,
     pub(crate) version: Version,
     pub(crate) refcount_bits: u64,
+    pub(crate) compression: Compression,
     /// The header names a backing file.
     pub(crate) is_overlay: bool,
 }
 
 impl Kind {
-    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`. Unless told: `c4K r16`.
+    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`. Unless told: `c4K r16`.
     pub(crate) fn of(words: &str) -> Self {
-        let mut kind =
-            Self { len: 0, cluster_bytes: 4096, version: Version::V3, refcount_bits: 16, is_overlay: false };
+        let mut kind = Self {
+            len: 0,
+            cluster_bytes: 4096,
+            version: Version::V3,
+            refcount_bits: 16,
+            compression: Compression::Deflate,
+            is_overlay: false,
+        };
         for word in words.split_whitespace() {
             match word.split_at(1) {
                 ("c", bytes) => kind.cluster_bytes = len(bytes),
                 ("r", bits) => kind.refcount_bits = len(bits),
+                ("z", "std") => kind.compression = Compression::Zstd,
                 ("v", "2") => kind.version = Version::V2,
                 _ => kind.len = len(word),
             }
@@ -39,11 +48,16 @@ impl Kind {
     pub(crate) fn drawn(rng: &mut Rng) -> Self {
         let cluster_bytes = [512, 1024, 4096, 65536][rng.index(4)];
         let version = if rng.one_in(4) { Version::V2 } else { Version::V3 };
+        let compression = match version {
+            Version::V3 if rng.one_in(2) => Compression::Zstd,
+            _ => Compression::Deflate,
+        };
         Self {
             len: cluster_bytes * (20 + rng.below(40)) - 512 * rng.below(2),
             cluster_bytes,
             version,
             refcount_bits: if version == Version::V2 { 16 } else { 1 << rng.below(7) },
+            compression,
             is_overlay: false,
         }
     }
@@ -54,6 +68,7 @@ impl Kind {
             cluster_bytes: self.cluster_bytes,
             version: self.version,
             refcount_bits: self.refcount_bits,
+            compression: self.compression,
             backing_format: backing.as_ref().map(|_| b"qcow2".to_vec()),
             backing_name: backing,
             ..CreateOptions::new(self.len)
