@@ -136,6 +136,11 @@ pub(super) const fn l1_shape(raw: u64) -> Option<Allocated> {
     allocated(raw)
 }
 
+/// The entry, of any table, that says whether what it points to may be written in place.
+pub(super) const fn with_copied(raw: u64, copied: bool) -> u64 {
+    if copied { raw | COPIED } else { raw & !COPIED }
+}
+
 /// The reserved bits that an L1 entry has set.
 pub(super) const fn l1_reserved(raw: u64) -> u64 {
     raw & !(OFFSET | COPIED)

@@ -8,6 +8,8 @@
 //! Invariants: memory is at most what was allowed; an ordinary image takes two bits per cluster.
 //! Not here: who refers to what ([`super::walk`]), what the image says about it ([`super::compare`]).
 
+use std::collections::BTreeSet;
+
 use crate::qcow2::geometry::HostCluster;
 use crate::qcow2::refcount::RefcountWidth;
 
@@ -107,6 +109,52 @@ impl Counters {
     pub(super) fn get(&self, of: HostCluster) -> Count {
         let (slot, index) = place(of);
         self.chunk(slot).map_or_else(Count::default, |chunk| chunk.get(index))
+    }
+
+    /// Makes room for the first `clusters` clusters.
+    pub(super) fn extend_to(&mut self, clusters: u64) -> Result<(), OutOfMemory> {
+        let slots = usize::try_from(clusters.div_ceil(CHUNK as u64)).map_err(|_| OutOfMemory)?;
+        if let Some(more) = slots.checked_sub(self.slots.len()) {
+            self.memory.take(more.saturating_mul(size_of::<Option<Box<Chunk>>>()))?;
+            self.slots.resize_with(slots, || None);
+        }
+        Ok(())
+    }
+
+    /// Forgets the references to a cluster.
+    pub(super) fn clear(&mut self, of: HostCluster) -> Result<(), OutOfMemory> {
+        self.change(of, |chunk, index, memory| chunk.references.set(index, 0, memory))
+    }
+
+    /// The first of `clusters` clusters in a row without references, from `from` on; the row may end behind everything
+    /// that is counted.
+    pub(super) fn free_run(&self, clusters: u64, from: u64) -> u64 {
+        let end = self.slots.len() as u64 * CHUNK as u64;
+        let (mut start, mut next) = (from, from);
+        while next < end && next - start < clusters {
+            let chunk = usize::try_from(next / CHUNK as u64).ok().and_then(|slot| self.chunk(slot));
+            if chunk.is_none() {
+                next = (next / CHUNK as u64 + 1) * CHUNK as u64;
+            } else if self.get(HostCluster::new(next)).references == 0 {
+                next += 1;
+            } else {
+                next += 1;
+                start = next;
+            }
+        }
+        start
+    }
+
+    /// The indices of the blocks of `per_block` clusters that have references.
+    pub(super) fn blocks_in_use(&self, per_block: u64) -> BTreeSet<u64> {
+        let mut blocks = BTreeSet::new();
+        for (slot, chunk) in self.slots.iter().enumerate() {
+            let Some(chunk) = chunk else { continue };
+            let first = slot as u64 * CHUNK as u64;
+            let used = (0..CHUNK).filter(|&index| chunk.references.get(index) > 0);
+            blocks.extend(used.map(|index| (first + index as u64) / per_block));
+        }
+        blocks
     }
 
     /// The references to the clusters from `slot * CHUNK` on; `None` if there are none.

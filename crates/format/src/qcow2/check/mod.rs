@@ -13,14 +13,17 @@
 //! read once: where tables overlap so much that reading all of them would take longer than reading the file twice, the
 //! rest is a check error.
 //!
-//! Invariants: nothing is written; memory stays below [`MEMORY_BYTES_MAX`] and time is proportional to the file,
+//! [`repair`] puts right what can be put right.
+//!
+//! Invariants: a check writes nothing; memory stays below [`MEMORY_BYTES_MAX`] and time is proportional to the file,
 //! whatever the image claims; the walk ends because no table is followed twice.
-//! Not here: repair; images whose features are not supported.
+//! Not here: images whose features are not supported.
 
 mod compare;
 mod count;
 mod finding;
 mod reader;
+pub mod repair;
 mod walk;
 
 pub use finding::{Class, Finding, Structure};
@@ -30,8 +33,10 @@ use std::collections::BTreeMap;
 
 use drystone_base::{Error, HostOffset};
 
+use self::compare::Compare;
 use self::count::{Claim, Counters, Memory, OutOfMemory};
 use self::reader::Reader;
+use self::repair::Mending;
 use super::geometry::{ClusterBits, HostCluster};
 use super::header::{Access, Crypt, Header, RefusedReason};
 use super::snapshot::SnapshotError;
@@ -83,6 +88,18 @@ pub enum CheckError {
     /// The table of snapshots breaks a rule.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
+    /// The refcounts are damaged so much that a repair of leaks alone could make it worse.
+    #[error("the refcounts must be rebuilt, which a repair of 'leaks' does not do; 'all' does")]
+    NeedsRebuild,
+    /// A repair could not write.
+    #[error("cannot write the {0}")]
+    Write(Structure, #[source] Error),
+    /// The refcounts of such a file cannot be stored.
+    #[error("the file is so long that its refcounts do not fit into a table")]
+    RefcountTable,
+    /// The repaired header breaks a rule.
+    #[error(transparent)]
+    Header(#[from] super::header::HeaderError),
 }
 
 impl From<OutOfMemory> for CheckError {
@@ -103,20 +120,21 @@ pub async fn check<S: Source>(
     header: &Header,
     on_finding: impl FnMut(&Finding),
 ) -> Result<Outcome, CheckError> {
-    if let Access::Refused(reason) = header.access(&[])
-        && !matches!(reason, RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks))
-    {
-        return Err(reason.into());
-    }
+    demand_access(header)?;
     let mut check = Check::new(source, header, on_finding)?;
-    check.walk_header()?;
-    check.walk_active().await?;
-    check.walk_snapshots().await?;
-    check.walk_tables().await?;
-    check.walk_bitmaps().await?;
+    check.walk().await?;
     let refcounts = check.walk_refcounts().await?;
-    check.compare(&refcounts).await?;
+    check.compare(&refcounts, Compare::All).await?;
     Ok(check.outcome)
+}
+
+/// Refuses what a check does not know.
+fn demand_access(header: &Header) -> Result<(), CheckError> {
+    match header.access(&[]) {
+        Access::Refused(RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks)) => Ok(()),
+        Access::Refused(reason) => Err(reason.into()),
+        _ => Ok(()),
+    }
 }
 
 /// How often an L2 table is referred to.
@@ -139,7 +157,24 @@ struct Check<'a, S, F> {
     /// The L2 tables that L1 tables refer to, by offset.
     tables: BTreeMap<HostOffset, Uses>,
     outcome: Outcome,
+    /// How damaged the refcounts are.
+    damage: Damage,
+    /// What a repair collects; `None` while nothing is to be repaired.
+    mending: Option<Mending>,
     on_finding: F,
+}
+
+/// How damaged the refcounts are.
+#[derive(Debug, Clone, Default)]
+struct Damage {
+    /// Their structures must be made anew: they overlap with something or lack a block.
+    needs_rebuild: bool,
+    /// The same, as soon as they are written: a block is outside of the file, or cannot be read.
+    needs_care: bool,
+    /// A cluster has more references than a count can say.
+    too_many: bool,
+    /// The entries of the table whose blocks differ from the references.
+    differing: Vec<usize>,
 }
 
 impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
@@ -153,7 +188,27 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         let len_guest = header.len_guest() / SECTOR_BYTES * SECTOR_BYTES;
         let outcome = Outcome { clusters_total: cluster.clusters(len_guest), ..Outcome::default() };
         let counters = Counters::new(clusters + 1, Memory(MEMORY_BYTES_MAX))?;
-        Ok(Self { reader, header, cluster, clusters, counters, tables: BTreeMap::new(), outcome, on_finding })
+        Ok(Self {
+            reader,
+            header,
+            cluster,
+            clusters,
+            counters,
+            tables: BTreeMap::new(),
+            outcome,
+            damage: Damage::default(),
+            mending: None,
+            on_finding,
+        })
+    }
+
+    /// Counts everything that is referred to but the refcounts themselves.
+    async fn walk(&mut self) -> Result<(), CheckError> {
+        self.walk_header()?;
+        self.walk_active().await?;
+        self.walk_snapshots().await?;
+        self.walk_tables().await?;
+        self.walk_bitmaps().await
     }
 
     /// Reports something that was found `times` times.
@@ -182,6 +237,7 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
             let cluster = HostCluster::new(index);
             let too_many = self.counters.add(cluster, times, self.header.width().count_max())?;
             if too_many > 0 {
+                self.damage.too_many = true;
                 self.report(&Finding::TooManyReferences { cluster }, too_many);
             }
             self.clusters = self.clusters.max(index + 1);
