@@ -5,6 +5,7 @@
 //! | `test` | everything that must be green before a change lands (`steps`) |
 //! | `ci`   | the same; the only thing that the CI runs |
 //! | `tidy` | rules of this tree that no compiler checks (`tidy`) |
+//! | `dist` | an archive to install from (`dist`) |
 //! | `demo` | a chain, served to real clients, with snapshots under writes (`demo`) |
 //! | `soak` | random commands against a daemon whose disks are written to (`soak`) |
 //! | `crash`| crash points alone, and their table (`crash`) |
@@ -19,6 +20,7 @@
 mod bench;
 mod crash;
 mod demo;
+mod dist;
 mod fuzz;
 mod packages;
 mod run;
@@ -42,6 +44,10 @@ usage: cargo xtask COMMAND
   tidy    the rules of this tree; prints `path:line: rule: what to do`
   demo    builds drystone, makes a qcow2 chain, serves it to nbdcopy and fio, takes snapshots under
           writes and checks every byte; less than a minute after the build
+  dist [--target TARGET] [--out FOLDER] [--binary FILE] [--try]
+          builds drystone and packs it with man pages, completions, a unit for the daemon and a script that
+          installs it; static against musl if that can be had. --try also installs it, runs it and takes it
+          out again, in a folder below FOLDER
   soak [--minutes N | --secs N] [--seed N] [--report FOLDER]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
@@ -81,6 +87,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<bool, String> {
         "test" => steps::test(&root, &steps::Options::parse(rest)?),
         "ci" if rest.is_empty() => steps::test(&root, &steps::Options::default()),
         "tidy" if rest.is_empty() => tidy::run(&root),
+        "dist" => dist::run(&root, rest),
         "demo" if rest.is_empty() => demo::run(&root),
         "soak" => soak::run(&root, rest),
         "crash" => crash::run(&root, rest),

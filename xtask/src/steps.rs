@@ -5,6 +5,7 @@
 //! | packages | a program that the tests need is missing and cannot be installed |
 //! | tidy, fmt, clippy, doc | a finding; a warning is one |
 //! | tests | `cargo nextest` if it is installed, else `cargo test` |
+//! | dist | what `cargo xtask dist` makes cannot be installed, used or removed; a crate cannot be packaged |
 //! | doctests | nextest does not run them |
 //! | loom CRATE | every crate with a feature and a test named `loom`, optimised, in a target folder of its own |
 //! | oracle CRATE | every crate with a feature and a test named `oracle`: our images and output against the C tools 10.0 |
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::summary::{self, Counts, Runner};
 use crate::workspace::{SPECIAL_TESTS, Workspace};
-use crate::{crash, packages, run, sim, tidy};
+use crate::{crash, dist, packages, run, sim, tidy};
 
 /// Time limit of a step that only looks at the code.
 const LINT_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -121,6 +122,11 @@ fn tests(suite: &Suite<'_>, tally: &mut Tally) {
         suite.tests(Runner::CargoTest, &["--workspace", "--doc"], None)
     });
     if suite.filter.is_none() {
+        tally.check("dist", || {
+            let (binary, folder) = (suite.workspace.target_dir.join("debug/drystone"), "tmp/dist");
+            dist::check(suite.root, &binary, &suite.workspace.target_dir.join(folder))?;
+            suite.package()
+        });
         tally.check("simulation", || sim::ci(suite.root));
         tally.check("planted mistakes", || sim::planted(suite.root));
     }
@@ -175,6 +181,18 @@ impl Suite<'_> {
     fn special(&self, name: &str) -> Vec<String> {
         let packages = self.workspace.packages.iter().filter(|package| package.has_special_test(name));
         packages.map(|package| package.name.clone()).collect()
+    }
+
+    /// Packages the crates that others may depend on, without building them again.
+    fn package(&self) -> Result<(), String> {
+        let names = self.workspace.packages.iter().filter(|package| package.is_published);
+        let names = names.flat_map(|package| ["--package", package.name.as_str()]);
+        self.lint(
+            &["package", "--no-verify", "--allow-dirty", "--quiet"]
+                .into_iter()
+                .chain(names)
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn lint(&self, args: &[&str]) -> Result<(), String> {

@@ -22,6 +22,8 @@ pub(crate) struct Package {
     pub(crate) features: BTreeMap<String, Vec<String>>,
     /// What it builds.
     pub(crate) targets: Vec<Target>,
+    /// Others may depend on it.
+    pub(crate) is_published: bool,
 }
 
 /// One dependency of a package.
@@ -115,6 +117,10 @@ fn parse_package(value: &Value, root: &str) -> Package {
         dependencies: dependencies.collect(),
         features: features.collect(),
         targets: targets.collect(),
+        // `publish = false` is an empty list of registries.
+        is_published: value
+            .get("publish")
+            .is_none_or(|list| list.as_array().is_none_or(|list| !list.is_empty())),
     }
 }
 

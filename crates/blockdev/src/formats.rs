@@ -78,6 +78,12 @@ pub trait Configured {
         default_grant(self.file_role(), parent)
     }
 
+    /// Keeps what is written to an image whose format was guessed from looking like another format, as far as that can
+    /// happen.
+    fn guard(&mut self, formats: &Formats) {
+        let _ = formats;
+    }
+
     /// What a reopen of the node gives to its driver; nothing if the driver cannot be reopened with other options.
     fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
         None

@@ -28,7 +28,7 @@ use crate::name;
 use crate::options::Options;
 use crate::policy::BackingPolicy;
 use crate::report::{Layer, Opened, Warning};
-use crate::request::OpenRequest;
+use crate::request::{OpenRequest, ProbedRaw};
 use crate::settings::Settings;
 use crate::spec::{BackingSpec, NodeRef, NodeSpec, Speaker};
 
@@ -88,6 +88,7 @@ impl Opener {
             layers: Vec::new(),
             warnings: Vec::new(),
             spent: Spent::default(),
+            probed_raw: request.probed_raw,
             given: BTreeMap::new(),
         };
         let opened = session.chain(spec, place).await;
@@ -136,6 +137,7 @@ struct Session<'s, 't> {
     layers: Vec<Layer>,
     warnings: Vec<Warning>,
     spent: Spent,
+    probed_raw: ProbedRaw,
     /// What the new nodes were given.
     given: BTreeMap<NodeId, Given>,
 }

@@ -61,6 +61,11 @@ pub enum Warning {
         /// The file.
         path: PathBuf,
     },
+    /// The image can be written although nobody said that it is raw, but not so that it looks like something else.
+    GuardedProbedRaw {
+        /// The file.
+        path: PathBuf,
+    },
     /// The image can only be read, as its format says.
     ReadOnlyImage {
         /// The file.
@@ -93,6 +98,12 @@ impl fmt::Display for Warning {
                 f,
                 "'{}': opened read-only, because its format was not given and it looks like raw; give format=raw to \
                  write it",
+                path.display()
+            ),
+            Self::GuardedProbedRaw { path } => write!(
+                f,
+                "'{}': its format was not given and it looks like raw, which is no proof: nothing is written to its start \
+                 that would make it look like another format; give format raw to write what you like",
                 path.display()
             ),
             Self::ReadOnlyImage { path, reason } => {

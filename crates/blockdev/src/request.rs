@@ -26,6 +26,8 @@ pub struct OpenRequest {
     pub owned: bool,
     /// What is to be behind the image.
     pub backing: BackingChoice,
+    /// What is done with an image that nobody said is raw and that looks like it, when it is to be written.
+    pub probed_raw: ProbedRaw,
     /// How the top node will be used, as far as it is known: decides which locks are taken now. Without it, somebody
     /// reads, and writes unless that is excluded, and lets others do the same.
     pub users: Option<Grant>,
@@ -38,6 +40,16 @@ pub enum Source {
     Name(OsString),
     /// Options, as for `blockdev-add`.
     Options(Options),
+}
+
+/// What is done with an image that only looks raw when it is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbedRaw {
+    /// It is not opened, or read-only if that is allowed.
+    Refuse,
+    /// It is opened, with a warning, and nothing is written that would make it look like something else. For tools, whose
+    /// users look at what they do.
+    Guard,
 }
 
 /// What is to be behind an image.
@@ -75,6 +87,7 @@ impl OpenRequest {
             node_name: None,
             owned: false,
             backing: BackingChoice::AsRecorded,
+            probed_raw: ProbedRaw::Refuse,
             users: None,
         }
     }

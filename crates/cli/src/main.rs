@@ -8,6 +8,7 @@
 //! | [`daemon`] | `drystone daemon`, `qemu-storage-daemon`: everything through QMP |
 //! | [`img`] | `drystone img`, `qemu-img`: makes images and looks at them |
 //! | [`monitor`] | the control socket of a running `serve`, both ends |
+//! | [`tool`] | what the tools share: disks through the graph, threads, signals, progress |
 //! | [`args`], [`text`] | grammar and words of the C tools |
 //! | [`console`] | what our own commands print |
 //!
@@ -23,6 +24,8 @@ mod monitor;
 mod serve;
 mod snapshot;
 mod text;
+#[allow(dead_code, reason = "its users are on their way")]
+mod tool;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

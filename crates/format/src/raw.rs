@@ -18,9 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, Driver, Extent, NodeFacts, NothingStaged, Place, Publish, StageRequest, Staged, Tail, ZeroFlags,
+    Access, BufResult, Driver, Extent, NodeFacts, NothingStaged, Place, Publish, StageRequest, Staged, Tail,
+    WriteFlags, ZeroFlags,
 };
 use drystone_core::graph::node::{ChildKey, Node};
 use drystone_core::graph::permission::{Grant, Perm};
@@ -98,9 +100,23 @@ pub fn file_grant(role: Role, parent: ParentState) -> Grant {
     Grant { perm: grant.perm.without(own), ..grant }
 }
 
+/// Whether a file that begins with these bytes is taken for raw by whoever has to guess.
+pub type LooksRaw = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// The start of a disk that nobody said is raw: nothing is written there that would make it look like something else the
+/// next time.
+#[derive(Clone)]
+pub struct Guard {
+    /// How many bytes are looked at by whoever guesses.
+    pub len_bytes: usize,
+    /// Whether they still look raw.
+    pub looks_raw: LooksRaw,
+}
+
 /// The driver.
 pub struct Raw {
     window: Arc<Window>,
+    guard: Option<Guard>,
 }
 
 /// Written by a reopen, with nobody inside.
@@ -119,7 +135,19 @@ impl Raw {
         let window = Window { offset_host: AtomicU64::new(0), len_bytes: AtomicU64::new(OPEN_END) };
         window.set(options);
         let facts = NodeFacts { len, request_alignment: 1, read_only: file.node().is_read_only() };
-        Ok((Self { window: Arc::new(window) }, facts))
+        Ok((Self { window: Arc::new(window), guard: None }, facts))
+    }
+
+    /// The same, for a disk that is raw by a guess.
+    #[must_use]
+    pub fn guarded(self, guard: Guard) -> Self {
+        Self { guard: Some(guard), ..self }
+    }
+
+    /// How much of `range` is in the guarded start of the disk.
+    fn len_guarded(&self, range: GuestRange) -> u64 {
+        let end = self.guard.as_ref().map_or(0, |guard| guard.len_bytes as u64);
+        end.saturating_sub(range.start().get()).min(range.len())
     }
 }
 
@@ -165,11 +193,40 @@ impl Driver for Raw {
 
     fn locate(&self, _io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
         let at = match access {
-            Access::Write => self.window.host_for_writing(range)?,
+            Access::Write => {
+                let at = self.window.host_for_writing(range)?;
+                let len = self.len_guarded(range);
+                if len > 0 {
+                    return Ok(Extent { len, place: Place::Ask });
+                }
+                at
+            }
             Access::Read | Access::Status => self.window.host(range)?,
         };
         let place = Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true };
         Ok(Extent { len: range.len(), place })
+    }
+
+    /// Only the guarded start of the disk comes here.
+    fn write<'a>(
+        &'a self,
+        io: Io<'a>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    ) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let allowed = match &self.guard {
+                Some(guard) => guard.demand(io, at, &buf).await,
+                None => Ok(()),
+            };
+            let range = GuestRange::new(at, buf.len() as u64);
+            let place = || self.window.host_for_writing(range);
+            match allowed.and_then(|()| Ok((io.file()?, place()?))) {
+                Ok((file, host)) => file.write(host.in_child(), buf, flags).await,
+                Err(error) => (Err(error), buf),
+            }
+        })
     }
 
     fn write_zeroes<'a>(
@@ -232,6 +289,23 @@ impl Driver for Raw {
             let window = Arc::clone(&self.window);
             Ok(Box::new(StagedWindow { window, options, file, len: None }) as _)
         })
+    }
+}
+
+impl Guard {
+    /// Fails if the disk would not look raw any more with `buf` at `at`.
+    async fn demand(&self, io: Io<'_>, at: GuestOffset, buf: &Buf) -> Result<()> {
+        let len = usize::try_from(io.len()).unwrap_or(usize::MAX).min(self.len_bytes);
+        let mut start = io.read_new(GuestOffset::ZERO, len).await?;
+        let at = usize::try_from(at.get()).unwrap_or(usize::MAX);
+        let changed = start.as_mut_slice().iter_mut().skip(at);
+        changed.zip(buf.as_slice()).for_each(|(old, new)| *old = *new);
+        if (self.looks_raw)(start.as_slice()) {
+            return Ok(());
+        }
+        let text = "the format of the image was not given, and with these bytes at its start it would be taken for \
+                    something else than raw (say that it is raw to write them)";
+        Err(Error::new(Kind::PermissionDenied, text))
     }
 }
 

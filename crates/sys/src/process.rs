@@ -150,6 +150,22 @@ fn lock(file: &File) -> Result<()> {
     }
 }
 
+/// The bytes of a file that the process is told to read before it begins: a secret, a configuration. Blocks.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if there are more than `len_max`; those of the operating system.
+pub fn load_file(path: &Path, len_max: usize) -> Result<Vec<u8>> {
+    let failed = |cause: io::Error| os_error(&cause, "read").at_path(path);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(len_max).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > len_max {
+        let text = format!("the file has more than {len_max} bytes");
+        return Err(Error::new(Kind::TooLarge, text).at_path(path));
+    }
+    Ok(bytes)
+}
+
 /// The time of day, since the beginning of 1970.
 #[must_use]
 pub fn time_of_day() -> Duration {

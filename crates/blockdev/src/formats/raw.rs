@@ -1,6 +1,7 @@
 //! The entry of `raw`.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::disk::Preallocation;
@@ -8,17 +9,20 @@ use drystone_core::graph::permission::Grant;
 use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
-use drystone_format::raw::{self, RawOptions};
+use drystone_format::raw::{self, Guard, RawOptions};
 use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use super::{Backing, BackingName, Configured, Format, Formats, OpenedImage, PROBE_BYTES};
 use crate::options::Options;
 use crate::settings::Settings;
 
 /// `raw`.
 pub(super) struct RawFormat;
 
-struct ConfiguredRaw(RawOptions);
+struct ConfiguredRaw {
+    options: RawOptions,
+    guard: Option<Guard>,
+}
 
 impl Format for RawFormat {
     fn name(&self) -> &'static str {
@@ -32,7 +36,8 @@ impl Format for RawFormat {
     fn configure(&self, options: &mut Options, _settings: Settings) -> Result<Box<dyn Configured>> {
         let offset_host = options.take_number("offset")?.unwrap_or(0);
         let len_bytes = options.take_number("size")?;
-        Ok(Box::new(ConfiguredRaw(RawOptions { offset_host, len_bytes })))
+        let options = RawOptions { offset_host, len_bytes };
+        Ok(Box::new(ConfiguredRaw { options, guard: None }))
     }
 
     fn contents(
@@ -53,7 +58,7 @@ impl Format for RawFormat {
 
 impl Configured for ConfiguredRaw {
     fn file_role(&self) -> Role {
-        self.0.file_role()
+        self.options.file_role()
     }
 
     fn file_grant(&self, parent: ParentState) -> Grant {
@@ -61,12 +66,22 @@ impl Configured for ConfiguredRaw {
     }
 
     fn into_reopen(self: Box<Self>) -> Option<Box<dyn Any + Send + Sync>> {
-        Some(Box::new(self.0))
+        Some(Box::new(self.options))
+    }
+
+    fn guard(&mut self, formats: &Formats) {
+        let formats = formats.clone();
+        let looks_raw = move |start: &[u8]| formats.probe(start).is_ok_and(|format| format.name() == "raw");
+        self.guard = Some(Guard { len_bytes: PROBE_BYTES, looks_raw: Arc::new(looks_raw) });
     }
 
     fn open<'a>(&'a self, file: Io<'a>, _read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
         Box::pin(async move {
-            let (driver, facts) = raw::Raw::open(file, self.0)?;
+            let (driver, facts) = raw::Raw::open(file, self.options)?;
+            let driver = match &self.guard {
+                Some(guard) => driver.guarded(guard.clone()),
+                None => driver,
+            };
             Ok(OpenedImage { driver: Box::new(driver), facts, backing: Backing::Impossible })
         })
     }

@@ -12,6 +12,7 @@ use crate::given::Given;
 use crate::known;
 use crate::options::Options;
 use crate::report::Warning;
+use crate::request::ProbedRaw;
 use crate::settings::Settings;
 use crate::spec::{BackingSpec, ImageSpec, NodeSpec};
 
@@ -63,7 +64,8 @@ impl<'s> Session<'s, '_> {
         };
         known::refuse(chosen.format.name(), &own)?;
         own.finish(chosen.format.name())?;
-        self.settle_writing(&mut settings, &chosen, &file)?;
+        let mut chosen = chosen;
+        self.settle_writing(&mut settings, &mut chosen, &file)?;
         let mut image = self.header(&chosen, &file, &mut settings, &mut place).await?;
         if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
             let text = format!("driver '{}' has no backing file", chosen.format.name());
@@ -147,7 +149,12 @@ impl<'s> Session<'s, '_> {
     }
 
     /// Decides whether the image can be written, now that its format and its file are known.
-    fn settle_writing(&mut self, settings: &mut Settings, chosen: &Chosen<'_>, file: &Added) -> Result<()> {
+    fn settle_writing(
+        &mut self,
+        settings: &mut Settings,
+        chosen: &mut Chosen<'_>,
+        file: &Added,
+    ) -> Result<()> {
         if settings.read_only {
             return Ok(());
         }
@@ -156,6 +163,10 @@ impl<'s> Session<'s, '_> {
         let (warning, refusal) = if file.read_only {
             let refusal = Error::new(Kind::ReadOnly, "the file is read-only, and the image is to be written");
             (Warning::ReadOnlyFile { path }, refusal)
+        } else if is_guess && self.probed_raw == ProbedRaw::Guard {
+            chosen.configured.guard(&self.opener.formats);
+            self.warnings.push(Warning::GuardedProbedRaw { path });
+            return Ok(());
         } else if is_guess {
             let text = "the format was not given and the image looks like raw, which is no proof: what is written \
                         to it could make it look like another format. Give format=raw, or open it read-only";

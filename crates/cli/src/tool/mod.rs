@@ -1,0 +1,231 @@
+//! What the tools (`img`, `io`, `nbd`) share: images opened through the block graph, threads, signals, progress.
+//!
+//! ```text
+//!  tool::run(Start, work)
+//!    thread 0: control and I/O      work(&Tool) ── open ─> Disk<ReadOnly | ReadWrite> ── lanes, tickets ...
+//!    threads 1..: I/O, on demand                    Tool::io_threads
+//!  end or error or signal ─> every disk that is still open is stored and closed ─> what went wrong first
+//! ```
+//! | module | what |
+//! |---|---|
+//! | [`image`] | which image and how, as command lines say it |
+//! | [`disk`] | opening and closing it |
+//! | [`object`] | `--object` |
+//! | [`progress`] | `-p`, and SIGUSR1 |
+//!
+//! A first SIGINT, SIGTERM or SIGHUP drops `work` where it waits: requests that are under way end, nothing new begins (a
+//! worker on an I/O thread finds that its backend has gone), the disks are closed, and the status is the one that the
+//! shell knows. A second one ends the process at once.
+//!
+//! Invariant: status 0 means that every disk was stored and closed. Not here: what a command does with its disks.
+
+pub(crate) mod disk;
+pub(crate) mod image;
+pub(crate) mod object;
+pub(crate) mod progress;
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use drystone_base::Result;
+use drystone_blockdev::open::Opener;
+use drystone_core::control::{Control, ControlThread, PlainData, Task};
+use drystone_core::lane::Lane;
+use drystone_core::runtime::LocalRef;
+use drystone_sys::{EngineKind, Signal, Signals, ThreadHandle, ThreadStarter, Threads};
+
+use self::progress::Progress;
+use crate::console;
+
+/// The most threads that a tool uses, the control thread among them.
+const THREADS_MAX: usize = 16;
+
+/// How a tool is started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    /// What the program was called: in front of warnings.
+    pub(crate) name: &'static str,
+    /// How much it is going to do.
+    pub(crate) load: Load,
+}
+
+/// How much a tool is going to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// A few requests: starting a ring would take longer.
+    Small,
+    /// Whole disks.
+    Heavy,
+}
+
+/// A running tool. On the control thread.
+pub(crate) struct Tool {
+    name: &'static str,
+    local: LocalRef,
+    control: Control,
+    opener: Opener,
+    starter: ThreadStarter,
+    io_threads: RefCell<Vec<ThreadHandle>>,
+    progress: Arc<Progress>,
+}
+
+/// Runs `work` to its end, closes what it has left open, and returns what went wrong first.
+///
+/// # Errors
+/// Those of the work, of starting threads, and of storing and closing disks.
+pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -> Result<T> {
+    let signals = Signals::take()?;
+    let kind = match start.load {
+        Load::Small => EngineKind::Pool,
+        Load::Heavy => EngineKind::Auto,
+    };
+    let shards = u16::try_from(THREADS_MAX).unwrap_or(u16::MAX);
+    let mut threads = Threads::start_with_room(1, shards, kind)?;
+    let starter = threads.starter();
+    let ended = threads.run_here(|local| async move {
+        let (thread, control) = ControlThread::new(local.clone(), shards);
+        local.spawn(Box::pin(thread.run()));
+        let tool = Tool {
+            name: start.name,
+            local: local.clone(),
+            control,
+            opener: Opener::trusting(),
+            starter,
+            io_threads: RefCell::default(),
+            progress: Arc::new(Progress::new()),
+        };
+        let asked = Asked::default();
+        let watch = asked.watch(signals, Lane::new(local), Arc::clone(&tool.progress));
+        let main = async {
+            let done = asked.unless(work(&tool)).await;
+            let closed = tool.close_all().await;
+            match (done, asked.number.get()) {
+                (Some(done), None) => Ok(done.and_then(|value| closed.map(|()| value))),
+                (_, number) => Err(number.unwrap_or(INTERRUPT)),
+            }
+        };
+        beside(main, watch).await
+    });
+    // Workers that nobody waits for any more may still be there: they are not waited for either.
+    ended.unwrap_or_else(|number| std::process::exit(128 + number))
+}
+
+/// Number of the signal that ctrl-C makes.
+const INTERRUPT: i32 = 2;
+
+/// Whether a signal has asked for the end.
+#[derive(Default)]
+struct Asked {
+    number: Cell<Option<i32>>,
+    waiting: Cell<Option<Waker>>,
+}
+
+impl Asked {
+    /// Takes signals for as long as it is polled. The second one ends the process.
+    async fn watch(&self, mut signals: Signals, mut lane: Lane, progress: Arc<Progress>) {
+        while let Ok(signal) = signals.wait(&mut lane).await {
+            let number = match signal {
+                Signal::Explain => {
+                    progress.ask();
+                    continue;
+                }
+                Signal::HangUp => 1,
+                Signal::Interrupt => INTERRUPT,
+                Signal::Terminate => 15,
+            };
+            if self.number.replace(Some(number)).is_some() {
+                std::process::exit(128 + number);
+            }
+            if let Some(waiting) = self.waiting.take() {
+                waiting.wake();
+            }
+        }
+    }
+
+    /// Runs `work` to its end, or drops it where it waits once the end is asked for.
+    async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if self.number.get().is_some() {
+                return Poll::Ready(None);
+            }
+            self.waiting.set(Some(cx.waker().clone()));
+            work.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
+/// Runs `main` to its end, and `side` as long.
+async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    let (mut main, mut side) = (pin!(main), pin!(side));
+    let mut is_over = false;
+    poll_fn(|cx| {
+        is_over = is_over || side.as_mut().poll(cx).is_ready();
+        main.as_mut().poll(cx)
+    })
+    .await
+}
+
+impl Tool {
+    /// The control thread, which runs I/O as well.
+    pub(crate) fn local(&self) -> &LocalRef {
+        &self.local
+    }
+
+    /// A new lane on the control thread.
+    pub(crate) fn lane(&self) -> Lane {
+        Lane::new(self.local.clone())
+    }
+
+    /// Handle of the control thread, for jobs.
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// What opens images.
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    /// How far the tool is: `-p` and SIGUSR1.
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Prints a warning.
+    pub(crate) fn warn(&self, text: impl Display) {
+        console::note(format_args!("{}: warning: {text}", self.name));
+    }
+
+    /// I/O threads beside the control thread: `count` of them, or as many as there can be. They are started when they are
+    /// asked for, and stay.
+    ///
+    /// # Errors
+    /// Those of starting threads.
+    pub(crate) fn io_threads(&self, count: usize) -> Result<Vec<ThreadHandle>> {
+        let mut threads = self.io_threads.borrow_mut();
+        while threads.len() < count.min(THREADS_MAX - 1) {
+            threads.push(self.starter.start()?);
+        }
+        Ok(threads.iter().take(count).cloned().collect())
+    }
+
+    /// Runs `work` as a control task.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(crate) async fn on_control<T: PlainData>(
+        &self,
+        work: impl for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.control.call(work).await.and_then(|done| done)
+    }
+}
+
+#[cfg(test)]
+mod tests;

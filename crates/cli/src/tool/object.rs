@@ -1,0 +1,98 @@
+//! [`Secrets`]: what `--object secret,id=...` defines, for images that are opened with a key.
+//!
+//! ```text
+//!  secret,id=ID,data=TEXT[,format=raw|base64]     {"qom-type": "secret", "id": "ID", "file": "PATH"}
+//! ```
+//! The bytes are read when the object is defined; nothing is made of them before somebody asks by the id.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::Path;
+
+use drystone_base::{Error, Kind, Result};
+use drystone_blockdev::options::Options;
+use serde_json::Value;
+
+use crate::args::list;
+
+/// The most bytes of a secret's file: as for the keys that it can hold.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Secrets by their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets(BTreeMap<String, Secret>);
+
+/// One secret.
+pub(crate) struct Secret {
+    bytes: Vec<u8>,
+    is_base64: bool,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_base64 { "Secret(base64)" } else { "Secret" })
+    }
+}
+
+impl Secrets {
+    /// Defines one more, in the words of `--object`.
+    ///
+    /// # Errors
+    /// Other objects, which are not supported; what is missing or wrong; a file that cannot be read.
+    pub(crate) fn define(&mut self, definition: &OsStr) -> Result<()> {
+        let text = definition.to_str().ok_or_else(|| invalid("the definition is no valid text"))?;
+        let mut options = options(text)?;
+        let kind = options.take_text("qom-type")?.unwrap_or_default();
+        if kind != "secret" {
+            let text = format!("objects of type '{kind}' are not supported");
+            return Err(Error::new(Kind::Unsupported, text).in_option("object"));
+        }
+        let id = options.take_text("id")?.ok_or_else(|| invalid("a secret needs an 'id'"))?;
+        let secret = Secret::parse(&mut options)?;
+        options.finish("secret")?;
+        if self.0.contains_key(&id) {
+            let text = format!("there is an object '{id}' already");
+            return Err(Error::new(Kind::AlreadyExists, text).in_option("object"));
+        }
+        self.0.insert(id, secret);
+        Ok(())
+    }
+}
+
+impl Secret {
+    fn parse(options: &mut Options) -> Result<Self> {
+        let formats = [("raw", false), ("base64", true)];
+        let is_base64 = options.take_choice("format", &formats)?.unwrap_or(false);
+        if options.has("keyid") || options.has("iv") {
+            let text = "secrets that are encrypted themselves are not supported";
+            return Err(Error::new(Kind::Unsupported, text).in_option("object"));
+        }
+        let bytes = match (options.take_text("data")?, options.take_text("file")?) {
+            (Some(data), None) => data.into_bytes(),
+            (None, Some(file)) => drystone_sys::load_file(Path::new(&file), FILE_BYTES_MAX)?,
+            (None, None) => return Err(invalid("a secret needs 'data' or 'file'")),
+            (Some(_), Some(_)) => return Err(invalid("a secret has either 'data' or 'file'")),
+        };
+        Ok(Self { bytes, is_base64 })
+    }
+}
+
+/// The options of an object: JSON, or a list whose first word is the type.
+fn options(text: &str) -> Result<Options> {
+    if text.starts_with('{') {
+        return Options::from_json(text);
+    }
+    let mut options = Options::default();
+    for (index, (key, value)) in list::split(text).into_iter().enumerate() {
+        match value {
+            Some(value) => options.set(&key, Value::String(value))?,
+            None if index == 0 => options.set("qom-type", key)?,
+            None => return Err(invalid(&format!("'{key}' has no value"))),
+        }
+    }
+    Ok(options)
+}
+
+fn invalid(text: &str) -> Error {
+    Error::new(Kind::InvalidInput, text).in_option("object")
+}
