@@ -215,8 +215,7 @@ impl<'a> Table<'a> {
     /// The next entry, of `count`.
     fn entry(&mut self, index: u32, count: u32) -> Result<Parsed, SnapshotError> {
         let is_all = self.is_all();
-        let truncated =
-            |index| if is_all { SnapshotError::TooLong } else { SnapshotError::Truncated(index) };
+        let truncated = |index| if is_all { SnapshotError::TooLong } else { SnapshotError::Truncated(index) };
         let start = self.be.len();
         let parsed = parse_entry(&mut self.be).map_err(|error| match error {
             EntryError::Extra(len_bytes) => SnapshotError::Extra { index, len_bytes },

@@ -11,7 +11,7 @@ use drystone_base::HostOffset;
 use super::count::CHUNK;
 use super::finding::{Finding, Structure};
 use super::reader::Source;
-use super::{Check, CheckError};
+use super::{Check, CheckError, Claims};
 use crate::qcow2::geometry::{ENTRY_BYTES, HostCluster};
 use crate::qcow2::refcount::{TableEntryError, parse_table_entry};
 
@@ -105,12 +105,57 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             first += clusters;
         }
         self.compare_range(first, self.clusters - first, &[], what);
+        if what != Compare::Counts {
+            self.compare_outside().await?;
+        }
         self.outcome.image_end_offset = self.outcome.image_end_offset.max(self.cluster.bytes());
         Ok(())
     }
 
+    /// Compares what is claimed about clusters behind the end of the file with the counts that are stored for them.
+    async fn compare_outside(&mut self) -> Result<(), CheckError> {
+        self.look_up_outside().await?;
+        for (index, claims) in std::mem::take(&mut self.outside) {
+            let cluster = HostCluster::new(index);
+            let Claims { writable, shared, stored } = claims;
+            if stored == 1 && shared > 0 {
+                self.report(&Finding::OnlyReference { cluster, times: shared }, shared);
+            }
+            if stored != 1 && writable > 0 {
+                self.report(&Finding::NotTheOnlyReference { cluster, stored, times: writable }, writable);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up the counts that are stored for clusters behind the end of the file; 0 where that cannot be read.
+    pub(super) async fn look_up_outside(&mut self) -> Result<(), CheckError> {
+        let (table, width) = (self.header.refcounts(), self.header.width());
+        let entries = u64::from(table.clusters) * self.cluster.bytes() / ENTRY_BYTES;
+        let (mut last_entry, mut block) = ((u64::MAX, 0), (HostOffset::ZERO, Vec::new()));
+        for (index, mut claims) in std::mem::take(&mut self.outside) {
+            let place = width.place(self.cluster, HostCluster::new(index));
+            if place.table_index != last_entry.0 {
+                let inside = place.table_index < entries;
+                let wanted = if inside { place.table_index + 1 } else { 0 };
+                let read = self.reader.read_entries(table.at, wanted, place.table_index).await;
+                let raw = read.ok().and_then(|entries| entries.first().copied());
+                last_entry = (place.table_index, raw.unwrap_or(0));
+            }
+            if self.load_block(last_entry.1, &mut block).await.is_ok() {
+                claims.stored = width.get(&block.1, place.block_index).unwrap_or(0);
+            }
+            self.outside.insert(index, claims);
+        }
+        Ok(())
+    }
+
     /// Loads the block that a table entry points to, unless it is the one that was loaded last. Empty if there is none.
-    pub(super) async fn load_block(&mut self, raw: u64, last: &mut (HostOffset, Vec<u8>)) -> Result<(), String> {
+    pub(super) async fn load_block(
+        &mut self,
+        raw: u64,
+        last: &mut (HostOffset, Vec<u8>),
+    ) -> Result<(), String> {
         let at = raw & BLOCK_OFFSET;
         if at & (self.cluster.bytes() - 1) != 0 {
             return Err(TableEntryError::Misaligned(raw).to_string());

@@ -30,6 +30,7 @@ pub use finding::{Class, Finding, Structure};
 pub use reader::Source;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use drystone_base::{Error, HostOffset};
 
@@ -46,6 +47,8 @@ pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Most clusters that a file can have: with more, even one bit for each would be too much.
 pub const CLUSTERS_MAX: u64 = 1 << 31;
 
+/// What claims about a cluster behind the end of the file take in memory, with room for the map's own needs.
+const OUTSIDE_MEMORY_BYTES: usize = 64;
 /// Disks and files are seen in sectors of this many bytes.
 const SECTOR_BYTES: u64 = 512;
 
@@ -156,12 +159,25 @@ struct Check<'a, S, F> {
     counters: Counters,
     /// The L2 tables that L1 tables refer to, by offset.
     tables: BTreeMap<HostOffset, Uses>,
+    /// What is claimed about clusters behind the end of the file, by number.
+    outside: BTreeMap<u64, Claims>,
     outcome: Outcome,
     /// How damaged the refcounts are.
     damage: Damage,
     /// What a repair collects; `None` while nothing is to be repaired.
     mending: Option<Mending>,
     on_finding: F,
+}
+
+/// What references to a cluster behind the end of the file claim.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claims {
+    /// So many, that they are the only one.
+    writable: u64,
+    /// So many, that they need not be.
+    shared: u64,
+    /// The count that is stored for it, once that was looked up.
+    stored: u64,
 }
 
 /// How damaged the refcounts are.
@@ -195,6 +211,7 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
             clusters,
             counters,
             tables: BTreeMap::new(),
+            outside: BTreeMap::new(),
             outcome,
             damage: Damage::default(),
             mending: None,
@@ -230,6 +247,7 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         let end = self.reader.len_file().checked_add(self.cluster.bytes() - 1);
         let last = at.checked_add(more).filter(|last| end.is_some_and(|end| last.get() < end));
         let Some(last) = last else {
+            self.note_lost(at, len_bytes);
             self.report(&Finding::OutsideOfFile { what: to, at, len_bytes }, times);
             return Ok(());
         };
@@ -245,12 +263,29 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         Ok(())
     }
 
+    /// Notes where something lies behind the end of the file, for a repair that looks for room there.
+    fn note_lost(&mut self, at: HostOffset, len_bytes: u64) {
+        let first = self.cluster.host_cluster(at).index();
+        let end = first.saturating_add(self.cluster.clusters(len_bytes)).saturating_add(1);
+        if let Some(mending) = &mut self.mending
+            && self.counters.memory().take(size_of::<Range<u64>>()).is_ok()
+        {
+            mending.lost.push(first..end);
+        }
+    }
+
     /// Notes that `times` references to the cluster at `at` claim, or do not claim, to be the only one.
     fn claim(&mut self, at: HostOffset, copied: bool, times: u64) -> Result<(), CheckError> {
         let cluster = self.cluster.host_cluster(at);
         let claim = if copied { Claim::Writable } else { Claim::Shared };
         if cluster.index() < self.clusters {
             self.counters.claim(cluster, times, claim)?;
+        } else if self.outside.contains_key(&cluster.index())
+            || self.counters.memory().take(OUTSIDE_MEMORY_BYTES).is_ok()
+        {
+            let claims = self.outside.entry(cluster.index()).or_default();
+            let count = if copied { &mut claims.writable } else { &mut claims.shared };
+            *count = count.saturating_add(times);
         } else if copied {
             self.report(&Finding::NotTheOnlyReference { cluster, stored: 0, times }, times);
         }

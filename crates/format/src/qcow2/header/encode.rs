@@ -7,7 +7,9 @@
 use drystone_base::{Be, BeMut};
 
 use super::fields::{Fields, parse_compression};
-use super::{Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, SnapshotTable, Version};
+use super::{
+    Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, SnapshotTable, Version,
+};
 use crate::qcow2::compress::Compression;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
 

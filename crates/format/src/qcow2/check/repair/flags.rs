@@ -1,7 +1,7 @@
 //! "Copied" flags: set where a count is one, nowhere else.
 //!
-//! Invariant: counts are right, so the references that were counted stand for them. Flags of the active tables only:
-//! those of snapshots mean nothing.
+//! Invariant: counts are right, so the references that were counted stand for them; behind the end of the file, where
+//! nothing was counted, stored counts are looked up. Flags of the active tables only: those of snapshots mean nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::qcow2::check::finding::{Finding, Structure};
 use crate::qcow2::check::reader::entries_of;
 use crate::qcow2::check::{Check, CheckError};
 use crate::qcow2::entry::{self, L2Entry};
-use crate::qcow2::geometry::ENTRY_BYTES;
+use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
 
 /// What an L2 table that is looked at takes in memory, with room for the set's own needs.
 const TABLE_MEMORY_BYTES: usize = 24;
@@ -24,6 +24,7 @@ impl<T: Target> Run<'_, T> {
         check: &mut Check<'_, T, F>,
     ) -> Result<(), CheckError> {
         let before = self.corruptions_fixed;
+        check.look_up_outside().await?;
         let mut tables = BTreeSet::new();
         let (l1, mut index) = (self.header.l1(), 0);
         loop {
@@ -61,14 +62,18 @@ impl<T: Target> Run<'_, T> {
         what: Structure,
         at: HostOffset,
         entries: &mut [u64],
-        place: impl Fn(u64, crate::qcow2::geometry::ClusterBits) -> Option<HostOffset>,
+        place: impl Fn(u64, ClusterBits) -> Option<HostOffset>,
     ) -> Result<(), CheckError> {
         let mut fixed = 0;
         for raw in entries.iter_mut() {
             let Some(to) = place(*raw, check.cluster) else { continue };
             let cluster = check.cluster.host_cluster(to);
-            let inside = cluster.index() < check.clusters;
-            let copied = inside && check.counters.get(cluster).references == 1;
+            let count = match check.outside.get(&cluster.index()) {
+                Some(claims) => claims.stored,
+                None if cluster.index() < check.clusters => check.counters.get(cluster).references,
+                None => 0,
+            };
+            let copied = count == 1;
             let right = entry::with_copied(*raw, copied);
             fixed += u64::from(right != *raw);
             *raw = right;
@@ -95,8 +100,7 @@ impl<T: Target> Run<'_, T> {
     ) -> Result<bool, CheckError> {
         let (l1, refcounts) = (self.header.l1(), self.header.refcounts());
         let table_len_bytes = u64::from(refcounts.clusters) * check.cluster.bytes();
-        let mut others =
-            vec![(HostOffset::ZERO, check.cluster.bytes()), (refcounts.at, table_len_bytes)];
+        let mut others = vec![(HostOffset::ZERO, check.cluster.bytes()), (refcounts.at, table_len_bytes)];
         if what != Structure::ActiveL1 {
             others.push((l1.at, u64::from(l1.entries) * ENTRY_BYTES));
         }
@@ -123,7 +127,7 @@ impl<T: Target> Run<'_, T> {
 }
 
 /// The cluster that an L2 entry points to, unless it is compressed.
-fn data_place(raw: u64, cluster: crate::qcow2::geometry::ClusterBits) -> Option<HostOffset> {
+fn data_place(raw: u64, cluster: ClusterBits) -> Option<HostOffset> {
     match L2Entry::shape(raw, cluster) {
         L2Entry::Zero(Some(data)) | L2Entry::Data(data) => Some(data.at),
         _ => None,

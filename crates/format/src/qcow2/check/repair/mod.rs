@@ -27,6 +27,7 @@ mod rebuild;
 mod snapshots;
 
 use std::future::Future;
+use std::ops::Range;
 
 use drystone_base::{HostOffset, Result};
 
@@ -78,6 +79,8 @@ pub struct Repaired {
 pub(super) struct Mending {
     pub(super) entries: Vec<EntryFix>,
     pub(super) snapshots: TableFix,
+    /// Clusters behind the end of the file that something refers to.
+    pub(super) lost: Vec<Range<u64>>,
 }
 
 /// Repairs the image with this header. Each finding is reported when it is found, whether it is repaired or not.
@@ -127,7 +130,8 @@ impl<T: Target> Run<'_, T> {
         if !readable {
             return Ok(check.outcome);
         }
-        let mending = check.mending.take().unwrap_or_default();
+        let mut mending = check.mending.take().unwrap_or_default();
+        check.counters.avoid(std::mem::take(&mut mending.lost));
         self.drop_entries(&mut check.outcome, &mending.entries).await?;
         let damage = check.damage.clone();
         if damage.needs_rebuild || damage.needs_care && what == Repair::All {
@@ -160,6 +164,8 @@ impl<T: Target> Run<'_, T> {
         check.mending = Some(Mending::default());
         check.walk().await?;
         check.walk_refcounts().await?;
+        let lost = check.mending.take().unwrap_or_default().lost;
+        check.counters.avoid(lost);
         self.leaks_fixed += before.leaks;
         self.corruptions_fixed += before.corruptions.saturating_sub(check.outcome.corruptions);
         if before.check_errors > 0 && self.leaks_fixed + self.corruptions_fixed == 0 {
@@ -200,7 +206,8 @@ impl<T: Target> Run<'_, T> {
     }
 
     fn header_len(&self) -> usize {
-        usize::try_from(self.target.len_bytes()).map_or(HEADER_SECTOR_BYTES, |len| len.min(HEADER_SECTOR_BYTES))
+        usize::try_from(self.target.len_bytes())
+            .map_or(HEADER_SECTOR_BYTES, |len| len.min(HEADER_SECTOR_BYTES))
     }
 
     async fn write(&self, what: Structure, at: HostOffset, bytes: Vec<u8>) -> Result<(), CheckError> {

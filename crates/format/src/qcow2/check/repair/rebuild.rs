@@ -74,11 +74,7 @@ impl<T: Target> Run<'_, T> {
 
 impl Layout {
     /// Finds room, and counts it as used: the blocks in the first free clusters, then the table behind or between them.
-    fn find(
-        counters: &mut Counters,
-        cluster: ClusterBits,
-        width: RefcountWidth,
-    ) -> Result<Self, CheckError> {
+    fn find(counters: &mut Counters, cluster: ClusterBits, width: RefcountWidth) -> Result<Self, CheckError> {
         let per_block = width.per_block(cluster) as u64;
         let mut layout = Self { cluster, per_block, blocks: BTreeMap::new(), table: (0, 0) };
         let mut wanted = counters.blocks_in_use(per_block);

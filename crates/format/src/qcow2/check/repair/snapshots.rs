@@ -25,7 +25,10 @@ pub(in crate::qcow2::check) struct TableFix {
 
 impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
     /// The snapshots that are left of a table; reports the others.
-    pub(in crate::qcow2::check) fn save_snapshots(&mut self, bytes: &[u8]) -> Result<Snapshots, SnapshotError> {
+    pub(in crate::qcow2::check) fn save_snapshots(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<Snapshots, SnapshotError> {
         let saved = Snapshots::save(bytes, self.header.snapshots().count)?;
         for &(index, len_bytes) in &saved.extra_cut {
             self.report(&Finding::SnapshotExtra { index, len_bytes }, 1);
@@ -71,7 +74,11 @@ impl<T: Target> Run<'_, T> {
         self.change_header(&HeaderChange { snapshots: Some(snapshots), ..HeaderChange::default() }).await?;
         self.corruptions_fixed += fix.faults;
         check.outcome.corruptions = check.outcome.corruptions.saturating_sub(fix.faults);
-        if counted { self.free_table(check, old.at, fix.old_len_bytes).await } else { self.count_again().await }
+        if counted {
+            self.free_table(check, old.at, fix.old_len_bytes).await
+        } else {
+            self.count_again().await
+        }
     }
 
     /// Frees the table that nothing points to any more.
@@ -90,18 +97,16 @@ impl<T: Target> Run<'_, T> {
         if check.damage.too_many {
             return Ok(()); // A largest count may stand for more references than it says.
         }
-        let counts = clusters.map(HostCluster::new).filter_map(|cluster| {
-            Some((cluster, check.counters.get(cluster).references.checked_sub(1)?))
-        });
+        let counts = clusters
+            .map(HostCluster::new)
+            .filter_map(|cluster| Some((cluster, check.counters.get(cluster).references.checked_sub(1)?)));
         self.set_counts(counts).await.map(drop)
     }
 
     /// Stores counts, durably; `false`, and nothing stored, if one of them has no block.
-    async fn set_counts(
-        &self,
-        counts: impl Iterator<Item = (HostCluster, u64)>,
-    ) -> Result<bool, CheckError> {
-        let (cluster, width, refcounts) = (self.header.cluster(), self.header.width(), self.header.refcounts());
+    async fn set_counts(&self, counts: impl Iterator<Item = (HostCluster, u64)>) -> Result<bool, CheckError> {
+        let (cluster, width, refcounts) =
+            (self.header.cluster(), self.header.width(), self.header.refcounts());
         let mut changes = Vec::new();
         for (of, count) in counts {
             let place = width.place(cluster, of);
