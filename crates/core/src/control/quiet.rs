@@ -69,13 +69,16 @@ impl Quiet {
         }
         // From here on, dropping the section opens the gates again.
         let quiet = Self { inner: Rc::clone(inner), places, listed: None };
-        let mut waiting = None;
+        let mut waiting: Option<(Arc<Gate>, Waiting)> = None;
         poll_fn(|cx| {
             // Gates are asked for anew: roots come to reach quiet nodes and go while we wait.
             let gates = inner.shape.borrow().gates_above(quiet.places.iter().copied());
             for gate in gates.list() {
                 if gate.poll_quiet(cx).is_pending() {
-                    waiting.get_or_insert_with(|| waiting_for(inner, gate));
+                    let is_said = waiting.as_ref().is_some_and(|(said, _)| Arc::ptr_eq(said, gate));
+                    if !is_said {
+                        waiting = Some((Arc::clone(gate), waiting_for(inner, gate)));
+                    }
                     return Poll::Pending;
                 }
             }

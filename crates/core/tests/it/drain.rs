@@ -114,6 +114,48 @@ fn a_drain_ends_when_the_request_in_flight_has() {
 }
 
 #[test]
+fn a_drain_says_for_whom_it_waits_now() {
+    let world = World::new(1);
+    let disks = [SimDisk::zeroed(LEN, 1), SimDisk::zeroed(LEN, 1)];
+    let nodes = [("one", &disks[0]), ("two", &disks[1])].map(|(name, disk)| {
+        let disk = disk.clone();
+        world.on_control(async move |task: &mut Task<'_>| {
+            let mut opening = Opening::new(task);
+            let new = node(name, Scripted::device(name, &Script::default(), disk), LEN, vec![]);
+            let id = opening.add(new).unwrap();
+            insert(task, opening).await.unwrap();
+            (id, attach_writer(task, id, &format!("user of {name}")).await.unwrap())
+        })
+    });
+    let holds = disks.each_ref().map(|disk| disk.hold(OpFilter::any()));
+    let [one, two] = nodes;
+    for (_, backend) in [&one, &two] {
+        let backend = backend.clone();
+        world.spawn_io(1, "writes", async move |lane| fill(lane, &backend, at(0, 512), 1).await.unwrap());
+    }
+    world.sim.run_until(|| holds.iter().all(|hold| hold.count() == 1)).unwrap();
+    let nodes = [one.0, two.0];
+    let begun = Event::default();
+    let says = begun.clone();
+    world.control.spawn(async move |task: &mut Task<'_>| {
+        drop(task.drain(&nodes).await);
+        says.set();
+    });
+    world.sim.settle().unwrap();
+    for ((hold, disk), name) in holds.iter().zip(&disks).zip(["one", "two"]) {
+        let report = world.on_control(async |task: &mut Task<'_>| task.gs().waits().report());
+        assert!(report.contains(&format!("the requests of 'user of {name}' to end")), "{report}");
+        assert_eq!(report.matches("a drain waits").count(), 1, "{report}");
+        hold.release_all();
+        world.sim.run_until(|| disk.trace().iter().all(|op| op.ended.is_some())).unwrap();
+        world.sim.settle().unwrap();
+    }
+    assert!(begun.is_set());
+    drop((one, two));
+    world.end();
+}
+
+#[test]
 fn a_drain_of_an_idle_node_waits_for_nothing() {
     let world = World::new(1);
     let (id, _backend) = disk_with_writer(&world, &Script::default(), &SimDisk::zeroed(LEN, 1));

@@ -10,7 +10,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`geometry`] | cluster sizes, cluster numbers, where a guest offset is mapped |
+//! | [`geometry`] | cluster sizes, cluster numbers |
+//! | [`l2`] | how L2 tables are to be read, where a guest offset is mapped |
 //! | [`feature`] | feature bits as sets, their names |
 //! | [`extension`] | header extensions |
 //! | [`header`] | the header; what an image may be opened for |
@@ -20,6 +21,7 @@
 //! | [`snapshot`] | the table of internal snapshots |
 //! | [`bitmap`] | the directory of persistent bitmaps |
 //! | [`create`] | what a new image consists of |
+//! | [`measure`] | how long the file of an image becomes |
 //! | [`check`] | the consistency check |
 //!
 //! Invariants: no I/O (the check reads through a trait), no threads; a guest cluster and a host cluster are different
@@ -35,6 +37,8 @@ pub mod extension;
 pub mod feature;
 pub mod geometry;
 pub mod header;
+pub mod l2;
+pub mod measure;
 pub mod refcount;
 pub mod snapshot;
 

@@ -9,6 +9,7 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
+use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
 use super::mark::{Condition, HeaderNow};
@@ -88,7 +89,7 @@ impl Qcow2 {
             condition: Condition::new(),
             options: Mutex::new(options),
             owned: Owned::new(l1.len() + refcounts.len()),
-            map: Map::new(cluster, header.version(), l1, options.l2_cache_bytes),
+            map: Map::new(header.l2(), l1, options.l2_cache_bytes),
             refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),
@@ -97,6 +98,7 @@ impl Qcow2 {
             rounds: Rounds::default(),
             pass_discard: AtomicBool::new(options.pass_discard),
             decompressed: super::read::Cache::default(),
+            presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
         Ok(Opened { driver, facts, backing_name, backing_format })

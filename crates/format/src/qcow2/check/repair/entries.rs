@@ -9,8 +9,7 @@ use super::{Run, Target};
 use crate::qcow2::check::finding::{Finding, Structure};
 use crate::qcow2::check::reader::Source;
 use crate::qcow2::check::{Check, CheckError, Outcome};
-use crate::qcow2::entry::{EntryFault, L2Entry, Table};
-use crate::qcow2::geometry::ENTRY_BYTES;
+use crate::qcow2::entry::{EntryFault, L2Entry, RawEntry, Table};
 use crate::qcow2::header::Version;
 
 /// An entry to be written.
@@ -19,7 +18,7 @@ pub(in crate::qcow2::check) struct EntryFix {
     /// Where it is.
     at: HostOffset,
     /// What it becomes.
-    raw: u64,
+    raw: RawEntry,
 }
 
 impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
@@ -28,18 +27,19 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
         &mut self,
         table: HostOffset,
         index: u64,
-        raw: u64,
+        raw: RawEntry,
     ) -> Result<bool, CheckError> {
-        let fault = match L2Entry::shape(raw, self.cluster) {
+        let l2 = self.header.l2();
+        let fault = match L2Entry::shape(raw, l2) {
             L2Entry::Zero(Some(data)) if !self.cluster.is_aligned(data.at) => EntryFault::Misaligned(data.at),
             _ => return Ok(false),
         };
         let Some(mending) = &mut self.mending else { return Ok(false) };
-        let at = table.checked_add(index * ENTRY_BYTES);
+        let at = table.checked_add(index * l2.entry_bytes());
         let Some(at) = at.filter(|_| self.header.version() == Version::V3) else { return Ok(false) };
         self.counters.memory().take(size_of::<EntryFix>())?;
-        mending.entries.push(EntryFix { at, raw: L2Entry::Zero(None).encode(self.cluster) });
-        self.report(&Finding::entry(fault, Table::L2, table, index, raw), 1);
+        mending.entries.push(EntryFix { at, raw: L2Entry::Zero(None).encode(l2) });
+        self.report(&Finding::entry(fault, Table::L2, table, index, raw.descriptor), 1);
         Ok(true)
     }
 }
@@ -52,7 +52,7 @@ impl<T: Target> Run<'_, T> {
         fixes: &[EntryFix],
     ) -> Result<(), CheckError> {
         for fix in fixes {
-            self.write(Structure::L2, fix.at, fix.raw.to_be_bytes().to_vec()).await?;
+            self.write(Structure::L2, fix.at, self.header.l2().bytes_of(fix.raw).collect()).await?;
         }
         if !fixes.is_empty() {
             self.flush(Structure::L2).await?;

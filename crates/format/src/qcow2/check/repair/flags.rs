@@ -12,7 +12,7 @@ use crate::qcow2::check::finding::{Finding, Structure};
 use crate::qcow2::check::reader::entries_of;
 use crate::qcow2::check::{Check, CheckError};
 use crate::qcow2::entry::{self, L2Entry};
-use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
+use crate::qcow2::geometry::ENTRY_BYTES;
 
 /// What an L2 table that is looked at takes in memory, with room for the set's own needs.
 const TABLE_MEMORY_BYTES: usize = 24;
@@ -43,11 +43,18 @@ impl<T: Target> Run<'_, T> {
             self.mend_table(check, Structure::ActiveL1, at, &mut entries, place).await?;
             index += entries.len() as u64;
         }
+        let l2 = self.header.l2();
         for at in tables {
             let read = check.reader.read(at, check.cluster.buffer_len()).await;
             let bytes = read.map_err(|error| CheckError::Read(Structure::L2, error))?;
             let mut entries: Vec<u64> = entries_of(&bytes).collect();
-            self.mend_table(check, Structure::L2, at, &mut entries, data_place).await?;
+            let step = usize::try_from(l2.entry_bytes() / ENTRY_BYTES).unwrap_or(1);
+            // The descriptors of extended entries have bitmaps between them.
+            let place = |raw, index: usize| {
+                let is_descriptor = index.is_multiple_of(step);
+                L2Entry::counted_place(raw, l2).filter(|_| is_descriptor).map(|data| data.at)
+            };
+            self.mend_table(check, Structure::L2, at, &mut entries, place).await?;
         }
         if self.corruptions_fixed != before {
             self.flush(Structure::L2).await?;
@@ -62,11 +69,11 @@ impl<T: Target> Run<'_, T> {
         what: Structure,
         at: HostOffset,
         entries: &mut [u64],
-        place: impl Fn(u64, ClusterBits) -> Option<HostOffset>,
+        place: impl Fn(u64, usize) -> Option<HostOffset>,
     ) -> Result<(), CheckError> {
         let mut fixed = 0;
-        for raw in entries.iter_mut() {
-            let Some(to) = place(*raw, check.cluster) else { continue };
+        for (index, raw) in entries.iter_mut().enumerate() {
+            let Some(to) = place(*raw, index) else { continue };
             let cluster = check.cluster.host_cluster(to);
             let count = match check.outside.get(&cluster.index()) {
                 Some(claims) => claims.stored,
@@ -123,13 +130,5 @@ impl<T: Target> Run<'_, T> {
             }
             index += entries.len() as u64;
         }
-    }
-}
-
-/// The cluster that an L2 entry points to, unless it is compressed.
-fn data_place(raw: u64, cluster: ClusterBits) -> Option<HostOffset> {
-    match L2Entry::shape(raw, cluster) {
-        L2Entry::Zero(Some(data)) | L2Entry::Data(data) => Some(data.at),
-        _ => None,
     }
 }
