@@ -41,9 +41,7 @@ impl Manner {
     /// # Errors
     /// A value without a meaning.
     pub(super) fn set(&mut self, letter: char, value: &str) -> Result<()> {
-        let invalid = |what: &str| {
-            Err(Error::new(Kind::InvalidInput, format!("'{value}' is no {what}")))
-        };
+        let invalid = |what: &str| Err(Error::new(Kind::InvalidInput, format!("'{value}' is no {what}")));
         match letter {
             'r' => self.is_read_only = true,
             's' => self.is_snapshot = true,

@@ -243,6 +243,11 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_repairs_fix_what_the_c_tool_fixes() {
+    check("repair");
+}
+
+#[test]
 fn golden_command_lines_are_understood_and_refused_alike() {
     check("usage");
 }
@@ -263,6 +268,6 @@ fn there_are_enough_cases() {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }
