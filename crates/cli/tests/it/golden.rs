@@ -132,7 +132,7 @@ fn noise(offset: u64, len: usize) -> Vec<u8> {
     let mut state = offset | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8 | 1
+        (state >> 33).to_le_bytes()[0] | 1
     };
     (0..len).map(|_| next()).collect()
 }
