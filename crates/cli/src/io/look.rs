@@ -75,7 +75,8 @@ fn is_protocol(report: &ImageReport) -> bool {
 
 /// What only one format has.
 fn specific(report: &ImageReport) -> Option<Doc> {
-    let Some(Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 }) = &report.specific else {
+    let Some(Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 }) = &report.specific
+    else {
         return None;
     };
     let v3 = |pick: fn(&Qcow2Features) -> bool| version_3.as_ref().map(|features| pick(features).into());

@@ -41,9 +41,7 @@ impl Manner {
     /// # Errors
     /// A value without a meaning.
     pub(super) fn set(&mut self, letter: char, value: &str) -> Result<()> {
-        let invalid = |what: &str| {
-            Err(Error::new(Kind::InvalidInput, format!("'{value}' is no {what}")))
-        };
+        let invalid = |what: &str| Err(Error::new(Kind::InvalidInput, format!("'{value}' is no {what}")));
         match letter {
             'r' => self.is_read_only = true,
             's' => self.is_snapshot = true,
@@ -156,6 +154,11 @@ fn source(path: Option<&String>, options: Option<Options>) -> Result<Source> {
         (Some(path), Some(options)) => {
             let named = match name::parse(path.as_ref())? {
                 Name::Options(named) => named,
+                Name::Nbd(file) => {
+                    let mut named = Options::default();
+                    named.set_nested("file", file)?;
+                    named
+                }
                 Name::Path { path, driver } => {
                     let mut named = Options::default();
                     named.set("file.filename", path.to_string_lossy().into_owned())?;

@@ -83,23 +83,16 @@ const F: &str = "-f, -- on stable storage when it is done";
 const U: &str = "-u, -- with -z, give the space back";
 
 const fn plain(name: &'static str, alias: &'static str, verb: Verb, needs: Needs) -> Command {
-    Command {
-        name,
-        alias,
-        verb,
-        needs,
-        count: (0, 0),
-        letters: "",
-        arguments: "",
-        about: "",
-        details: &[],
-    }
+    Command { name, alias, verb, needs, count: (0, 0), letters: "", arguments: "", about: "", details: &[] }
 }
 
 /// In the order of `help`.
 pub(super) const COMMANDS: &[Command] = &[
     Command { about: "ends the program as a crash would", ..plain("abort", "", Verb::Abort, Needs::Nothing) },
-    Command { about: "waits for all requests in flight", ..plain("aio_flush", "", Verb::AioFlush, Needs::Image) },
+    Command {
+        about: "waits for all requests in flight",
+        ..plain("aio_flush", "", Verb::AioFlush, Needs::Image)
+    },
     Command {
         count: (2, MANY),
         letters: "CP:iqrv",
@@ -137,7 +130,10 @@ pub(super) const COMMANDS: &[Command] = &[
         details: &[C, Q],
         ..plain("discard", "d", Verb::Discard, Needs::Write)
     },
-    Command { about: "brings what was written to stable storage", ..plain("flush", "f", Verb::Flush, Needs::Image) },
+    Command {
+        about: "brings what was written to stable storage",
+        ..plain("flush", "f", Verb::Flush, Needs::Image)
+    },
     Command {
         count: (0, 1),
         arguments: "[command]",
@@ -146,7 +142,10 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command { about: "says what is known of the image", ..plain("info", "i", Verb::Info, Needs::Image) },
     Command { about: "prints the length of the disk", ..plain("length", "l", Verb::Length, Needs::Image) },
-    Command { about: "prints which ranges the image has itself", ..plain("map", "", Verb::Map, Needs::Image) },
+    Command {
+        about: "prints which ranges the image has itself",
+        ..plain("map", "", Verb::Map, Needs::Image)
+    },
     Command {
         count: (1, MANY),
         letters: "snCro:ki:t:d:U",
@@ -224,7 +223,11 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "sends a signal, by its number, to the program itself",
         ..plain("sigraise", "", Verb::Sigraise, Needs::Nothing)
     },
-    Command { count: (1, 1), about: "waits so many milliseconds", ..plain("sleep", "", Verb::Sleep, Needs::Nothing) },
+    Command {
+        count: (1, 1),
+        about: "waits so many milliseconds",
+        ..plain("sleep", "", Verb::Sleep, Needs::Nothing)
+    },
     Command {
         count: (1, 3),
         letters: "m:",
@@ -345,7 +348,8 @@ mod tests {
     #[test]
     fn names_are_sorted_and_no_name_is_given_twice() {
         assert!(COMMANDS.is_sorted_by_key(|command| command.name));
-        let mut names: Vec<&str> = COMMANDS.iter().flat_map(|command| [command.name, command.alias]).collect();
+        let mut names: Vec<&str> =
+            COMMANDS.iter().flat_map(|command| [command.name, command.alias]).collect();
         names.retain(|name| !name.is_empty());
         let count = names.len();
         names.sort_unstable();
@@ -358,7 +362,10 @@ mod tests {
     #[test]
     fn the_number_of_words_is_counted() {
         let refusal = |name: &str, count| find(name).unwrap().refuse_count(name, count);
-        assert_eq!(refusal("read", 1).unwrap(), "bad argument count 1 to read, expected at least 2 arguments");
+        assert_eq!(
+            refusal("read", 1).unwrap(),
+            "bad argument count 1 to read, expected at least 2 arguments"
+        );
         assert_eq!(refusal("t", 0).unwrap(), "bad argument count 0 to t, expected between 1 and 3 arguments");
         assert_eq!(refusal("map", 1).unwrap(), "bad argument count 1 to map, expected 0 arguments");
         assert_eq!(refusal("quit", 9), None);
