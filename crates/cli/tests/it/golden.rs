@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Scratch, normalised, our_qemu_img, parse_od, run, words};
+use crate::common::{Ran, Scratch, normalised, our_qemu_img, our_tool, parse_od, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -80,8 +80,35 @@ pub(crate) fn stored_image(name: &str, to: &Path) {
     std::fs::write(to, parse_od(&text)).unwrap();
 }
 
+/// Finds the program that a case is about: the installed tool when it is recorded, else ours.
+struct Tools<'s> {
+    scratch: &'s Scratch,
+    is_recording: bool,
+}
+
+impl Tools<'_> {
+    fn program(&self, name: &str) -> PathBuf {
+        assert!(name.starts_with("qemu-"), "'{name}' is none of the tools");
+        match (self.is_recording, name) {
+            (true, name) => PathBuf::from(name),
+            (false, "qemu-img") => our_qemu_img(self.scratch),
+            (false, name) => our_tool(self.scratch, name),
+        }
+    }
+
+    /// Runs a command line; what stands behind `<` is what it can read, with `\n` for the end of a line.
+    fn run(&self, command: &str, dir: &Path) -> Ran {
+        let args = words(command);
+        let (args, input) = match args.iter().position(|word| word == "<") {
+            Some(at) => (&args[..at], args[at + 1].replace("\\n", "\n")),
+            None => (&args[..], String::new()),
+        };
+        run_with_input(&self.program(&args[0]), &args[1..], dir, &input)
+    }
+}
+
 /// Does what a line behind `> ` says.
-fn prepare(line: &str, program: &Path, dir: &Path) {
+fn prepare(line: &str, tools: &Tools<'_>, dir: &Path) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -103,9 +130,9 @@ fn prepare(line: &str, program: &Path, dir: &Path) {
         ["mkdir", folder] => std::fs::create_dir(dir.join(folder)).unwrap(),
         ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
-        ["qemu-img", ref args @ ..] => {
-            let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
-            let ran = run(program, &args, dir);
+        ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
+        ["qemu-img" | "qemu-io", ..] => {
+            let ran = tools.run(line, dir);
             assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
         }
         _ => panic!("no such preparation: {line}"),
@@ -113,26 +140,27 @@ fn prepare(line: &str, program: &Path, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, program: &Path, dir: &Path) -> (String, String) {
+fn replay(name: &str, tools: &Tools<'_>, dir: &Path) -> (String, String) {
     let path = golden().join(format!("{name}.txt"));
     let (mut differences, mut recorded) = (String::new(), String::new());
     for step in parse(&std::fs::read_to_string(&path).unwrap()) {
         match step {
             Step::Text(line) => recorded.push_str(&line),
             Step::Prepare(line) => {
-                prepare(&line, program, dir);
+                prepare(&line, tools, dir);
                 writeln!(recorded, "> {line}").unwrap();
             }
             Step::Case { command, theirs, ours } => {
-                let args = words(&command);
-                let ran = run(program, &args[1..], dir);
+                let ran = tools.run(&command, dir);
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 let expected = ours.as_ref().unwrap_or(&theirs);
                 if here != *expected {
                     let about = format!("{name}: $ {command}\n--- recorded\n{expected}--- here\n{here}");
                     writeln!(differences, "{about}--- standard error\n{}", ran.stderr).unwrap();
                 }
-                if here.status != 0 && ran.stderr.is_empty() {
+                // Requests that fail say so on standard output.
+                let is_told = !ran.stderr.is_empty() || command.starts_with("qemu-io");
+                if here.status != 0 && !is_told {
                     writeln!(differences, "{name}: $ {command}: failed without a word").unwrap();
                 }
                 write!(recorded, "$ {command}\n{here}").unwrap();
@@ -147,11 +175,11 @@ fn replay(name: &str, program: &Path, dir: &Path) -> (String, String) {
 
 /// Prepares the images of a file of cases, and calls `look` for each with its folder.
 pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&str, &Path)) {
-    let program = our_qemu_img(scratch);
+    let tools = Tools { scratch, is_recording: false };
     let mut last = String::new();
     for step in parse(&std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap()) {
         match step {
-            Step::Prepare(line) => prepare(&line, &program, scratch.path()),
+            Step::Prepare(line) => prepare(&line, &tools, scratch.path()),
             Step::Case { command, .. } => {
                 let image = words(&command).pop().unwrap();
                 if image != last {
@@ -167,10 +195,10 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
 fn check(name: &str) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
-    let program = if is_recording { PathBuf::from("qemu-img") } else { our_qemu_img(&scratch) };
+    let tools = Tools { scratch: &scratch, is_recording };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
-    let (differences, recorded) = replay(name, &program, &dir);
+    let (differences, recorded) = replay(name, &tools, &dir);
     if is_recording {
         std::fs::write(golden().join(format!("{name}.txt")), recorded).unwrap();
     } else {
@@ -204,11 +232,16 @@ fn golden_hostile_images_are_judged_as_by_the_c_tool() {
 }
 
 #[test]
+fn golden_requests_are_made_and_reported_alike() {
+    check("io");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }
