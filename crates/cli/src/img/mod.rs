@@ -5,6 +5,7 @@
 //! | [`create`], [`info`], [`check`], [`convert`], [`dd`] | the commands: arguments to one call to printed result |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
+//! | [`repair`] | an image as something to repair |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
@@ -26,6 +27,7 @@ mod map;
 mod measure;
 mod options;
 mod rebase;
+mod repair;
 mod resize;
 mod snapshots;
 mod spec;

@@ -154,17 +154,17 @@ fn source(path: Option<&String>, options: Option<Options>) -> Result<Source> {
         (Some(path), Some(options)) => {
             let named = match name::parse(path.as_ref())? {
                 Name::Options(named) => named,
+                Name::Nbd(file) => {
+                    let mut named = Options::default();
+                    named.set_nested("file", file)?;
+                    named
+                }
                 Name::Path { path, driver } => {
                     let mut named = Options::default();
                     named.set("file.filename", path.to_string_lossy().into_owned())?;
                     if let Some(driver) = driver {
                         named.set("file.driver", driver)?;
                     }
-                    named
-                }
-                Name::Nbd(file) => {
-                    let mut named = Options::default();
-                    named.set_nested("file", file)?;
                     named
                 }
             };

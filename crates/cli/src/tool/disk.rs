@@ -108,7 +108,7 @@ impl Tool {
     ///
     /// # Errors
     /// The first of those of [`Self::close`]; the others are closed all the same.
-    pub(super) async fn close_all(&self) -> Result<()> {
+    pub(crate) async fn close_all(&self) -> Result<()> {
         self.on_control(async |task| {
             let roots = task.gs().with(|graph| graph.roots());
             let mut result = Ok(());

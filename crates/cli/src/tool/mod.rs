@@ -78,6 +78,25 @@ pub(crate) struct Tool {
 /// # Errors
 /// Those of the work, of starting threads, and of storing and closing disks.
 pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -> Result<T> {
+    run_asked(start, async |tool: &Tool, asked: &Asked| match asked.unless(work(tool)).await {
+        Some(done) if asked.number.get().is_none() => Ok(done),
+        _ => Err(asked.number.get().unwrap_or(INTERRUPT)),
+    })
+}
+
+/// As [`run`], for a server: `work` itself looks whether it is asked to end ([`Asked::asked`]), and that is no failure.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn serve(start: Start, work: impl AsyncFnOnce(&Tool, &Asked) -> Result<()>) -> Result<()> {
+    run_asked(start, async |tool: &Tool, asked: &Asked| Ok(work(tool, asked).await))
+}
+
+/// Runs `work`, which says how the command ends, or by which signal.
+fn run_asked<T>(
+    start: Start,
+    work: impl AsyncFnOnce(&Tool, &Asked) -> std::result::Result<Result<T>, i32>,
+) -> Result<T> {
     let signals = Signals::take()?;
     let kind = match start.load {
         Load::Small => EngineKind::Pool,
@@ -101,12 +120,9 @@ pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -
         let asked = Asked::default();
         let watch = asked.watch(signals, Lane::new(local), Arc::clone(&tool.progress));
         let main = async {
-            let done = asked.unless(work(&tool)).await;
+            let done = work(&tool, &asked).await;
             let closed = tool.close_all().await;
-            match (done, asked.number.get()) {
-                (Some(done), None) => Ok(done.and_then(|value| closed.map(|()| value))),
-                (_, number) => Err(number.unwrap_or(INTERRUPT)),
-            }
+            done.map(|done| done.and_then(|value| closed.map(|()| value)))
         };
         beside(main, watch).await
     });
@@ -119,7 +135,7 @@ const INTERRUPT: i32 = 2;
 
 /// Whether a signal has asked for the end.
 #[derive(Default)]
-struct Asked {
+pub(crate) struct Asked {
     number: Cell<Option<i32>>,
     waiting: Cell<Option<Waker>>,
 }
@@ -146,8 +162,13 @@ impl Asked {
         }
     }
 
+    /// Waits until the end is asked for.
+    pub(crate) async fn asked(&self) {
+        self.unless(std::future::pending::<()>()).await;
+    }
+
     /// Runs `work` to its end, or drops it where it waits once the end is asked for.
-    async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
             if self.number.get().is_some() {

@@ -96,11 +96,6 @@ pub(crate) fn run_with_input(program: &Path, args: &[String], dir: &Path, input:
     }
 }
 
-/// Our program under the name of the image tool.
-pub(crate) fn our_qemu_img(scratch: &Scratch) -> PathBuf {
-    our_tool(scratch, "qemu-img")
-}
-
 /// Our program under the name of a tool.
 pub(crate) fn our_tool(scratch: &Scratch, name: &str) -> PathBuf {
     let path = scratch.path().join("bin").join(name);

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
-use crate::common::{Ran, Scratch, normalised, our_qemu_img, our_tool, parse_od, run_with_input, words};
+use crate::common::serve::PATIENCE;
+use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -80,35 +83,59 @@ pub(crate) fn stored_image(name: &str, to: &Path) {
     std::fs::write(to, parse_od(&text)).unwrap();
 }
 
-/// Finds the program that a case is about: the installed tool when it is recorded, else ours.
-struct Tools<'s> {
-    scratch: &'s Scratch,
-    is_recording: bool,
+/// The tools under test.
+struct Programs<'s> {
+    /// Where ours are, or nothing when the installed ones are recorded.
+    ours: Option<&'s Scratch>,
 }
 
-impl Tools<'_> {
-    fn program(&self, name: &str) -> PathBuf {
+impl Programs<'_> {
+    fn named(&self, name: &str) -> PathBuf {
         assert!(name.starts_with("qemu-"), "'{name}' is none of the tools");
-        match (self.is_recording, name) {
-            (true, name) => PathBuf::from(name),
-            (false, "qemu-img") => our_qemu_img(self.scratch),
-            (false, name) => our_tool(self.scratch, name),
-        }
+        self.ours.map_or_else(|| name.into(), |scratch| our_tool(scratch, name))
     }
 
     /// Runs a command line; what stands behind `<` is what it can read, with `\n` for the end of a line.
     fn run(&self, command: &str, dir: &Path) -> Ran {
-        let args = words(command);
+        let args = in_dir(words(command), dir);
         let (args, input) = match args.iter().position(|word| word == "<") {
             Some(at) => (&args[..at], args[at + 1].replace("\\n", "\n")),
             None => (&args[..], String::new()),
         };
-        run_with_input(&self.program(&args[0]), &args[1..], dir, &input)
+        run_with_input(&self.named(&args[0]), &args[1..], dir, &input)
+    }
+}
+
+/// Words in which `DIR` stands for the folder.
+fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
+    words.into_iter().map(|word| word.replace("DIR", &dir.display().to_string())).collect()
+}
+
+/// Starts `qemu-nbd` in the background, and comes back when clients can connect.
+fn serve(programs: &Programs<'_>, socket: &str, args: &[&str], dir: &Path) {
+    let place =
+        ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
+    let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
+    let status = Command::new(programs.named("qemu-nbd")).args(&args).current_dir(dir).status().unwrap();
+    assert!(status.success(), "the server at {socket} does not start: {args:?}");
+}
+
+/// Tells a server to end, and waits until it has.
+fn stop(socket: &str, dir: &Path) {
+    let pid = std::fs::read_to_string(dir.join(format!("{socket}.pid"))).unwrap();
+    let pid = pid.trim();
+    assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
+    // It is nobody's child here, and may stay on as a zombie.
+    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
+    let until = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < until, "the server at {socket} does not end");
+        std::thread::yield_now();
     }
 }
 
 /// Does what a line behind `> ` says.
-fn prepare(line: &str, tools: &Tools<'_>, dir: &Path) {
+fn prepare(line: &str, programs: &Programs<'_>, dir: &Path) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -130,9 +157,11 @@ fn prepare(line: &str, tools: &Tools<'_>, dir: &Path) {
         ["mkdir", folder] => std::fs::create_dir(dir.join(folder)).unwrap(),
         ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
+        ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
+        ["stop", socket] => stop(socket, dir),
         ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
         ["qemu-img" | "qemu-io", ..] => {
-            let ran = tools.run(line, dir);
+            let ran = programs.run(line, dir);
             assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
         }
         _ => panic!("no such preparation: {line}"),
@@ -140,18 +169,18 @@ fn prepare(line: &str, tools: &Tools<'_>, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, tools: &Tools<'_>, dir: &Path) -> (String, String) {
+fn replay(name: &str, programs: &Programs<'_>, dir: &Path) -> (String, String) {
     let path = golden().join(format!("{name}.txt"));
     let (mut differences, mut recorded) = (String::new(), String::new());
     for step in parse(&std::fs::read_to_string(&path).unwrap()) {
         match step {
             Step::Text(line) => recorded.push_str(&line),
             Step::Prepare(line) => {
-                prepare(&line, tools, dir);
+                prepare(&line, programs, dir);
                 writeln!(recorded, "> {line}").unwrap();
             }
             Step::Case { command, theirs, ours } => {
-                let ran = tools.run(&command, dir);
+                let ran = programs.run(&command, dir);
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 let expected = ours.as_ref().unwrap_or(&theirs);
                 if here != *expected {
@@ -175,11 +204,11 @@ fn replay(name: &str, tools: &Tools<'_>, dir: &Path) -> (String, String) {
 
 /// Prepares the images of a file of cases, and calls `look` for each with its folder.
 pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&str, &Path)) {
-    let tools = Tools { scratch, is_recording: false };
+    let programs = Programs { ours: Some(scratch) };
     let mut last = String::new();
     for step in parse(&std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap()) {
         match step {
-            Step::Prepare(line) => prepare(&line, &tools, scratch.path()),
+            Step::Prepare(line) => prepare(&line, &programs, scratch.path()),
             Step::Case { command, .. } => {
                 let image = words(&command).pop().unwrap();
                 if image != last {
@@ -195,10 +224,10 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
 fn check(name: &str) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
-    let tools = Tools { scratch: &scratch, is_recording };
+    let programs = Programs { ours: (!is_recording).then_some(&scratch) };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
-    let (differences, recorded) = replay(name, &tools, &dir);
+    let (differences, recorded) = replay(name, &programs, &dir);
     if is_recording {
         std::fs::write(golden().join(format!("{name}.txt")), recorded).unwrap();
     } else {
@@ -222,6 +251,11 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_repairs_fix_what_the_c_tool_fixes() {
+    check("repair");
+}
+
+#[test]
 fn golden_command_lines_are_understood_and_refused_alike() {
     check("usage");
 }
@@ -229,6 +263,11 @@ fn golden_command_lines_are_understood_and_refused_alike() {
 #[test]
 fn golden_hostile_images_are_judged_as_by_the_c_tool() {
     check("hostile");
+}
+
+#[test]
+fn golden_servers_offer_what_those_of_the_c_tool_offer() {
+    check("nbd");
 }
 
 #[test]
@@ -242,6 +281,6 @@ fn there_are_enough_cases() {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "usage", "hostile", "io"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }
