@@ -324,6 +324,12 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { Err(unsupported(io, "name a backing file")) })
     }
 
+    /// Gives up everything that the image has of its own, so that all of its disk shows what is behind it. What was written
+    /// before is not kept; after a power cut, each cluster is as it was or given up. With nobody else inside.
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move { Err(unsupported(io, "be emptied")) })
+    }
+
     /// The node's own device, for protocol drivers.
     fn disk(&self) -> Option<&dyn Disk> {
         None

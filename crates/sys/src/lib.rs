@@ -55,6 +55,6 @@ pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Network, Receiver, Sender, Stdio, Stream};
 pub use pool::BlockingQueue;
-pub use process::{Background, Forked, PidFile, go_into_background, load_file, time_of_day};
+pub use process::{Background, Forked, PidFile, go_into_background, load_file, raise, time_of_day};
 pub use terminal::Keys;
 pub use threads::{ThreadHandle, ThreadStarter, Threads};

@@ -35,7 +35,7 @@ use drystone_base::Result;
 use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, ControlThread, PlainData, Task};
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
+use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_sys::{EngineKind, Signal, Signals, ThreadHandle, ThreadStarter, Threads};
 
 use self::progress::Progress;
@@ -234,6 +234,50 @@ impl Tool {
             threads.push(self.starter.start()?);
         }
         Ok(threads.iter().take(count).cloned().collect())
+    }
+
+    /// Runs `count` workers at the same time, each in a lane of its own, spread over as many threads as there are
+    /// processors, this one among them; until all have ended.
+    ///
+    /// # Errors
+    /// Those of starting threads; [`drystone_base::Kind::Cancelled`] if a worker has not come to its end.
+    pub(crate) async fn workers<F, W>(&self, count: usize, work: F) -> Result<()>
+    where
+        F: Fn(Lane) -> W + Clone + Send + 'static,
+        W: Future<Output = ()> + 'static,
+    {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let others = self.io_threads(processors.min(count).saturating_sub(1))?;
+        let places = others.len() + 1;
+        let mut running: Vec<LocalFuture<'_, Result<()>>> = Vec::with_capacity(count);
+        for index in 0..count {
+            match others.get(index % places) {
+                Some(thread) => {
+                    let work = work.clone();
+                    running.push(Box::pin(thread.call(move |local| work(Lane::new(local)))));
+                }
+                None => {
+                    let here = work(self.lane());
+                    running.push(Box::pin(async move {
+                        here.await;
+                        Ok(())
+                    }));
+                }
+            }
+        }
+        let mut result = Ok(());
+        poll_fn(|cx| {
+            running.retain_mut(|worker| match worker.as_mut().poll(cx) {
+                Poll::Ready(ended) => {
+                    result = std::mem::replace(&mut result, Ok(())).and(ended);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        result
     }
 
     /// Runs `work` as a control task.
