@@ -33,4 +33,5 @@ mod snapshot;
 #[path = "../it/driver/state.rs"]
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod state;
+mod subclusters;
 mod tools;

@@ -89,7 +89,7 @@ impl Qcow2 {
             condition: Condition::new(),
             options: Mutex::new(options),
             owned: Owned::new(l1.len() + refcounts.len()),
-            map: Map::new(cluster, header.version(), l1, options.l2_cache_bytes),
+            map: Map::new(header.l2(), l1, options.l2_cache_bytes),
             refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),

@@ -19,7 +19,7 @@ use drystone_core::request::io::Io;
 use super::refs::Run;
 use super::zero::Become;
 use super::{Qcow2, write_bytes};
-use crate::qcow2::entry::L2Entry;
+use crate::qcow2::entry::Part;
 use crate::qcow2::geometry::{ENTRY_BYTES, L1_BYTES_MAX};
 use crate::qcow2::header::{HeaderChange, L1Table, Version};
 
@@ -59,7 +59,7 @@ impl Qcow2 {
             return Err(Error::new(Kind::InvalidInput, "preallocation is for growing only")
                 .in_option("preallocation"));
         }
-        if len > LEN_MAX || self.cluster.l1_entries(len) * ENTRY_BYTES > L1_BYTES_MAX {
+        if len > LEN_MAX || self.map.l2().l1_entries(len) * ENTRY_BYTES > L1_BYTES_MAX {
             return refused(Kind::TooLarge, "the new size needs a larger L1 table than the format allows");
         }
         if self.version == Version::V2 && self.header_now().snapshots().count > 0 && len != old_len {
@@ -91,22 +91,29 @@ impl Qcow2 {
     /// What lies behind the end of the disk in its last cluster becomes visible: it must be zeroes.
     async fn zero_tail(&self, io: Io<'_>, old_len: u64) -> Result<()> {
         let end = old_len.next_multiple_of(self.cluster.bytes());
+        let part_end = old_len.next_multiple_of(self.map.l2().subcluster_bytes());
+        let rest = GuestRange::new(GuestOffset::new(part_end), end - part_end);
+        let is_done = match self.change_clusters(io, rest, Become::Zero).await {
+            Err(error) if error.kind() == Kind::Unsupported => false,
+            result => result.map(|()| true)?,
+        };
+        let end = if is_done { part_end } else { end };
         let at = GuestOffset::new(old_len);
+        let part = || self.subcluster_at(self.map.spot(at));
         let shows_something = end > old_len
-            && match self.entry_at(io, at).await? {
-                L2Entry::Zero(_) => false,
-                L2Entry::Unallocated => shows_backing(io, old_len),
-                L2Entry::Data(_) | L2Entry::Compressed(_) => true,
+            && match self.entry_at(io, at).await?.part(part()) {
+                Part::Zero => false,
+                Part::Unallocated => shows_backing(io, old_len),
+                Part::Data | Part::Compressed => true,
             };
         if !shows_something {
             return Ok(());
         }
-        self.write_zeroes_behind(io, old_len).await
+        self.write_zeroes_behind(io, old_len, end).await
     }
 
-    /// Writes zero bytes from the end of the disk to the end of its last cluster.
-    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64) -> Result<()> {
-        let end = old_len.next_multiple_of(self.cluster.bytes());
+    /// Writes zero bytes from the end of the disk to `end`, in its last cluster.
+    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64, end: u64) -> Result<()> {
         let zeroes = Buf::zeroed(usize::try_from(end - old_len).unwrap_or(0));
         self.write_clusters(io, GuestOffset::new(old_len), zeroes, WriteFlags::default()).await.0
     }
@@ -118,7 +125,7 @@ impl Qcow2 {
     }
 
     async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
-        let entries = usize::try_from(self.cluster.l1_entries(len)).unwrap_or(usize::MAX);
+        let entries = usize::try_from(self.map.l2().l1_entries(len)).unwrap_or(usize::MAX);
         if entries <= self.map.l1_len() {
             return Ok(());
         }

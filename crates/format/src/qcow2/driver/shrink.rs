@@ -39,7 +39,7 @@ impl Qcow2 {
 
     async fn drop_behind(&self, io: Io<'_>, len: u64) -> Result<()> {
         // To the end of all tables: an earlier shrinking may have left something there.
-        let len_mapped = self.cluster.l2_span_bytes().saturating_mul(self.map.l1_len() as u64);
+        let len_mapped = self.map.l2().span_bytes().saturating_mul(self.map.l1_len() as u64);
         let range = self.clusters_between(len, len_mapped.min(LEN_MAX));
         if range.is_empty() {
             return Ok(());
@@ -55,7 +55,7 @@ impl Qcow2 {
         let _structure = self.lock_structure(io).await;
         // Nothing of them is to be written any more.
         self.store_locked(io).await?;
-        let first = self.cluster.l1_entries(range.start().get());
+        let first = self.map.l2().l1_entries(range.start().get());
         for index in usize::try_from(first).unwrap_or(usize::MAX)..self.map.l1_len() {
             let Some(table) = self.map.drop_table(index)? else { continue };
             let run = self.clusters_of(table.at, 1);
