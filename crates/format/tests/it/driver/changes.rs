@@ -47,6 +47,10 @@ macro_rules! for_each_change {
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
             freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
+            subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
+            subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
+            subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
+            subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
             grows_with_metadata: new("c512 r64 30K").after("write 0..1K; write 8K..20K; discard 8K..20K"), "write 2K..3K; grow 40448 metadata; flush; write 36K..37K; grow 80K metadata; write 60K..61K";
             grows_with_space: new("c4K 30K").after("write 0..30K; discard 8K..20K"), "write 2K..3K; grow 50K falloc; flush; write 36K..37K; grow 80K full; write 60K..61K";
             grows_with_metadata_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K metadata; flush; write 9K..11K; grow 64K falloc";
@@ -57,10 +61,6 @@ macro_rules! for_each_change {
             shrinks_beside_others: new("c512 r64 128K").after("write 0..128K"), "shrink 40K & write 2K..3K; flush & write 5K..7K; grow 128K; read 40K..128K; write 90K..91K";
             shrinks_over_a_snapshot_and_a_backing_file: new("64K").after("write 0..64K").overlay("c1K 64K").after("write 8K..40K").snapshot(), "write 1K..2K; shrink 20K; flush; write 19K..20K; grow 64K; write 50K..51K";
             a_shrunk_image_is_closed: new("c512 r64 256K").after("write 0..4K; write 60K..250K"), "shrink 5K";
-            subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
-            subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
-            subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
-            subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };
