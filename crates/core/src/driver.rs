@@ -26,6 +26,7 @@ use crate::graph::permission::Grant;
 use crate::graph::role::{ParentState, Role, default_grant};
 use crate::request::io::Io;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::snapshots::InternalSnapshots;
 
 /// What a node is when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,6 +323,11 @@ pub trait Driver: Any + Send + Sync {
     ) -> LocalFuture<'a, Result<()>> {
         let _ = backing;
         Box::pin(async move { Err(unsupported(io, "name a backing file")) })
+    }
+
+    /// What it can do with internal snapshots; `None` if it has none.
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        None
     }
 
     /// The node's own device, for protocol drivers.

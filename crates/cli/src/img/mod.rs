@@ -6,6 +6,7 @@
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`repair`] | an image as something to repair |
+//! | [`snapshot`] | internal snapshots |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
@@ -25,6 +26,7 @@ mod measure;
 mod options;
 mod repair;
 mod resize;
+mod snapshot;
 mod snapshots;
 mod spec;
 
@@ -54,6 +56,7 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
   check     checks the consistency of an image
   create    makes a new image
   info      says what is known about an image
+  snapshot  internal snapshots of an image
 
   -h, --help         this text; behind a command, that command's
   -V, --version      the version
@@ -137,6 +140,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("snapshot") => snapshot::run(rest, console),
         Some("compare") => compare::run(rest, console),
         Some("map") => map::run(rest, console),
         Some("measure") => measure::run(rest, console),
