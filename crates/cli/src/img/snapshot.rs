@@ -115,7 +115,8 @@ async fn list(tool: &Tool, image: &ImageArgs) -> Result<Vec<Row>> {
 async fn change(tool: &Tool, image: &ImageArgs, what: SnapshotChange) -> Result<()> {
     let disk = tool.open_writer(image, true).await?;
     let node = disk.node;
-    let changed = tool.on_control(async move |task| change_snapshots(task, node, &what).await.map(drop)).await;
+    let changed =
+        tool.on_control(async move |task| change_snapshots(task, node, &what).await.map(drop)).await;
     changed.map_err(|error| error.at_path(&image.name))?;
     tool.close(disk).await
 }

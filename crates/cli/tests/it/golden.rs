@@ -199,6 +199,11 @@ fn golden_repairs_fix_what_the_c_tool_fixes() {
 }
 
 #[test]
+fn golden_internal_snapshots_are_those_of_the_c_tool() {
+    check("snapshot");
+}
+
+#[test]
 fn golden_command_lines_are_understood_and_refused_alike() {
     check("usage");
 }
@@ -214,6 +219,7 @@ fn there_are_enough_cases() {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize =
+        ["info", "create", "check", "repair", "snapshot", "usage", "hostile"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

@@ -400,7 +400,8 @@ fn add_one(width: RefcountWidth, block: &mut [u8], slot: usize, count: u64) -> R
         match width.get(block, slot).unwrap_or(0) {
             0 => return Err(Error::new(Kind::Corrupt, "a cluster that is in use has a count of zero")),
             count if count >= width.count_max() => {
-                let text = format!("a refcount of {} bits cannot count one more use of a cluster", width.bits());
+                let text =
+                    format!("a refcount of {} bits cannot count one more use of a cluster", width.bits());
                 return Err(Error::new(Kind::InvalidInput, text));
             }
             _ => {}

@@ -54,8 +54,9 @@ impl Qcow2 {
                 }
                 entry => {
                     let at = entry.place().filter(|_| !l2.has_data_file());
-                    at.into_iter()
-                        .for_each(|place| push_cluster(&mut runs, self.cluster.host_cluster(place.at).index()));
+                    at.into_iter().for_each(|place| {
+                        push_cluster(&mut runs, self.cluster.host_cluster(place.at).index())
+                    });
                 }
             }
         }

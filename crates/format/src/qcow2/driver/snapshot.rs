@@ -48,7 +48,8 @@ impl Qcow2 {
         };
         let index = snapshots.list.iter().position(|snapshot| snapshot.id == id).ok_or_else(missing)?;
         let snapshot = snapshots.list.get(index).ok_or_else(missing)?;
-        let damaged = |error| Error::new(Kind::InvalidImage, "the internal snapshot is damaged").because(error);
+        let damaged =
+            |error| Error::new(Kind::InvalidImage, "the internal snapshot is damaged").because(error);
         Ok((index, snapshot.l1(self.cluster).map_err(damaged)?))
     }
 
