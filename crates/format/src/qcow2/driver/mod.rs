@@ -18,7 +18,7 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
-//! | `resize` | growing the disk |
+//! | `resize`, `preallocate`, `shrink` | another length of the disk |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
@@ -40,6 +40,7 @@ pub mod open;
 mod owned;
 mod pack;
 mod place;
+mod preallocate;
 mod read;
 mod refs;
 mod reserve;
@@ -47,6 +48,7 @@ mod resize;
 mod segments;
 mod shared;
 mod snapshot;
+mod shrink;
 mod source;
 mod stage;
 mod store;
@@ -99,6 +101,8 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    /// The disk has become shorter, so the file may.
+    trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
     /// The mapping is that of an internal snapshot.
@@ -222,7 +226,7 @@ impl Driver for Qcow2 {
         preallocation: Preallocation,
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.grow(io, len, preallocation).await;
+            let result = self.set_len(io, len, preallocation).await;
             self.watch(io, result).await
         })
     }
@@ -240,6 +244,13 @@ impl Driver for Qcow2 {
 
     fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
         Some(self)
+    }
+
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

@@ -96,9 +96,10 @@ impl Qcow2 {
             structure: RangeLocks::default(),
             resizing: RangeLocks::default(),
             rounds: Rounds::default(),
+            trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
             shows_snapshot: AtomicBool::new(false),
-            decompressed: super::read::Cache::default(),
+            decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };

@@ -21,6 +21,8 @@ pub(super) enum Become {
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
     Discarded,
+    /// They are nowhere, whatever shows through: behind the end of the disk.
+    Unmapped,
 }
 
 impl Qcow2 {
@@ -111,6 +113,16 @@ impl Qcow2 {
         }
         self.mark_for_writing(io).await?;
         let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        self.change_clusters_locked(io, range, goal).await
+    }
+
+    /// As [`Self::change_clusters`], of clusters that are locked.
+    pub(super) async fn change_clusters_locked(
+        &self,
+        io: Io<'_>,
+        range: GuestRange,
+        goal: Become,
+    ) -> Result<()> {
         let mut rest = range;
         while !rest.is_empty() {
             self.reap_some(io).await?;
@@ -125,7 +137,7 @@ impl Qcow2 {
     async fn change_slice(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<u64> {
         let spot = self.map.spot(range.start());
         let has_backing = self.has_backing(io);
-        let hides_nothing = !has_backing || self.version == Version::V2;
+        let hides_nothing = !has_backing || self.version == Version::V2 || goal == Become::Unmapped;
         if hides_nothing && self.map.table(spot.slice)?.is_none() {
             return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
@@ -191,6 +203,7 @@ impl Qcow2 {
             // Reads as zeroes already.
             (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
             (Become::ZeroKeeping | Become::Zero, _) => L2Entry::Zero(None),
+            (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,
             (Become::Discarded, _) => L2Entry::Zero(None),
