@@ -4,10 +4,10 @@ use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
-use drystone_core::request::io::Io;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
@@ -102,7 +102,7 @@ impl Chain {
     }
 
     /// Does something to the image on top with nobody else inside.
-    fn alone(
+    pub(crate) fn alone(
         &self,
         graph: &SimGraph<'_>,
         work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
@@ -156,7 +156,7 @@ pub(crate) async fn add_image(
 }
 
 /// An image, for the check.
-struct Bytes<'i>(&'i Image);
+pub(crate) struct Bytes<'i>(pub(crate) &'i Image);
 
 impl Source for Bytes<'_> {
     fn len_bytes(&self) -> u64 {
@@ -171,6 +171,13 @@ impl Source for Bytes<'_> {
 pub(crate) fn header(image: &Image) -> Header {
     let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
     Header::parse(&image.bytes(0..area as u64)).unwrap()
+}
+
+/// All that the consistency check finds.
+pub(crate) fn findings(image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    block_on(check(&Bytes(image), &header(image), |found| findings.push(found.clone()))).unwrap();
+    findings
 }
 
 /// What the consistency check says.
