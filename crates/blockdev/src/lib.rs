@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+pub mod bitmap;
 pub mod create;
 pub mod draft;
 pub mod formats;

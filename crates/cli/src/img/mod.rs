@@ -11,6 +11,7 @@
 //! the program was called by. Images are looked at directly, not through the block graph: also those that cannot be used.
 
 mod bench;
+mod bitmap;
 mod chain;
 mod check;
 mod compare;
@@ -49,6 +50,7 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
 
   COMMAND [OPTION...]
 
+  bitmap    changes a persistent bitmap of an image
   check     checks the consistency of an image
   create    makes a new image
   info      says what is known about an image
@@ -131,6 +133,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
         Some("bench") => bench::run(rest, console),
+        Some("bitmap") => bitmap::run(rest, console),
         Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),

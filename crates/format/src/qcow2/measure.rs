@@ -97,7 +97,11 @@ mod tests {
     #[track_caller]
     fn check(shape: Shape, len: u64, required: u64, full: u64) {
         let metadata = shape.metadata_bytes(len).unwrap();
-        assert_eq!((metadata, metadata + shape.len_rounded(len).unwrap()), (required, full), "{shape:?} {len}");
+        assert_eq!(
+            (metadata, metadata + shape.len_rounded(len).unwrap()),
+            (required, full),
+            "{shape:?} {len}"
+        );
     }
 
     /// As measured by release 10.0 of the C tool.

@@ -34,3 +34,6 @@ mod snapshot;
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod state;
 mod tools;
+#[path = "../it/driver/tracked.rs"]
+#[expect(dead_code, reason = "there is more of it than this needs")]
+mod tracked;

@@ -103,7 +103,7 @@ pub async fn check<S: Source>(
     header: &Header,
     on_finding: impl FnMut(&Finding),
 ) -> Result<Outcome, CheckError> {
-    if let Access::Refused(reason) = header.access(&[])
+    if let Access::Refused(reason) = header.access()
         && !matches!(reason, RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks))
     {
         return Err(reason.into());

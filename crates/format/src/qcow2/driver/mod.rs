@@ -18,6 +18,7 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `bitmaps` | persistent bitmaps |
 //! | `resize` | growing the disk |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
@@ -27,6 +28,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod bitmaps;
 mod cache;
 mod compressed;
 mod frame;
@@ -56,6 +58,7 @@ use std::sync::{Mutex, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
@@ -66,6 +69,7 @@ use drystone_core::runtime::LocalFuture;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
+use bitmaps::Bitmaps;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -95,6 +99,7 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    bitmaps: Bitmaps,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
     decompressed: read::Cache,
@@ -228,6 +233,17 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.rename_backing(io, backing).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        self.bitmaps.take_loaded()
+    }
+
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.prepare_bitmaps(io, changes).await;
             self.watch(io, result).await
         })
     }

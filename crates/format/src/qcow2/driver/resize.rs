@@ -28,6 +28,7 @@ impl Qcow2 {
         if len == old_len {
             return Ok(());
         }
+        self.demand_bitmaps_can_resize(io)?;
         self.mark_for_writing(io).await?;
         self.grow_l1(io, len).await?;
         self.zero_tail(io, old_len).await?;
