@@ -182,7 +182,7 @@ async fn act(
         Verb::Add => {
             let found = task
                 .gs()
-                .with(|graph| graph.node_handle(node).map(|node| bitmap::granularity(node, granularity)));
+                .with(|graph| graph.node_handle(node).map(|node| bitmap::granularity(&node, granularity)));
             let granularity = found.unwrap_or_else(|| Ok(drystone_core::bitmap::Granularity::FINEST))?;
             BitmapAction::Add { name, granularity, persistent: true, recording: true }
         }

@@ -180,6 +180,12 @@ async fn load_part(
 struct Fresh(Vec<Run>);
 
 impl Qcow2 {
+    /// The bitmaps that are stored in the image.
+    #[must_use]
+    pub fn stored_bitmaps(&self) -> Vec<Bitmap> {
+        self.bitmaps.known().kept.iter().map(|kept| kept.entry.clone()).collect()
+    }
+
     /// Marks every bitmap as "in use", durably. With the structure lock held, before the first write.
     pub(super) async fn mark_bitmaps(&self, io: Io<'_>) -> Result<()> {
         let bytes = {
@@ -273,7 +279,7 @@ impl Qcow2 {
 
     async fn store_all_bitmaps(&self, io: Io<'_>, fresh: &mut Fresh) -> Result<()> {
         let mut kept = Vec::new();
-        for bitmap in io.node().bitmaps().to_store() {
+        for bitmap in self.in_order(io.node().bitmaps().to_store()) {
             let known = {
                 let known = self.bitmaps.known();
                 known.kept.iter().find(|kept| kept.entry.name == bitmap.name.as_bytes()).cloned()
@@ -285,6 +291,17 @@ impl Qcow2 {
             }
         }
         self.switch_directory(io, kept, fresh).await
+    }
+
+    /// Those that the image has in the order in which it has them, then the others, the newest first: as the C tool does.
+    fn in_order(&self, mut bitmaps: Vec<StoredBitmap>) -> Vec<StoredBitmap> {
+        bitmaps.reverse();
+        let known = self.bitmaps.known();
+        let place = |bitmap: &StoredBitmap| {
+            known.kept.iter().position(|kept| kept.entry.name == bitmap.name.as_bytes()).unwrap_or(usize::MAX)
+        };
+        bitmaps.sort_by_cached_key(place);
+        bitmaps
     }
 
     /// Writes the bits and the table of a bitmap to new clusters.
