@@ -330,6 +330,12 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { Err(unsupported(io, "name a backing file")) })
     }
 
+    /// Gives up everything that the image has of its own, so that all of its disk shows what is behind it. What was written
+    /// before is not kept; after a power cut, each cluster is as it was or given up. With nobody else inside.
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move { Err(unsupported(io, "be emptied")) })
+    }
+
     /// The persistent bitmaps that opening the image has found; asked for once, when the driver becomes a node.
     fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
         Vec::new()

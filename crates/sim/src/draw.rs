@@ -75,8 +75,10 @@ impl Draw {
 
     fn kind(&mut self) -> Qcow2Kind {
         let is_v2 = self.rng.one_in(5);
+        let is_extended = !is_v2 && self.rng.one_in(5);
         let refcount_bits = if is_v2 || self.rng.one_in(2) { 16 } else { 1 << self.rng.below(7) };
-        Qcow2Kind { cluster_bytes: self.cluster_bytes(), refcount_bits, is_v2 }
+        let cluster_bytes = if is_extended { 16 << 10 } else { self.cluster_bytes() };
+        Qcow2Kind { cluster_bytes, refcount_bits, is_v2, is_extended }
     }
 
     fn actors(&mut self, script: &mut Script, steps: u64) {

@@ -33,6 +33,8 @@ pub struct Qcow2Kind {
     pub refcount_bits: u64,
     /// Version 2 of the format, not 3.
     pub is_v2: bool,
+    /// Clusters have subclusters.
+    pub is_extended: bool,
 }
 
 /// An image that is there when a run begins.
@@ -93,7 +95,9 @@ impl Qcow2Kind {
         words.expect("cluster")?;
         let cluster_bytes = words.len()?;
         words.expect("refcount")?;
-        Ok(Self { cluster_bytes, refcount_bits: words.value("bits of a count")?, is_v2: words.is_next("v2") })
+        let refcount_bits = words.value("bits of a count")?;
+        let (is_v2, is_extended) = (words.is_next("v2"), words.is_next("extended"));
+        Ok(Self { cluster_bytes, refcount_bits, is_v2, is_extended })
     }
 
     /// An empty image of a disk of `len` bytes that names `backing`, with its format.
@@ -102,6 +106,7 @@ impl Qcow2Kind {
         let options = CreateOptions {
             cluster_bytes: self.cluster_bytes,
             refcount_bits: self.refcount_bits,
+            extended_l2: self.is_extended,
             version,
             backing_name: backing.map(|(name, _)| name.as_bytes().to_vec()),
             backing_format: backing.map(|(_, format)| format.as_bytes().to_vec()),
@@ -121,7 +126,8 @@ impl Qcow2Kind {
 impl fmt::Display for Qcow2Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cluster {} refcount {}", show_len(self.cluster_bytes), self.refcount_bits)?;
-        if self.is_v2 { f.write_str(" v2") } else { Ok(()) }
+        f.write_str(if self.is_v2 { " v2" } else { "" })?;
+        f.write_str(if self.is_extended { " extended" } else { "" })
     }
 }
 

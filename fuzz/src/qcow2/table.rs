@@ -3,9 +3,10 @@
 use drystone_base::HostOffset;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::bitmap::BitmapsExtension;
-use drystone_format::qcow2::entry::{L2Entry, encode_l1, parse_l1};
+use drystone_format::qcow2::entry::{L2Entry, RawEntry, encode_l1, parse_l1};
 use drystone_format::qcow2::geometry::ClusterBits;
 use drystone_format::qcow2::header::{BACKING_NAME_BYTES_MAX, SNAPSHOTS_MAX, Version};
+use drystone_format::qcow2::l2::L2Format;
 use drystone_format::qcow2::refcount::{RefcountWidth, parse_table_entry};
 use drystone_format::qcow2::snapshot::Snapshots;
 
@@ -45,15 +46,24 @@ pub(super) fn tables(bytes: &[u8]) {
     let width = RefcountWidth::from_order(u32::from(input.byte() % 7)).unwrap();
     let count = u32::from(input.byte());
     let bytes = input.rest();
-    for word in bytes.as_chunks::<8>().0 {
-        entries(u64::from_be_bytes(*word), cluster, version);
+    for pair in bytes.as_chunks::<16>().0 {
+        let [descriptor, bitmap] = [0, 8].map(|at| u64::from_be_bytes(pair[at..at + 8].try_into().unwrap()));
+        pointers(descriptor, cluster);
+        for l2 in formats(cluster, version) {
+            entries(RawEntry { descriptor, bitmap: if l2.is_extended() { bitmap } else { 0 } }, l2);
+        }
     }
     refcounts(bytes, width);
     snapshots(bytes, count, cluster, version);
     bitmaps(bytes, cluster);
 }
 
-fn entries(raw: u64, cluster: ClusterBits, version: Version) {
+fn formats(cluster: ClusterBits, version: Version) -> impl Iterator<Item = L2Format> {
+    let standard = [false, true].map(|apart| L2Format::standard(cluster, version).with_data_file(apart));
+    standard.into_iter().flat_map(|l2| [Some(l2), l2.with_extended(true)]).flatten()
+}
+
+fn pointers(raw: u64, cluster: ClusterBits) {
     if let Ok(entry) = parse_l1(raw, cluster) {
         assert!(entry.is_none_or(|entry| cluster.is_aligned(entry.at) && entry.at.get() < 1 << 56));
         assert_eq!(parse_l1(encode_l1(entry), cluster), Ok(entry));
@@ -61,16 +71,31 @@ fn entries(raw: u64, cluster: ClusterBits, version: Version) {
     if let Ok(Some(block)) = parse_table_entry(raw, cluster) {
         assert!(cluster.is_aligned(block) && block != HostOffset::ZERO);
     }
-    let Ok(entry) = L2Entry::parse(raw, cluster, version) else { return };
+}
+
+fn entries(raw: RawEntry, l2: L2Format) {
+    let Ok(entry) = L2Entry::parse(raw, l2) else { return };
+    assert!(entry.place().is_none_or(|place| l2.cluster().is_aligned(place.at)));
     match entry {
-        L2Entry::Data(data) => assert!(cluster.is_aligned(data.at)),
         L2Entry::Compressed(stored) => {
-            assert!(u64::from(stored.stored_bytes) <= 2 * cluster.bytes());
+            assert!(u64::from(stored.stored_bytes) <= 2 * l2.cluster().bytes());
             assert!(stored.at.get() + u64::from(stored.stored_bytes) <= 1 << 57);
         }
-        L2Entry::Unallocated | L2Entry::Zero(_) => {}
+        L2Entry::Mixed(mixed) => {
+            assert_eq!(mixed.data & mixed.zero, 0);
+            assert!(mixed.place.is_some() || mixed.data == 0);
+            assert_eq!(mixed.entry(l2), entry, "a cluster of one kind is not mixed");
+        }
+        L2Entry::Data(_) | L2Entry::Unallocated | L2Entry::Zero(_) => {}
     }
-    assert_eq!(L2Entry::parse(entry.encode(cluster), cluster, version), Ok(entry), "{raw:#x}");
+    let mut index = 0;
+    while index < l2.subclusters() {
+        let (part, count) = entry.run(index, l2);
+        assert!(count > 0 && (index..index + count).all(|index| entry.part(index) == part));
+        index += count;
+    }
+    assert_eq!(index, l2.subclusters());
+    assert_eq!(L2Entry::parse(entry.encode(l2), l2), Ok(entry), "{raw:x?}");
 }
 
 fn refcounts(bytes: &[u8], width: RefcountWidth) {

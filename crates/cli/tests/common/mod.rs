@@ -95,6 +95,17 @@ pub(crate) fn our_qemu_img(scratch: &Scratch) -> PathBuf {
     path
 }
 
+/// Our program under the name of a tool, in a folder for such links.
+pub(crate) fn our_tool(bin: &Path, name: &str) -> PathBuf {
+    let path = bin.join(name);
+    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drystone"), &path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            panic!("{}: {error}", path.display())
+        }
+        _ => path,
+    }
+}
+
 /// Words of a command line; quotes keep spaces together, and nothing else has a meaning.
 pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
@@ -130,8 +141,7 @@ pub(crate) fn normalised(printed: &str) -> String {
         }
         if let Some((option, _about)) = line.split_once(" - ").filter(|(option, _)| option.contains("=<")) {
             let name = key.split('=').next().unwrap();
-            let ours =
-                !name.starts_with("encrypt") && !name.starts_with("data_file") && name != "extended_l2";
+            let ours = !name.starts_with("encrypt") && !name.starts_with("data_file");
             return ours.then(|| format!("{option} - ...\n"));
         }
         if line.starts_with("The protocol level") || line.starts_with("Specify the target") {

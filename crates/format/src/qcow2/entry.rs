@@ -8,14 +8,21 @@
 //! ```
 //! "Copied" means: the count of what is pointed to is exactly one, so it may be written in place.
 //!
+//! An extended entry has a bitmap behind that, which says what each subcluster is ([`Mixed`], [`super::l2`]).
+//!
 //! Invariants: a decoded offset is aligned as its kind demands and lies below 2^56; an entry that breaks a rule is an
 //! [`EntryFault`], to which [`EntryFault::at`] adds where it was found. The consistency check alone looks past faults.
-//! Not here: 16-byte entries with subclusters; whether an offset lies inside of the file (the reader of the table).
+//! Not here: whether an offset lies inside of the file (the reader of the table).
+
+mod mixed;
+
+pub use mixed::{Mixed, Part};
 
 use drystone_base::HostOffset;
 
 use super::geometry::{ClusterBits, HOST_END};
 use super::header::Version;
+use super::l2::L2Format;
 
 /// Spec "Cluster mapping": what is pointed to has a count of exactly one.
 const COPIED: u64 = 1 << 63;
@@ -35,6 +42,29 @@ pub enum Table {
     L1,
     /// An L2 table: entries point to data.
     L2,
+}
+
+/// An entry of an L2 table as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RawEntry {
+    /// What any entry has.
+    pub descriptor: u64,
+    /// What each subcluster is; 0 unless entries are extended.
+    pub bitmap: u64,
+}
+
+impl RawEntry {
+    /// An entry that is not extended.
+    #[must_use]
+    pub const fn standard(descriptor: u64) -> Self {
+        Self { descriptor, bitmap: 0 }
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.descriptor == 0 && self.bitmap == 0
+    }
 }
 
 /// A place in the file that a table entry owns or shares.
@@ -57,6 +87,8 @@ pub enum L2Entry {
     Data(Allocated),
     /// The cluster's bytes are in the file, compressed.
     Compressed(Compressed),
+    /// The cluster's subclusters differ, or a cluster is set aside and no subcluster says anything.
+    Mixed(Mixed),
 }
 
 /// Where the bytes of a compressed cluster are.
@@ -80,6 +112,9 @@ pub enum EntryFault {
     /// A compressed cluster claims to be writable in place.
     #[error("a compressed cluster is marked as writable in place")]
     CopiedCompressed,
+    /// Subclusters that have data and read as zeroes, or have data in no cluster, or a bitmap of a compressed cluster.
+    #[error("the bitmap of subclusters {0:#018x} contradicts itself or the entry")]
+    Subclusters(u64),
     /// Compressed bytes past the largest offset.
     #[error("offset {0} of compressed data is past the largest offset")]
     OutOfRange(HostOffset),
@@ -136,6 +171,11 @@ pub(super) const fn l1_shape(raw: u64) -> Option<Allocated> {
     allocated(raw)
 }
 
+/// The entry, of any table, that says whether what it points to may be written in place.
+pub(super) const fn with_copied(raw: u64, copied: bool) -> u64 {
+    if copied { raw | COPIED } else { raw & !COPIED }
+}
+
 /// The reserved bits that an L1 entry has set.
 pub(super) const fn l1_reserved(raw: u64) -> u64 {
     raw & !(OFFSET | COPIED)
@@ -146,66 +186,116 @@ impl L2Entry {
     ///
     /// # Errors
     /// [`EntryFault`] if the entry breaks a rule of spec "Cluster mapping". In version 2, where clusters that read as
-    /// zeroes do not exist, bit 0 is reserved.
-    pub fn parse(raw: u64, cluster: ClusterBits, version: Version) -> Result<Self, EntryFault> {
-        match Self::fault(raw, cluster, version) {
+    /// zeroes do not exist, bit 0 is reserved; with extended entries it means nothing. The bitmap of a compressed cluster
+    /// is not looked at.
+    pub fn parse(raw: RawEntry, l2: L2Format) -> Result<Self, EntryFault> {
+        match Self::fault(raw, l2) {
             Some(fault) => Err(fault),
-            None => Ok(Self::shape(raw, cluster)),
+            None => Ok(Self::shape(raw, l2)),
         }
     }
 
-    /// The cluster of data that an entry says without a fault, if it says that: what most entries say, in few instructions.
+    /// The cluster of data that a descriptor says without a fault, if it says that: what most entries say, in few
+    /// instructions. Of an extended entry, the bitmap says what of it has data.
     #[inline]
-    pub(super) const fn plain_data(raw: u64, cluster: ClusterBits) -> Option<Allocated> {
+    pub(super) const fn plain_data(descriptor: u64, cluster: ClusterBits) -> Option<Allocated> {
         let offset = OFFSET & !(cluster.bytes() - 1);
-        if raw & !(COPIED | offset) == 0 { allocated(raw) } else { None }
+        if descriptor & !(COPIED | offset) == 0 { allocated(descriptor) } else { None }
     }
 
     /// The number that says it.
     ///
     /// # Panics
-    /// If the entry is a compressed one that no image with this cluster size can hold; [`Compressed::checked`] and
-    /// [`Self::parse`] make none.
+    /// If the entry is one that no image of this format can hold: compressed data too far or too long, or subclusters that
+    /// differ where there are none. [`Compressed::checked`], [`Mixed::entry`] and [`Self::parse`] make none.
     #[must_use]
-    pub fn encode(self, cluster: ClusterBits) -> u64 {
+    pub fn encode(self, l2: L2Format) -> RawEntry {
+        let all = l2.all_subclusters();
+        let (data, zero) = match self {
+            Self::Compressed(stored) => return RawEntry::standard(stored.encode(l2.cluster())),
+            Self::Unallocated => (0, 0),
+            Self::Zero(_) => (0, all),
+            Self::Data(_) => (all, 0),
+            Self::Mixed(mixed) => (mixed.data, mixed.zero),
+        };
+        let place = self.place().map_or(0, encode_allocated);
+        if l2.is_extended() {
+            return RawEntry { descriptor: place, bitmap: (u64::from(zero) << 32) | u64::from(data) };
+        }
+        assert!(!matches!(self, Self::Mixed(_)), "a cluster without subclusters is of one kind");
+        RawEntry::standard(place | (u64::from(zero) * ZERO))
+    }
+
+    /// The cluster that the entry owns or shares, unless it is compressed.
+    #[must_use]
+    pub const fn place(self) -> Option<Allocated> {
         match self {
-            Self::Unallocated => 0,
-            Self::Zero(None) => ZERO,
-            Self::Zero(Some(cluster)) => encode_allocated(cluster) | ZERO,
-            Self::Data(cluster) => encode_allocated(cluster),
-            Self::Compressed(stored) => stored.encode(cluster),
+            Self::Unallocated | Self::Compressed(_) => None,
+            Self::Zero(place) => place,
+            Self::Data(place) => Some(place),
+            Self::Mixed(mixed) => mixed.place,
         }
     }
 
     /// What the entry would be if it broke no rule. Its offsets are not checked.
-    pub(super) fn shape(raw: u64, cluster: ClusterBits) -> Self {
-        if raw & COMPRESSED != 0 {
-            return Self::Compressed(Compressed::shape(raw, cluster));
+    pub(super) fn shape(raw: RawEntry, l2: L2Format) -> Self {
+        let descriptor = raw.descriptor;
+        if descriptor & COMPRESSED != 0 {
+            return Self::Compressed(Compressed::shape(descriptor, l2.cluster()));
         }
-        match (raw & ZERO != 0, allocated(raw)) {
-            (true, cluster) => Self::Zero(cluster),
-            (false, Some(cluster)) => Self::Data(cluster),
+        let place = place_of(descriptor, l2);
+        if l2.is_extended() {
+            return Mixed::of_bitmap(place, raw.bitmap).entry(l2);
+        }
+        match (descriptor & ZERO != 0, place) {
+            (true, place) => Self::Zero(place),
+            (false, Some(place)) => Self::Data(place),
             (false, None) => Self::Unallocated,
         }
     }
 
-    /// The first rule that the entry breaks.
-    pub(super) fn fault(raw: u64, cluster: ClusterBits, version: Version) -> Option<EntryFault> {
-        if raw & COMPRESSED != 0 {
-            return Compressed::fault(raw, cluster);
+    /// The cluster of the image that an entry with this descriptor refers to, whatever its bitmap says.
+    pub(super) const fn counted_place(descriptor: u64, l2: L2Format) -> Option<Allocated> {
+        if descriptor & COMPRESSED != 0 || l2.has_data_file() {
+            return None;
         }
-        if let reserved @ 1.. = Self::reserved(raw, version) {
+        allocated(descriptor)
+    }
+
+    /// The first rule that the entry breaks.
+    pub(super) fn fault(raw: RawEntry, l2: L2Format) -> Option<EntryFault> {
+        if raw.descriptor & COMPRESSED != 0 {
+            return Compressed::fault(raw.descriptor, l2.cluster());
+        }
+        if let reserved @ 1.. = Self::reserved(raw.descriptor, l2.version()) {
             return Some(EntryFault::Reserved(reserved));
         }
-        let at = allocated(raw)?.at;
-        (!cluster.is_aligned(at)).then_some(EntryFault::Misaligned(at))
+        match place_of(raw.descriptor, l2) {
+            Some(place) if !l2.cluster().is_aligned(place.at) => Some(EntryFault::Misaligned(place.at)),
+            _ => Self::bitmap_fault(raw, l2),
+        }
+    }
+
+    /// What is wrong with the bitmap of an extended entry.
+    pub(super) fn bitmap_fault(raw: RawEntry, l2: L2Format) -> Option<EntryFault> {
+        if !l2.is_extended() {
+            return None;
+        }
+        let Mixed { place, data, zero } = Mixed::of_bitmap(place_of(raw.descriptor, l2), raw.bitmap);
+        let is_compressed = raw.descriptor & COMPRESSED != 0;
+        let is_wrong = match place {
+            _ if is_compressed => raw.bitmap != 0,
+            Some(_) => data & zero != 0,
+            None => data != 0,
+        };
+        is_wrong.then_some(EntryFault::Subclusters(raw.bitmap))
     }
 
     /// The reserved bits that the entry of a cluster which is not compressed has set.
-    pub(super) const fn reserved(raw: u64, version: Version) -> u64 {
+    pub(super) const fn reserved(descriptor: u64, version: Version) -> u64 {
         match version {
-            Version::V2 => raw & !(OFFSET | COPIED),
-            Version::V3 => raw & !(OFFSET | COPIED | ZERO),
+            Version::V2 => descriptor & !(OFFSET | COPIED),
+            Version::V3 => descriptor & !(OFFSET | COPIED | ZERO),
         }
     }
 }
@@ -268,9 +358,15 @@ const fn allocated(raw: u64) -> Option<Allocated> {
     }
 }
 
+/// The place that an L2 entry says. In a file of data only, offset 0 is a place like others.
+const fn place_of(descriptor: u64, l2: L2Format) -> Option<Allocated> {
+    let is_first = l2.has_data_file() && descriptor & (OFFSET | COPIED) == COPIED;
+    if is_first { Some(Allocated { at: HostOffset::ZERO, copied: true }) } else { allocated(descriptor) }
+}
+
 const fn encode_allocated(to: Allocated) -> u64 {
     let at = to.at.get();
-    assert!(at != 0, "offset 0 is the header");
+    assert!(at != 0 || to.copied, "offset 0 is the header, unless the data has a file of its own");
     assert!(at & !OFFSET == 0, "an offset that no entry can say");
     at | if to.copied { COPIED } else { 0 }
 }

@@ -1,16 +1,12 @@
-//! Cluster sizes, cluster numbers and the arithmetic of the mapping.
-//! ```text
-//!  guest offset:   63 ..            cluster_bits + l2_bits        cluster_bits              0
-//!                  |     L1 index   |           L2 index          |   byte in the cluster   |
-//!                                    l2_bits = cluster_bits - 3: an L2 table is one cluster of 8-byte entries
-//! ```
+//! Cluster sizes and cluster numbers.
+//!
 //! Invariants: cluster sizes are powers of two from 512 bytes to 2 MiB, so every length below is small or was checked;
 //! a number of a guest cluster never becomes a number of a host cluster without a table entry in between.
-//! Not here: refcount geometry ([`super::refcount`]), entries ([`super::entry`]).
+//! Not here: the mapping ([`super::l2`]), refcount geometry ([`super::refcount`]), entries ([`super::entry`]).
 
 use drystone_base::{GuestOffset, HostOffset, LEN_MAX};
 
-/// Bytes of an entry in an L1, L2 or refcount table (spec "Cluster mapping", "Host cluster management").
+/// Bytes of an entry in an L1 or refcount table, and of one in an L2 table that is not extended (spec "Cluster mapping", "Host cluster management").
 pub const ENTRY_BYTES: u64 = 8;
 /// Everything that a table can point to lies below this offset in the file (spec "Cluster mapping": bits 9-55).
 pub const HOST_END: u64 = 1 << 56;
@@ -36,7 +32,7 @@ pub struct HostCluster(u64);
 pub struct MapPlace {
     /// Index into the L1 table; not checked against the length of one.
     pub l1_index: u64,
-    /// Index into the L2 table; less than [`ClusterBits::entries`].
+    /// Index into the L2 table; less than the entries of one.
     pub l2_index: usize,
     /// Byte in the cluster; less than the cluster size.
     pub byte: u64,
@@ -81,16 +77,10 @@ impl ClusterBits {
         1 << self.0
     }
 
-    /// How many 8-byte entries a cluster holds: the length of an L2 table.
+    /// How many 8-byte entries a cluster holds.
     #[must_use]
     pub const fn entries(self) -> usize {
         self.buffer_len() >> 3
-    }
-
-    /// How many bytes of the virtual disk one L2 table maps (32 KiB to 512 GiB).
-    #[must_use]
-    pub const fn l2_span_bytes(self) -> u64 {
-        1 << (2 * self.0 as u32 - 3)
     }
 
     /// How many clusters `len_bytes` bytes fill, rounded up.
@@ -100,25 +90,10 @@ impl ClusterBits {
         (len_bytes >> self.0) + (len_bytes & (self.bytes() - 1) != 0) as u64
     }
 
-    /// How many L1 entries a disk of `len_guest` bytes needs.
-    #[must_use]
-    pub const fn l1_entries(self, len_guest: u64) -> u64 {
-        len_guest.div_ceil(self.l2_span_bytes())
-    }
-
     /// Whether a host offset is where a cluster starts.
     #[must_use]
     pub const fn is_aligned(self, at: HostOffset) -> bool {
         at.is_aligned(self.bytes())
-    }
-
-    /// Where a guest offset is mapped.
-    #[must_use]
-    pub const fn place(self, at: GuestOffset) -> MapPlace {
-        let cluster = at.get() >> self.0;
-        #[expect(clippy::cast_possible_truncation, reason = "masked to less than the entries of a table")]
-        let l2_index = cluster as usize & (self.entries() - 1);
-        MapPlace { l1_index: at.get() / self.l2_span_bytes(), l2_index, byte: at.get() & (self.bytes() - 1) }
     }
 
     /// The cluster of the virtual disk that holds a guest offset.
@@ -189,37 +164,6 @@ mod tests {
             assert_eq!(ClusterBits::from_bytes(bytes), None, "{bytes}");
         }
         assert_eq!(ClusterBits::from_bytes(65536), Some(ClusterBits::DEFAULT));
-    }
-
-    #[test]
-    fn a_place_gives_back_the_guest_offset() {
-        for bits in every_size() {
-            for at in [
-                0,
-                1,
-                bits.bytes() - 1,
-                bits.bytes(),
-                bits.l2_span_bytes() - 1,
-                bits.l2_span_bytes(),
-                LEN_MAX,
-            ] {
-                let place = bits.place(GuestOffset::new(at));
-                assert!(place.l2_index < bits.entries());
-                assert!(place.byte < bits.bytes());
-                let back =
-                    place.l1_index * bits.l2_span_bytes() + place.l2_index as u64 * bits.bytes() + place.byte;
-                assert_eq!(back, at, "{bits:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_largest_l1_table_covers_what_the_specification_says() {
-        let entries = L1_BYTES_MAX / ENTRY_BYTES;
-        assert_eq!(ClusterBits::MIN.l2_span_bytes() * entries, 128 << 30);
-        assert_eq!(ClusterBits::MAX.l2_span_bytes() * entries, 2 << 60);
-        assert_eq!(ClusterBits::MIN.l1_entries(128 << 30), entries);
-        assert_eq!(ClusterBits::MIN.l1_entries((128 << 30) + 1), entries + 1);
     }
 
     #[test]

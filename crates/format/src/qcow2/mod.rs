@@ -10,7 +10,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`geometry`] | cluster sizes, cluster numbers, where a guest offset is mapped |
+//! | [`geometry`] | cluster sizes, cluster numbers |
+//! | [`l2`] | how L2 tables are to be read, where a guest offset is mapped |
 //! | [`feature`] | feature bits as sets, their names |
 //! | [`extension`] | header extensions |
 //! | [`header`] | the header; what an image may be opened for |
@@ -36,6 +37,7 @@ pub mod extension;
 pub mod feature;
 pub mod geometry;
 pub mod header;
+pub mod l2;
 pub mod measure;
 pub mod refcount;
 pub mod snapshot;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use drystone_base::{GuestOffset, HostOffset};
 use drystone_format::qcow2::check::Outcome;
 use drystone_format::qcow2::compress::Decompressor;
-use drystone_format::qcow2::entry::{L2Entry, parse_l1};
+use drystone_format::qcow2::entry::{L2Entry, RawEntry, parse_l1};
 use drystone_format::qcow2::header::Access;
 use drystone_format::qcow2::snapshot::Snapshots;
 use drystone_format::qcow2::{Header, bitmap};
@@ -40,10 +40,10 @@ impl Image {
 
     /// What the active tables say about the cluster at a guest offset.
     fn entry(&self, header: &Header, at: GuestOffset) -> L2Entry {
-        let place = header.cluster().place(at);
+        let place = header.l2().place(at);
         let raw = self.word(header.l1().at, usize::try_from(place.l1_index).unwrap());
         let Some(l2) = parse_l1(raw, header.cluster()).unwrap() else { return L2Entry::Unallocated };
-        L2Entry::parse(self.word(l2.at, place.l2_index), header.cluster(), header.version()).unwrap()
+        L2Entry::parse(RawEntry::standard(self.word(l2.at, place.l2_index)), header.l2()).unwrap()
     }
 
     /// Every guest cluster and what the tables say about it.
@@ -73,6 +73,7 @@ fn every_byte_of_every_disk_is_read_right() {
                     let stored = image.slice(stored.at, stored.stored_bytes as usize);
                     decompressor.decompress(stored, &mut cluster).unwrap();
                 }
+                L2Entry::Mixed(_) => unreachable!("no recorded image has subclusters"),
             }
             let start = usize::try_from(start).unwrap();
             let same = expected[start..].iter().zip(&cluster).all(|(there, here)| there == here);
@@ -108,6 +109,7 @@ fn map(image: &Image) -> String {
             L2Entry::Compressed(_) => {
                 (r#""present": true, "zero": false, "data": true, "compressed": true"#, None)
             }
+            L2Entry::Mixed(_) => unreachable!("no recorded image has subclusters"),
         };
         let len = header.cluster().bytes().min(header.len_guest() - start);
         match runs.last_mut() {

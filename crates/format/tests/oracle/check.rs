@@ -8,7 +8,7 @@ use drystone_format::qcow2::check::Outcome;
 use crate::common::{Image, outcome_of_json};
 use crate::tools::{Scratch, add_bitmap, io, run, run_ok};
 
-pub(crate) const MATRIX: [&str; 12] = [
+pub(crate) const MATRIX: [&str; 15] = [
     "cluster_size=512",
     "cluster_size=512,refcount_bits=64",
     "cluster_size=1k,refcount_bits=1",
@@ -21,6 +21,9 @@ pub(crate) const MATRIX: [&str; 12] = [
     "cluster_size=64k,compat=v2",
     "cluster_size=64k,refcount_bits=32",
     "cluster_size=2M,refcount_bits=64",
+    "cluster_size=16k,extended_l2=on",
+    "cluster_size=64k,extended_l2=on,refcount_bits=8",
+    "cluster_size=2M,extended_l2=on",
 ];
 
 /// How many damaged variants of each image are compared.

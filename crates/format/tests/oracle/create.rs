@@ -28,6 +28,9 @@ fn in_words(options: &CreateOptions) -> String {
         options.refcount_bits,
         options.compression.name(),
     );
+    if options.extended_l2 {
+        words.push_str(",extended_l2=on");
+    }
     if options.lazy_refcounts {
         words.push_str(",lazy_refcounts=on");
     }
@@ -77,6 +80,12 @@ fn matrix() -> Vec<CreateOptions> {
         }
         matrix.push(CreateOptions { cluster_bytes, version: Version::V2, ..CreateOptions::new(1 << 30) });
         matrix.push(CreateOptions { cluster_bytes, refcount_bits: 64, ..CreateOptions::new(30 << 30) });
+        if cluster_bytes >= 16 << 10 {
+            for len_guest in [5 << 20, 30 << 30] {
+                let options = CreateOptions::new(len_guest);
+                matrix.push(CreateOptions { cluster_bytes, extended_l2: true, ..options });
+            }
+        }
     }
     matrix.extend([0, 1, 511, 512, 513, 65537].map(CreateOptions::new));
     matrix.push(CreateOptions { lazy_refcounts: true, ..CreateOptions::new(1 << 20) });
@@ -119,6 +128,9 @@ fn oracle_the_same_options_are_refused() {
     let v2 = CreateOptions { version: Version::V2, ..new(1 << 20) };
     let mut cases = vec![
         CreateOptions { refcount_bits: 8, ..v2.clone() },
+        CreateOptions { extended_l2: true, ..v2.clone() },
+        CreateOptions { extended_l2: true, cluster_bytes: 8192, ..new(1 << 20) },
+        CreateOptions { extended_l2: true, cluster_bytes: 16384, ..new((64 << 40) + 1) },
         CreateOptions { lazy_refcounts: true, ..v2.clone() },
         CreateOptions { compression: Compression::Zstd, ..v2.clone() },
         CreateOptions { backing_format: Some(b"raw".into()), ..v2.clone() },

@@ -33,6 +33,7 @@ mod snapshot;
 #[path = "../it/driver/state.rs"]
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod state;
+mod subclusters;
 mod tools;
 #[path = "../it/driver/tracked.rs"]
 #[expect(dead_code, reason = "there is more of it than this needs")]

@@ -68,7 +68,7 @@ const QCOW2: &[Entry] = &[
     entry("encrypt.hash-alg", Kindof::Text, None, UNSUPPORTED),
     entry("encrypt.iter-time", Kindof::Number, None, UNSUPPORTED),
     entry("cluster_size", Kindof::Size, Some("65536"), "bytes of a cluster, a power of two from 512 to 2M"),
-    entry("extended_l2", Kindof::Switch, Some("off"), UNSUPPORTED),
+    entry("extended_l2", Kindof::Switch, Some("off"), "clusters have 32 subclusters"),
     entry("preallocation", Kindof::Text, None, "off, metadata, falloc or full"),
     entry("compression_type", Kindof::Text, Some("zlib"), "how clusters are compressed: zlib or zstd"),
     entry("size", Kindof::Size, None, "bytes of the disk"),
@@ -226,6 +226,11 @@ impl Values {
         self.set("size", &bytes.to_string())
     }
 
+    /// Sets the size, whatever was said.
+    pub(super) fn replace_size(&mut self, bytes: u64) -> Result<()> {
+        self.set("size", &bytes.to_string())
+    }
+
     /// Sets the size unless there is one.
     pub(super) fn set_default_size(&mut self, bytes: u64) {
         if self.get("size").is_none() {
@@ -374,7 +379,7 @@ mod tests {
     fn what_cannot_be_made_is_refused_by_name_unless_it_is_switched_off() {
         let support = |list| Values::parse(Format::Qcow2, list).unwrap().check_support();
         support("extended_l2=off,encryption=no,data_file_raw=off").unwrap();
-        for key in ["extended_l2=on", "encryption=on", "data_file=x", "encrypt.format=luks"] {
+        for key in ["encryption=on", "data_file=x", "encrypt.format=luks"] {
             let name = key.split('=').next().unwrap();
             assert!(support(key).unwrap_err().report().contains(name), "{key}");
         }

@@ -10,10 +10,10 @@
 use drystone_base::{Error, HostOffset, LEN_MAX};
 
 use super::finding::{Finding, Structure};
-use super::reader::{Source, entries_of};
+use super::reader::Source;
 use super::{Check, CheckError, Uses};
 use crate::qcow2::bitmap::{self, Bitmap, TableEntry};
-use crate::qcow2::entry::{self, Allocated, Compressed, EntryFault, L2Entry, Table};
+use crate::qcow2::entry::{self, Allocated, Compressed, EntryFault, L2Entry, RawEntry, Table};
 use crate::qcow2::geometry::ENTRY_BYTES;
 use crate::qcow2::header::L1Table;
 use crate::qcow2::snapshot::{SnapshotError, Snapshots, TABLE_BYTES_MAX};
@@ -49,11 +49,18 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
         for (index, snapshot) in snapshots.list.iter().enumerate() {
             if snapshot.is_incomplete(self.header.version()) {
                 self.report(&Finding::SnapshotIncomplete { index }, 1);
+                if let Some(mending) = &mut self.mending {
+                    mending.snapshots.faults += 1;
+                }
             }
             match snapshot.l1(self.cluster) {
                 Ok(l1) => self.walk_l1(l1, false).await?,
                 Err(error) => self.report(&Finding::SnapshotL1 { index, error }, 1),
             }
+        }
+        if let Some(mending) = &mut self.mending {
+            mending.snapshots.old_len_bytes = snapshots.table_len_bytes;
+            mending.snapshots.list = snapshots.list;
         }
         Ok(())
     }
@@ -66,7 +73,11 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             let more = bytes.len().max(SNAPSHOT_BYTES_FIRST);
             let read = self.reader.read(at, more).await;
             bytes.append(&mut read.map_err(|error| CheckError::Read(Structure::SnapshotTable, error))?);
-            match Snapshots::parse(&bytes, table.count) {
+            let parsed = match &self.mending {
+                Some(_) => self.save_snapshots(&bytes),
+                None => Snapshots::parse(&bytes, table.count),
+            };
+            match parsed {
                 Err(SnapshotError::Truncated(_)) if bytes.len() as u64 <= TABLE_BYTES_MAX => {}
                 result => return Ok(result?),
             }
@@ -150,35 +161,31 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
     fn walk_l2(&mut self, at: HostOffset, bytes: &[u8], uses: Uses) -> Result<(), CheckError> {
         let all = u64::from(uses.active) + u64::from(uses.inactive);
         let mut walk = L2Walk { table: at, active: uses.active.into(), all, follows: None };
-        for (index, raw) in (0..).zip(entries_of(bytes)) {
-            if raw == 0 {
+        let l2 = self.header.l2();
+        for (index, raw) in (0..).zip(l2.raws(bytes)) {
+            if raw.is_empty() {
                 continue;
             }
-            match L2Entry::shape(raw, self.cluster) {
-                L2Entry::Compressed(stored) => self.walk_compressed(&walk, index, raw, stored)?,
-                L2Entry::Zero(Some(data)) | L2Entry::Data(data) => {
-                    self.walk_standard(&mut walk, index, raw, Some(data))?;
-                }
-                L2Entry::Zero(None) | L2Entry::Unallocated => {
-                    self.walk_standard(&mut walk, index, raw, None)?
-                }
+            if self.drops_place(at, index, raw)? {
+                continue;
+            }
+            let bitmap_fault = L2Entry::bitmap_fault(raw, l2);
+            let fault = L2Entry::fault(raw, l2).filter(|fault| *fault == EntryFault::CopiedCompressed);
+            for fault in bitmap_fault.into_iter().chain(fault) {
+                let descriptor = raw.descriptor;
+                self.report(&Finding::entry(fault, Table::L2, walk.table, index, descriptor), walk.all);
+            }
+            match L2Entry::shape(raw, l2) {
+                // The C tool looks no further either.
+                L2Entry::Compressed(_) if bitmap_fault.is_some() => {}
+                L2Entry::Compressed(stored) => self.walk_compressed(&walk, stored)?,
+                entry => self.walk_standard(&mut walk, index, raw, entry.place())?,
             }
         }
         Ok(())
     }
 
-    fn walk_compressed(
-        &mut self,
-        walk: &L2Walk,
-        index: u64,
-        raw: u64,
-        stored: Compressed,
-    ) -> Result<(), CheckError> {
-        if let Some(fault @ EntryFault::CopiedCompressed) =
-            L2Entry::fault(raw, self.cluster, self.header.version())
-        {
-            self.report(&Finding::entry(fault, Table::L2, walk.table, index, raw), walk.all);
-        }
+    fn walk_compressed(&mut self, walk: &L2Walk, stored: Compressed) -> Result<(), CheckError> {
         // Their sectors are shared with neighbours, so they are fragmented by nature.
         self.outcome.clusters_allocated += walk.active;
         self.outcome.clusters_compressed += walk.active;
@@ -190,9 +197,10 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
         &mut self,
         walk: &mut L2Walk,
         index: u64,
-        raw: u64,
+        raw: RawEntry,
         data: Option<Allocated>,
     ) -> Result<(), CheckError> {
+        let raw = raw.descriptor;
         if let reserved @ 1.. = L2Entry::reserved(raw, self.header.version()) {
             self.report(
                 &Finding::entry(EntryFault::Reserved(reserved), Table::L2, walk.table, index, raw),

@@ -23,6 +23,7 @@ use super::geometry::{ClusterBits, ENTRY_BYTES, L1_BYTES_MAX};
 use super::header::{
     self, BACKING_NAME_BYTES_MAX, Crypt, Header, HeaderError, L1Table, RefcountTable, SnapshotTable, Version,
 };
+use super::l2::{EXTENDED_CLUSTER_BYTES_MIN, L2Format};
 use super::refcount::RefcountWidth;
 
 /// The length of a disk is a multiple of this many bytes; shorter ones are rounded up.
@@ -64,6 +65,9 @@ pub enum CreateError {
     /// No width of refcounts.
     #[error("a refcount width of {0} bits is not a power of two up to 64")]
     RefcountBits(u64),
+    /// Subclusters of clusters that are too small.
+    #[error("extended L2 entries need clusters of {EXTENDED_CLUSTER_BYTES_MIN} bytes or more, not {0}")]
+    ExtendedL2(u64),
     /// Version 2 images have no such thing.
     #[error("{0} needs version 3 of the format")]
     NeedsV3(&'static str),
@@ -166,10 +170,9 @@ impl CreateOptions {
     }
 
     const fn check_support(&self) -> Result<(), CreateError> {
-        match (self.extended_l2, self.external_data) {
-            (true, _) => Err(CreateError::Unsupported("an image with extended L2 entries")),
-            (_, true) => Err(CreateError::Unsupported("an image with an external data file")),
-            _ => Ok(()),
+        match self.external_data {
+            true => Err(CreateError::Unsupported("an image with an external data file")),
+            false => Ok(()),
         }
     }
 
@@ -205,6 +208,7 @@ impl CreateOptions {
 /// Where everything in a new image is, in clusters.
 struct Plan {
     cluster: ClusterBits,
+    l2: L2Format,
     width: RefcountWidth,
     len_guest: u64,
     table_clusters: u64,
@@ -220,12 +224,15 @@ impl Plan {
             CreateError::TooLarge { len_bytes: options.len_guest, cluster_bytes: cluster.bytes() };
         let rounded = options.len_guest.checked_next_multiple_of(SECTOR_BYTES).filter(|&len| len <= LEN_MAX);
         let len_guest = rounded.ok_or(too_large.clone())?;
-        let l1_entries = cluster.l1_entries(len_guest);
+        let l2 = L2Format::standard(cluster, options.version).with_extended(options.extended_l2);
+        let l2 = l2.ok_or(CreateError::ExtendedL2(cluster.bytes()))?;
+        let l1_entries = l2.l1_entries(len_guest);
         if l1_entries > L1_BYTES_MAX / ENTRY_BYTES {
             return Err(too_large);
         }
         let mut plan = Self {
             cluster,
+            l2,
             width,
             len_guest,
             table_clusters: 1,
@@ -302,7 +309,9 @@ impl Plan {
             refcounts: RefcountTable { at: self.table_at(), clusters: small(self.table_clusters) },
             width: self.width,
             snapshots: SnapshotTable { at: HostOffset::ZERO, count: 0 },
-            incompatible: Incompatible::EMPTY.with(IncompatibleBit::CompressionType, zstd),
+            incompatible: Incompatible::EMPTY
+                .with(IncompatibleBit::CompressionType, zstd)
+                .with(IncompatibleBit::ExtendedL2, options.extended_l2),
             compatible: Compatible::EMPTY.with(CompatibleBit::LazyRefcounts, options.lazy_refcounts),
             autoclear: Autoclear::EMPTY,
             compression: options.compression,

@@ -27,7 +27,7 @@ impl Plan {
     /// Where the L2 table with this number is.
     fn l2_at(&self, index: u64) -> HostOffset {
         let first = self.l1_at().plus(self.l1_clusters() * self.cluster.bytes());
-        first.plus(index * (1 + self.cluster.entries() as u64) * self.cluster.bytes())
+        first.plus(index * (1 + self.l2.entries() as u64) * self.cluster.bytes())
     }
 
     /// The L1 table and the L2 tables; nothing if nothing is mapped.
@@ -40,13 +40,13 @@ impl Plan {
         let mut pieces = vec![(self.l1_at(), l1.flat_map(u64::to_be_bytes).collect())];
         let mut left = self.cluster.clusters(self.len_guest);
         for table in 0..self.l1_entries {
-            let entries = left.min(self.cluster.entries() as u64);
+            let entries = left.min(self.l2.entries() as u64);
             left -= entries;
             let data = self.l2_at(table).plus(self.cluster.bytes());
-            let entry = |index: u64| {
-                L2Entry::Data(only(data.plus(index * self.cluster.bytes()))).encode(self.cluster)
-            };
-            pieces.push((self.l2_at(table), (0..entries).map(entry).flat_map(u64::to_be_bytes).collect()));
+            let entry =
+                |index: u64| L2Entry::Data(only(data.plus(index * self.cluster.bytes()))).encode(self.l2);
+            let bytes = (0..entries).map(entry).flat_map(|raw| self.l2.bytes_of(raw));
+            pieces.push((self.l2_at(table), bytes.collect()));
         }
         pieces
     }

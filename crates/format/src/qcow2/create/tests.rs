@@ -133,8 +133,8 @@ fn version_2_has_none_of_the_newer_options() {
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let extended = CreateOptions { extended_l2: true, ..options(0) }.layout().unwrap_err();
-    assert_eq!(extended.to_string(), "an image with extended L2 entries is not supported");
+    let extended = CreateOptions { extended_l2: true, cluster_bytes: 8192, ..options(0) }.layout();
+    assert_eq!(extended, Err(CreateError::ExtendedL2(8192)));
     let external = CreateOptions { external_data: true, ..options(0) }.layout();
     assert!(matches!(external, Err(CreateError::Unsupported(_))));
 }

@@ -30,6 +30,9 @@ use crate::qcow2::header::{Header, Version};
 /// Most bytes of a stored bitmap (the limit of release 10.0 of the C tool).
 const STORED_BYTES_MAX: u64 = 512 << 20;
 
+/// Most bytes of stored bits that are loaded of an image, those apart that are all clear.
+const LOADED_BYTES_MAX: u64 = 4 << 30;
+
 /// A bitmap as the image has it, and where.
 #[derive(Debug, Clone)]
 struct Kept {
@@ -113,10 +116,11 @@ pub(super) async fn load_bitmaps(file: Io<'_>, header: &Header) -> Result<Loaded
     let entries = entries.map_err(|error| invalid("the directory of bitmaps is not valid").because(error))?;
     let directory = Run { first: cluster.host_cluster(at), count: cluster.clusters(len) };
     let mut loaded = LoadedBitmaps { directory: Some(directory), ..LoadedBitmaps::default() };
+    let mut bytes_left = LOADED_BYTES_MAX;
     for entry in entries {
         let name = String::from_utf8(entry.name.clone())
             .map_err(|cause| invalid("the name of a bitmap is not UTF-8").because(cause))?;
-        let one = load_one(file, header, entry, name.clone()).await;
+        let one = load_one(file, header, (entry, name.clone()), &mut bytes_left).await;
         let (kept, bitmap) =
             one.map_err(|error| invalid(format!("cannot load bitmap '{name}'")).because(error))?;
         loaded.kept.push(kept);
@@ -128,8 +132,8 @@ pub(super) async fn load_bitmaps(file: Io<'_>, header: &Header) -> Result<Loaded
 async fn load_one(
     file: Io<'_>,
     header: &Header,
-    entry: Bitmap,
-    name: String,
+    (entry, name): (Bitmap, String),
+    bytes_left: &mut u64,
 ) -> Result<(Kept, StoredBitmap)> {
     let cluster = header.cluster();
     let granularity = Granularity::from_log2(entry.granularity_bits);
@@ -138,6 +142,9 @@ async fn load_one(
     let is_whole = u64::from(entry.table_entries) >= cluster.clusters(bits.stored_len());
     if !entry.in_use && !is_whole {
         return Err(invalid("its table is too short for the disk"));
+    }
+    if u64::from(entry.table_entries) * cluster.bytes() > STORED_BYTES_MAX.max(cluster.bytes()) {
+        return Err(invalid("its table is longer than that of any bitmap"));
     }
     let table = load_words(file, entry.table, u64::from(entry.table_entries)).await?;
     let clusters = cluster.clusters(u64::from(entry.table_entries) * ENTRY_BYTES);
@@ -148,7 +155,10 @@ async fn load_one(
         if let TableEntry::Data(at) = part {
             runs.push(Run { first: cluster.host_cluster(at), count: 1 });
         }
-        if !entry.in_use {
+        if !entry.in_use && part != TableEntry::Clear {
+            let left = bytes_left.checked_sub(cluster.bytes());
+            *bytes_left =
+                left.ok_or_else(|| Error::new(Kind::TooLarge, "all bitmaps together are larger than 4 GiB"))?;
             load_part(file, cluster, &mut bits, (number * cluster.bytes(), part)).await?;
         }
     }

@@ -22,6 +22,7 @@ use drystone_base::{GuestOffset, GuestRange, HostOffset};
 
 use super::frame::{Frame, Slice};
 use super::segments::Segments;
+use crate::qcow2::entry::RawEntry;
 
 /// Fewest slices in memory.
 const SLICES_MIN: usize = 4;
@@ -62,8 +63,10 @@ pub(super) enum Published {
 
 /// The slices of one image.
 pub(super) struct Slices {
-    /// Entries of a slice.
-    entries: usize,
+    /// Numbers of a slice.
+    words: usize,
+    /// Numbers of an entry, as a power of two.
+    words_bits: u32,
     /// The first frame of each bucket.
     buckets: Box<[AtomicU32]>,
     frames: Segments<Frame>,
@@ -91,11 +94,12 @@ impl Pool {
 }
 
 impl Slices {
-    /// A cache for about `slices_max` slices of `entries` entries.
-    pub(super) fn new(slices_max: usize, entries: usize) -> Self {
+    /// A cache for about `slices_max` slices of `words` numbers, of which an entry has `1 << words_bits`.
+    pub(super) fn new(slices_max: usize, words: usize, words_bits: u32) -> Self {
         let buckets = slices_max.clamp(BUCKETS.0, BUCKETS.1).next_power_of_two();
         let slices = Self {
-            entries,
+            words,
+            words_bits,
             buckets: (0..buckets).map(|_| AtomicU32::new(NONE)).collect(),
             frames: Segments::new((0..FRAMES_FIRST).map(|_| Frame::default())),
             pool: Mutex::default(),
@@ -153,8 +157,8 @@ impl Slices {
 
     /// Looks at a slice, if it is in memory. `look` may see two slices mixed; its answer is thrown away then.
     #[inline]
-    pub(super) fn with<R>(&self, id: SliceId, look: impl FnOnce(Slice<'_>) -> R) -> Option<R> {
-        self.find(id)?.look(id, look)
+    pub(super) fn with<R>(&self, id: SliceId, look: impl Fn(Slice<'_>) -> R) -> Option<R> {
+        self.find(id)?.look(id, self.words_bits, look)
     }
 
     /// Whether a slice is in memory.
@@ -163,7 +167,7 @@ impl Slices {
     }
 
     /// Brings a slice in that is not there. What is there already is newer.
-    pub(super) fn insert(&self, id: SliceId, raws: impl Iterator<Item = u64>) {
+    pub(super) fn insert(&self, id: SliceId, words: impl Iterator<Item = u64>) {
         let mut pool = self.pool();
         if self.find_surely(&pool, id).is_some() {
             return;
@@ -174,10 +178,25 @@ impl Slices {
         self.frames.grow_to(to_index(number));
         let Some(frame) = self.frame(number) else { panic!("frame {number} was just made") };
         pool.begun = pool.begun.max(number + 1);
-        frame.fill(id, self.entries, raws);
+        frame.fill(id, self.words, words);
         let bucket = self.bucket(id);
         frame.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
         bucket.store(number, Ordering::Release);
+    }
+
+    /// Takes out a slice that is not dirty, if it is there.
+    pub(super) fn forget(&self, id: SliceId) {
+        let mut pool = self.pool();
+        let mut number = self.bucket(id).load(Ordering::Acquire);
+        while let Some(frame) = self.frame(number) {
+            if frame.holds(id) {
+                assert!(frame.try_vacate(), "a slice that is given up was changed");
+                self.unlink(id, number);
+                pool.empty.push(number);
+                return;
+            }
+            number = frame.next.load(Ordering::Acquire);
+        }
     }
 
     /// Takes out a slice that is clean and was not used lately, or at least clean; `false` if there is none.
@@ -248,13 +267,18 @@ impl Slices {
     }
 
     /// Replaces entries from `index` on, if they are still `expected`.
-    pub(super) fn publish(&self, id: SliceId, index: usize, expected: &[u64], new: &[u64]) -> Published {
+    pub(super) fn publish(
+        &self,
+        id: SliceId,
+        index: usize,
+        (expected, new): (&[RawEntry], &[RawEntry]),
+    ) -> Published {
         let Some(frame) = self.find(id) else { return Published::Absent };
         let mut state = frame.state();
         if !frame.holds(id) {
             return Published::Absent;
         }
-        if !frame.slice().replace(index, expected, new) {
+        if !frame.replace(self.words_bits, index, (expected, new)) {
             return Published::Changed;
         }
         if !std::mem::replace(&mut state.dirty, true) {
@@ -274,7 +298,7 @@ impl Slices {
             let mut state = frame.state();
             state.dirty = false;
             state.writing = true;
-            images.push(SliceImage { id, at, bytes: frame.slice().bytes() });
+            images.push(SliceImage { id, at, bytes: frame.slice(self.words_bits).bytes() });
         }
         images
     }

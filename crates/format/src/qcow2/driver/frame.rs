@@ -4,8 +4,9 @@
 //!   reader:  version (even) ── id ── entries ── version again: the same, or nothing was read
 //!   owner:   version + 1 ── id, entries ── version + 2          under the state lock, when the frame changes hands
 //! ```
-//! A frame changes hands only while its slice is clean. Entries of the slice that it holds change one by one, each as a
-//! whole, without a new version: a reader sees the mapping before or after.
+//! A frame changes hands only while its slice is clean. Entries of one number change one by one, each as a whole, without a
+//! new version: a reader sees the mapping before or after. Entries of two numbers change under a new version, like the
+//! owner.
 //!
 //! Invariant: `id` changes under the state lock only, so whoever holds that and sees the right number may change entries.
 
@@ -13,9 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::cache::SliceId;
+use crate::qcow2::entry::RawEntry;
 
 /// The number of no slice.
 const NOBODY: u64 = u64::MAX;
+/// How often a reader looks again while entries change.
+const LOOKS: u32 = 64;
 
 /// Memory for a slice.
 #[repr(align(64))]
@@ -43,9 +47,13 @@ impl FrameState {
     }
 }
 
-/// The entries of a slice.
+/// The entries of a slice: of one number each, or of two.
 #[derive(Clone, Copy)]
-pub(super) struct Slice<'c>(&'c [AtomicU64]);
+pub(super) struct Slice<'c> {
+    words: &'c [AtomicU64],
+    /// Numbers of an entry, as a power of two.
+    words_bits: u32,
+}
 
 impl Default for Frame {
     fn default() -> Self {
@@ -79,26 +87,49 @@ impl Frame {
 
     /// Looks at the slice, if it is here from before `look` until after it.
     #[inline]
-    pub(super) fn look<R>(&self, id: SliceId, look: impl FnOnce(Slice<'_>) -> R) -> Option<R> {
-        let version = self.version.load(Ordering::Acquire);
-        if version & 1 != 0 || !self.holds(id) {
-            return None;
+    pub(super) fn look<R>(&self, id: SliceId, words_bits: u32, look: impl Fn(Slice<'_>) -> R) -> Option<R> {
+        for _ in 0..LOOKS {
+            let version = self.version.load(Ordering::Acquire);
+            if !self.holds(id) {
+                return None;
+            }
+            if version & 1 == 0 {
+                let answer = look(self.slice(words_bits));
+                fence(Ordering::Acquire);
+                if self.version.load(Ordering::Relaxed) == version {
+                    if !self.used.load(Ordering::Relaxed) {
+                        self.used.store(true, Ordering::Relaxed);
+                    }
+                    return Some(answer);
+                }
+            }
+            std::hint::spin_loop();
         }
-        let answer = look(self.slice());
-        fence(Ordering::Acquire);
-        if self.version.load(Ordering::Relaxed) != version {
-            return None;
-        }
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
-        }
-        Some(answer)
+        None
     }
 
     /// The entries, for whoever knows whose they are.
     #[inline]
-    pub(super) fn slice(&self) -> Slice<'_> {
-        Slice(self.entries.get().map_or(&[], |entries| entries))
+    pub(super) fn slice(&self, words_bits: u32) -> Slice<'_> {
+        Slice { words: self.entries.get().map_or(&[], |entries| entries), words_bits }
+    }
+
+    /// Replaces entries from `index` on, if they are still `expected`. Under the state lock.
+    pub(super) fn replace(
+        &self,
+        words_bits: u32,
+        index: usize,
+        (expected, new): (&[RawEntry], &[RawEntry]),
+    ) -> bool {
+        let slice = self.slice(words_bits);
+        if new.len() != expected.len() || !slice.is(index, expected) {
+            return false;
+        }
+        match words_bits {
+            0 => slice.store(index, new),
+            _ => self.change(|| slice.store(index, new)),
+        }
+        true
     }
 
     /// Whether it was looked at since this was asked last.
@@ -106,14 +137,14 @@ impl Frame {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Gives the frame to a slice of `len` entries, missing ones 0.
-    pub(super) fn fill(&self, id: SliceId, len: usize, mut raws: impl Iterator<Item = u64>) {
+    /// Gives the frame to a slice of `len` numbers, missing ones 0.
+    pub(super) fn fill(&self, id: SliceId, len: usize, mut words: impl Iterator<Item = u64>) {
         let state = self.state();
         assert!(state.is_idle(), "a slice was overwritten before it was stored");
         let entries = self.entries.get_or_init(|| (0..len).map(|_| AtomicU64::new(0)).collect());
         self.change_hands(id.0, || {
             for entry in entries {
-                entry.store(raws.next().unwrap_or(0), Ordering::Relaxed);
+                entry.store(words.next().unwrap_or(0), Ordering::Relaxed);
             }
         });
         self.used.store(false, Ordering::Relaxed);
@@ -137,42 +168,59 @@ impl Frame {
 
     /// With the state lock held.
     fn change_hands(&self, id: u64, store: impl FnOnce()) {
+        self.change(|| {
+            self.id.store(id, Ordering::Relaxed);
+            store();
+        });
+    }
+
+    /// Lets no reader see what is between. With the state lock held.
+    fn change(&self, store: impl FnOnce()) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.id.store(id, Ordering::Relaxed);
         store();
         self.version.store(version + 2, Ordering::Release);
     }
 }
 
 impl<'c> Slice<'c> {
-    /// The entry at `index`; 0 past the end.
     #[inline]
-    pub(super) fn raw(self, index: usize) -> u64 {
-        self.0.get(index).map_or(0, |entry| entry.load(Ordering::Acquire))
+    fn word(self, index: usize) -> u64 {
+        self.words.get(index).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// The entry at `index`; an empty one past the end.
+    #[inline]
+    pub(super) fn raw(self, index: usize) -> RawEntry {
+        let first = index << self.words_bits;
+        let bitmap = if self.words_bits == 0 { 0 } else { self.word(first + 1) };
+        RawEntry { descriptor: self.word(first), bitmap }
     }
 
     /// Up to `count` entries from `index` on.
-    pub(super) fn raws(self, index: usize, count: usize) -> impl Iterator<Item = u64> + use<'c> {
-        let some = self.0.get(index..).unwrap_or_default();
-        some.iter().take(count).map(|entry| entry.load(Ordering::Acquire))
+    pub(super) fn raws(self, index: usize, count: usize) -> impl Iterator<Item = RawEntry> + use<'c> {
+        let end = self.words.len() >> self.words_bits;
+        (index..end.min(index.saturating_add(count))).map(move |index| self.raw(index))
     }
 
-    /// Replaces entries from `index` on, if they are still `expected`. Under the state lock of its frame.
-    pub(super) fn replace(self, index: usize, expected: &[u64], new: &[u64]) -> bool {
-        let end = index.saturating_add(new.len());
-        let places = self.0.get(index..end).unwrap_or_default();
-        let same = places.len() == expected.len()
-            && places.iter().zip(expected).all(|(place, raw)| place.load(Ordering::Acquire) == *raw);
-        if same {
-            places.iter().zip(new).for_each(|(place, raw)| place.store(*raw, Ordering::Release));
+    /// Whether the entries from `index` on are these.
+    fn is(self, index: usize, expected: &[RawEntry]) -> bool {
+        self.raws(index, expected.len()).eq(expected.iter().copied())
+    }
+
+    /// Replaces entries from `index` on.
+    fn store(self, index: usize, new: &[RawEntry]) {
+        let words = self.words.get(index << self.words_bits..).unwrap_or_default();
+        for (entry, raw) in words.chunks_exact(1 << self.words_bits).zip(new) {
+            for (word, value) in entry.iter().zip([raw.descriptor, raw.bitmap]) {
+                word.store(value, Ordering::Release);
+            }
         }
-        same
     }
 
     /// As they are in a file.
     pub(super) fn bytes(self) -> Vec<u8> {
-        self.raws(0, usize::MAX).flat_map(u64::to_be_bytes).collect()
+        self.words.iter().flat_map(|word| word.load(Ordering::Acquire).to_be_bytes()).collect()
     }
 }

@@ -16,12 +16,12 @@ use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 use super::cache::{Published, SliceId, SliceImage, Slices};
 use super::l1::L1;
 use super::load_table;
-use crate::qcow2::entry::{Allocated, L2Entry, Table, parse_l1};
+use crate::qcow2::entry::{Allocated, L2Entry, RawEntry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
-use crate::qcow2::header::Version;
+use crate::qcow2::l2::L2Format;
 
-/// Largest slice: 512 entries, 4 KiB.
-const SLICE_BITS_MAX: u32 = 9;
+/// Largest slice: 4 KiB, as a power of two.
+const SLICE_BYTES_BITS_MAX: u32 = 12;
 
 /// Where the entry of a guest offset is.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ pub(super) struct Spot {
 /// The mapping of one image.
 pub(super) struct Map {
     cluster: ClusterBits,
-    version: Version,
+    l2: L2Format,
     /// A slice has `1 << slice_bits` entries, a table `1 << table_bits` slices.
     slice_bits: u32,
     table_bits: u32,
@@ -47,23 +47,34 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub(super) fn new(cluster: ClusterBits, version: Version, l1: Vec<u64>, cache_bytes: u64) -> Self {
-        let l2_bits = cluster.bits() - 3;
-        let slice_bits = l2_bits.min(SLICE_BITS_MAX);
+    pub(super) fn new(l2: L2Format, l1: Vec<u64>, cache_bytes: u64) -> Self {
+        let slice_bytes_bits = l2.cluster().bits().min(SLICE_BYTES_BITS_MAX);
+        let slice_bits = slice_bytes_bits - ENTRY_BYTES.ilog2() - l2.words_bits();
+        let words = 1 << (slice_bits + l2.words_bits());
         Self {
-            cluster,
-            version,
+            cluster: l2.cluster(),
+            l2,
             slice_bits,
-            table_bits: l2_bits - slice_bits,
+            table_bits: l2.entries_bits() - slice_bits,
             l1: L1::new(l1),
-            slices: Slices::new(slices_in(cache_bytes, slice_bits), 1 << slice_bits),
+            slices: Slices::new(slices_in(cache_bytes, slice_bytes_bits), words, l2.words_bits()),
             tables: RangeLocks::default(),
         }
     }
 
+    fn slice_bytes_bits(&self) -> u32 {
+        self.slice_bits + self.l2.words_bits() + ENTRY_BYTES.ilog2()
+    }
+
     /// Changes the bound of the cache.
     pub(super) fn set_cache_bytes(&self, bytes: u64) {
-        self.slices.set_max(slices_in(bytes, self.slice_bits));
+        self.slices.set_max(slices_in(bytes, self.slice_bytes_bits()));
+    }
+
+    /// How L2 tables are to be read.
+    #[inline]
+    pub(super) const fn l2(&self) -> L2Format {
+        self.l2
     }
 
     pub(super) fn slice_entries(&self) -> usize {
@@ -129,6 +140,16 @@ impl Map {
         self.l1.set(self.l1_index(slice), raw);
     }
 
+    /// Takes the table of an L1 entry out of the mapping, and its slices, which are stored, out of memory. With all tables and
+    /// the storing of metadata locked.
+    pub(super) fn drop_table(&self, index: usize) -> Result<Option<Allocated>> {
+        let Some(table) = self.parse_table(index, self.l1.raw(index))? else { return Ok(None) };
+        self.l1.set(index, 0);
+        let first = (index as u64) << self.table_bits;
+        (first..first + (1 << self.table_bits)).for_each(|slice| self.slices.forget(SliceId(slice)));
+        Ok(Some(table))
+    }
+
     /// The whole L1 table, grown to `len` entries.
     pub(super) fn l1_grown(&self, len: usize) -> Vec<u64> {
         let mut entries: Vec<u64> = self.l1.raws().collect();
@@ -148,17 +169,17 @@ impl Map {
     }
 
     /// What the entry `raw` at `spot` says.
-    pub(super) fn parse(&self, spot: Spot, raw: u64) -> Result<L2Entry> {
-        L2Entry::parse(raw, self.cluster, self.version).map_err(|fault| {
+    pub(super) fn parse(&self, spot: Spot, raw: RawEntry) -> Result<L2Entry> {
+        L2Entry::parse(raw, self.l2).map_err(|fault| {
             let at = self.table(spot.slice).ok().flatten().map_or(HostOffset::ZERO, |table| table.at);
-            let error = fault.at(Table::L2, at, spot.index as u64, raw);
+            let error = fault.at(Table::L2, at, spot.index as u64, raw.descriptor);
             Error::new(Kind::Corrupt, "an L2 table is damaged").because(error)
         })
     }
 
     /// Entries from `spot` on, at most `count` and to the end of the slice, which is loaded if it must be. There is a
     /// table.
-    pub(super) async fn entries(&self, io: Io<'_>, spot: Spot, count: usize) -> Result<Vec<u64>> {
+    pub(super) async fn entries(&self, io: Io<'_>, spot: Spot, count: usize) -> Result<Vec<RawEntry>> {
         loop {
             let raws = self.slices.with(spot.slice, |slice| slice.raws(spot.index, count).collect());
             match raws {
@@ -169,9 +190,15 @@ impl Map {
     }
 
     /// Replaces entries from `spot` on that nobody else may change now.
-    pub(super) async fn publish(&self, io: Io<'_>, spot: Spot, expected: &[u64], new: &[u64]) -> Result<()> {
+    pub(super) async fn publish(
+        &self,
+        io: Io<'_>,
+        spot: Spot,
+        expected: &[RawEntry],
+        new: &[RawEntry],
+    ) -> Result<()> {
         loop {
-            match self.slices.publish(spot.slice, spot.index, expected, new) {
+            match self.slices.publish(spot.slice, spot.index, (expected, new)) {
                 Published::Done => return Ok(()),
                 Published::Changed => panic!("a mapping changed under the request that holds it"),
                 Published::Absent => self.load(io, spot.slice).await?,
@@ -186,7 +213,7 @@ impl Map {
             return Ok(());
         }
         let Some(table) = self.table(slice)? else { return Ok(()) };
-        let len = self.slice_entries() * 8;
+        let len = 1 << self.slice_bytes_bits();
         let bytes = load_table(io.file()?, self.place_in(table.at, slice), len).await?;
         io.sim_point().await;
         let mut be = Be(&bytes);
@@ -196,7 +223,7 @@ impl Map {
 
     fn place_in(&self, table: HostOffset, slice: SliceId) -> HostOffset {
         let slice_in_table = slice.0 & ((1 << self.table_bits) - 1);
-        table.plus((slice_in_table << self.slice_bits) * ENTRY_BYTES)
+        table.plus(slice_in_table << self.slice_bytes_bits())
     }
 
     /// As [`Slices::take_dirty`].
@@ -228,6 +255,6 @@ impl Map {
     }
 }
 
-fn slices_in(bytes: u64, slice_bits: u32) -> usize {
-    usize::try_from(bytes / (ENTRY_BYTES << slice_bits)).unwrap_or(usize::MAX)
+fn slices_in(bytes: u64, slice_bytes_bits: u32) -> usize {
+    usize::try_from(bytes >> slice_bytes_bits).unwrap_or(usize::MAX)
 }

@@ -12,7 +12,7 @@ use drystone_core::request::io::Io;
 use super::frame::Slice;
 use super::map::Spot;
 use super::{ALLOCATION_BYTES_MAX, Qcow2};
-use crate::qcow2::entry::{Allocated, L2Entry};
+use crate::qcow2::entry::{Allocated, L2Entry, Part, RawEntry};
 
 impl Qcow2 {
     /// Where the first bytes of `range` are.
@@ -33,8 +33,19 @@ impl Qcow2 {
             return None;
         }
         let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index))?;
-        let data = L2Entry::plain_data(raw, self.cluster)?;
-        Some((Extent { len: left, place: in_file(data.at.checked_add(spot.byte)?) }, data))
+        let data = L2Entry::plain_data(raw.descriptor, self.cluster)?;
+        let l2 = self.map.l2();
+        let known = if l2.is_extended() {
+            let (has_data, is_zero) = (raw.bitmap & u64::from(u32::MAX), raw.bitmap >> 32);
+            let touched = u64::from(l2.touched(spot.byte, spot.byte + len.max(1)));
+            if has_data & is_zero != 0 || touched & !has_data != 0 {
+                return None;
+            }
+            len
+        } else {
+            left
+        };
+        Some((Extent { len: known, place: self.in_file(data.at.checked_add(spot.byte)?) }, data))
     }
 
     fn place_without_slice(&self, spot: Spot) -> Extent {
@@ -47,26 +58,67 @@ impl Qcow2 {
 
     #[inline]
     fn place_in(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
+        if self.map.l2().is_extended() {
+            return self.place_in_parts(slice, spot, len);
+        }
         let raw = slice.raw(spot.index);
         let one = |place| Extent { len: self.cluster.bytes() - spot.byte, place };
         // A run goes on while the next entry is the one that continues this.
         let run = |step: u64, place| {
             let wanted = self.clusters_at(spot, len);
             let behind = slice.raws(spot.index + 1, wanted.saturating_sub(1));
-            let expected = (1_u64..).map(|n| raw.wrapping_add(n.wrapping_mul(step)));
-            let count = 1 + behind.zip(expected).take_while(|(raw, expected)| raw == expected).count();
+            let expected = (1_u64..).map(|n| raw.descriptor.wrapping_add(n.wrapping_mul(step)));
+            let same = |(raw, expected): &(RawEntry, u64)| raw.descriptor == *expected;
+            let count = 1 + behind.zip(expected).take_while(same).count();
             Extent { len: count as u64 * self.cluster.bytes() - spot.byte, place }
         };
-        match L2Entry::parse(raw, self.cluster, self.version) {
-            Err(_) | Ok(L2Entry::Compressed(_)) => one(Place::Ask),
+        match L2Entry::parse(raw, self.map.l2()) {
+            Err(_) | Ok(L2Entry::Compressed(_) | L2Entry::Mixed(_)) => one(Place::Ask),
             Ok(L2Entry::Unallocated) => run(0, Place::Backing),
             Ok(L2Entry::Zero(None)) => run(0, Place::Zero { explicit: true }),
             Ok(L2Entry::Zero(Some(_))) => run(self.cluster.bytes(), Place::Zero { explicit: true }),
             Ok(L2Entry::Data(data)) => match data.at.checked_add(spot.byte) {
-                Some(at) => run(self.cluster.bytes(), in_file(at)),
+                Some(at) => run(self.cluster.bytes(), self.in_file(at)),
                 None => one(Place::Ask),
             },
         }
+    }
+
+    /// As [`Self::place_in`], subcluster by subcluster.
+    fn place_in_parts(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
+        let l2 = self.map.l2();
+        let ask = Extent { len: self.cluster.bytes() - spot.byte, place: Place::Ask };
+        let Ok(entry) = L2Entry::parse(slice.raw(spot.index), l2) else { return ask };
+        let first = self.subcluster_at(spot);
+        let (part, mut count) = entry.run(first, l2);
+        let at = entry.place().and_then(|place| place.at.checked_add(spot.byte));
+        let place = match (part, at) {
+            (Part::Unallocated, _) => Place::Backing,
+            (Part::Zero, _) => Place::Zero { explicit: true },
+            (Part::Data, Some(at)) => self.in_file(at),
+            (Part::Data, None) | (Part::Compressed, _) => return ask,
+        };
+        let mut same = l2.subcluster_bytes() * u64::from(first + count) - spot.byte;
+        let mut before = entry.place();
+        let mut reaches_end = first + count == l2.subclusters();
+        for raw in slice.raws(spot.index + 1, self.clusters_at(spot, len).saturating_sub(1)) {
+            let Some(next) = L2Entry::parse(raw, l2).ok().filter(|_| reaches_end) else { break };
+            let follows = before.map(|place| Allocated { at: place.at.plus(self.cluster.bytes()), ..place });
+            let next_part = next.run(0, l2);
+            if next_part.0 != part || part == Part::Data && next.place() != follows {
+                break;
+            }
+            count = next_part.1;
+            before = next.place();
+            same += u64::from(count) * l2.subcluster_bytes();
+            reaches_end = count == l2.subclusters();
+        }
+        Extent { len: same, place }
+    }
+
+    /// The subcluster that a spot is in.
+    pub(super) fn subcluster_at(&self, spot: Spot) -> u32 {
+        u32::try_from(spot.byte / self.map.l2().subcluster_bytes()).unwrap_or(0)
     }
 
     /// How many clusters `len` bytes from `spot` on touch.
@@ -108,8 +160,9 @@ impl Qcow2 {
 
     #[inline]
     fn place_to_write_in(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
-        let entry = L2Entry::parse(slice.raw(spot.index), self.cluster, self.version);
-        if !entry.is_ok_and(is_in_place) {
+        let entry = L2Entry::parse(slice.raw(spot.index), self.map.l2());
+        let subcluster = self.subcluster_at(spot);
+        if !entry.is_ok_and(|entry| has_data_in_place(entry, subcluster)) {
             return self.not_in_place(slice, spot, len);
         }
         let extent = self.place_in(slice, spot, len);
@@ -126,8 +179,7 @@ impl Qcow2 {
     fn not_in_place(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
         let wanted = self.clusters_at(spot, len.min(ALLOCATION_BYTES_MAX));
         let entries = slice.raws(spot.index, wanted);
-        let run = entries
-            .take_while(|raw| !L2Entry::parse(*raw, self.cluster, self.version).is_ok_and(is_in_place));
+        let run = entries.take_while(|raw| !L2Entry::parse(*raw, self.map.l2()).is_ok_and(is_in_place));
         Extent { len: run.count().max(1) as u64 * self.cluster.bytes() - spot.byte, place: Place::Ask }
     }
 
@@ -143,9 +195,13 @@ impl Qcow2 {
             let spot = self.map.spot(range.start());
             self.map.table(spot.slice)?;
             let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index));
-            self.map.parse(spot, raw.unwrap_or(0))?;
+            self.map.parse(spot, raw.unwrap_or_default())?;
         }
         Ok(extent)
+    }
+
+    fn in_file(&self, at: HostOffset) -> Place {
+        Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: false }
     }
 
     /// Fails if the clusters of an entry hold tables.
@@ -161,11 +217,12 @@ impl Qcow2 {
     }
 }
 
-/// Whether a cluster's bytes can be overwritten where they are.
+/// Whether a cluster's bytes can all be overwritten where they are.
 pub(super) fn is_in_place(entry: L2Entry) -> bool {
     matches!(entry, L2Entry::Data(Allocated { copied: true, .. }))
 }
 
-fn in_file(at: HostOffset) -> Place {
-    Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: false }
+/// Whether a subcluster's bytes can be overwritten where they are.
+pub(super) fn has_data_in_place(entry: L2Entry, subcluster: u32) -> bool {
+    entry.place().is_some_and(|place| place.copied) && entry.part(subcluster) == Part::Data
 }

@@ -10,7 +10,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use crate::qcow2::compress::Decompressor;
-use crate::qcow2::entry::{Compressed, L2Entry};
+use crate::qcow2::entry::{Compressed, L2Entry, Mixed, Part};
 
 /// The compressed cluster that was read last: a guest reads it in pieces.
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Qcow2 {
             return Ok(L2Entry::Unallocated);
         }
         let raw = self.map.entries(io, spot, 1).await?;
-        self.map.parse(spot, raw.first().copied().unwrap_or(0))
+        self.map.parse(spot, raw.first().copied().unwrap_or_default())
     }
 
     /// Reads from one cluster that was compressed, or damaged, when it was located.
@@ -114,6 +114,49 @@ impl Qcow2 {
         entry: L2Entry,
         len: usize,
     ) -> Result<Option<Buf>> {
+        let L2Entry::Mixed(mixed) = entry else { return self.old_bytes_of_one(io, at, entry, len).await };
+        let mut whole: Option<Buf> = None;
+        let mut done = 0;
+        while done < len {
+            let at = at.plus(done as u64);
+            let (part, same) = self.run_at(at, mixed);
+            let count = usize::try_from(same).unwrap_or(usize::MAX).min(len - done);
+            let old = self.old_bytes_of_one(io, at, part, count).await?;
+            if count == len {
+                return Ok(old);
+            }
+            if let Some(old) = old {
+                let whole = whole.get_or_insert_with(|| Buf::zeroed(len));
+                if let Some(place) = whole.as_mut_slice().get_mut(done..done + count) {
+                    place.copy_from_slice(old.as_slice());
+                }
+            }
+            done += count;
+        }
+        Ok(whole)
+    }
+
+    /// What the subcluster at `at` is, as a cluster of that kind, and for how many bytes.
+    fn run_at(&self, at: GuestOffset, mixed: Mixed) -> (L2Entry, u64) {
+        let (l2, byte) = (self.map.l2(), self.map.spot(at).byte);
+        let index = u32::try_from(byte / l2.subcluster_bytes()).unwrap_or(0);
+        let (part, count) = L2Entry::Mixed(mixed).run(index, l2);
+        let entry = match (part, mixed.place) {
+            (Part::Data, Some(place)) => L2Entry::Data(place),
+            (Part::Zero, _) => L2Entry::Zero(None),
+            _ => L2Entry::Unallocated,
+        };
+        (entry, u64::from(index + count) * l2.subcluster_bytes() - byte)
+    }
+
+    /// As [`Self::old_bytes`], of a cluster whose subclusters are all alike.
+    async fn old_bytes_of_one(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        entry: L2Entry,
+        len: usize,
+    ) -> Result<Option<Buf>> {
         if len == 0 {
             return Ok(None);
         }
@@ -136,6 +179,7 @@ impl Qcow2 {
                 self.decompress(io, stored, self.map.spot(at).byte, buf.as_mut_slice()).await?;
                 Ok(Some(buf))
             }
+            L2Entry::Mixed(_) => unreachable!("a mixed cluster is read part by part"),
         }
     }
 }

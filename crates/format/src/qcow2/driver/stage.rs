@@ -51,7 +51,7 @@ impl Qcow2 {
 
     fn demand_same(&self, loaded: &Loaded) -> Result<()> {
         let (now, before) = (&loaded.header, self.header_now());
-        let key = |header: &super::Header| (header.version(), header.cluster(), header.width());
+        let key = |header: &super::Header| (header.l2(), header.width());
         if key(now) == key(&before) {
             return Ok(());
         }

@@ -3,6 +3,14 @@
 //! The guest clusters of a request are locked from before their entries are read until the new ones are published, so no
 //! two requests allocate for one cluster, and a partial write sees what the one before it left.
 //! Overwrites of clusters that are allocated already do not come here, unless they are the first write to the image.
+//!
+//! ```text
+//!   cluster    | -  | D  | Z  | -  | -  |  Z |        D: data, Z: reads as zeroes, -: nothing
+//!   request                    ..####
+//!   written                   |..##|##..|             in place, or in a new cluster if there was no data
+//!   written         |D   0   0|..##|##..|             in a new cluster, since the old data is elsewhere
+//! ```
+//! Subclusters that the request does not touch stay what they are. Without subclusters, the cluster is the only one.
 
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
@@ -11,16 +19,23 @@ use drystone_core::driver::{BufResult, WriteFlags};
 use drystone_core::request::io::Io;
 
 use super::map::Spot;
-use super::place::is_in_place;
 use super::refs::Run;
 use super::{ALLOCATION_BYTES_MAX, Qcow2};
-use crate::qcow2::entry::{Allocated, L2Entry};
+use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 
 /// What clusters in one slice are before a write: raw entries and what they say. All are written in the same way.
-struct Before {
+pub(super) struct Before {
     spot: Spot,
-    raw: Vec<u64>,
-    entries: Vec<L2Entry>,
+    raw: Vec<RawEntry>,
+    pub(super) entries: Vec<L2Entry>,
+}
+
+impl Before {
+    /// What cluster `n` was.
+    fn entry(&self, n: u64) -> L2Entry {
+        let entry = usize::try_from(n).ok().and_then(|n| self.entries.get(n));
+        entry.copied().unwrap_or(L2Entry::Unallocated)
+    }
 }
 
 /// Where new data of some clusters goes.
@@ -81,7 +96,7 @@ impl Qcow2 {
         let (result, buf) = self.write_data(io, at, buf, flags, (&before, &target)).await;
         io.sim_point().await;
         let result = match result {
-            Ok(()) => self.publish(io, &before, &target).await,
+            Ok(()) => self.publish(io, &before, &target, buf.len() as u64).await,
             Err(error) => Err(error),
         };
         if result.is_err()
@@ -103,7 +118,7 @@ impl Qcow2 {
 
     /// The entries of the clusters from `at` on that a write of `len` bytes touches, up to the end of the slice and up to
     /// where another way of writing begins.
-    async fn look(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<Before> {
+    pub(super) async fn look(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<Before> {
         let spot = self.map.spot(at);
         self.own_table(io, spot.slice).await?;
         let wanted = self.cluster.clusters(spot.byte + len.min(ALLOCATION_BYTES_MAX));
@@ -151,12 +166,11 @@ impl Qcow2 {
         let place = target.at.plus(byte).in_child();
         let flags = WriteFlags { fua: false, ..flags };
         let end = byte + buf.len() as u64;
-        let tail_len = end.next_multiple_of(self.cluster.bytes()) - end;
-        let is_whole = byte == 0 && tail_len == 0;
-        if is_whole || before.entries.first().is_some_and(|first| is_in_place(*first)) {
+        let (start, stop) = self.cover(before, target, (byte, end));
+        if (start, stop) == (byte, end) {
             return file.write(place, buf, flags).await;
         }
-        let old = match self.old_around(io, before, (at.get() - byte, end + tail_len), (byte, end)).await {
+        let old = match self.old_around(io, before, at.get() - byte, [start, byte, end, stop]).await {
             Ok(old) => old,
             Err(error) => return (Err(error), buf),
         };
@@ -165,32 +179,58 @@ impl Qcow2 {
             // The zeroes around it are there already.
             return file.write(place, buf, flags).await;
         }
-        let whole = old.with_data(byte, &buf, tail_len);
-        let (result, _) = file.write(target.at.in_child(), whole, flags).await;
+        let whole = old.with_data(byte - start, &buf, stop - end);
+        let (result, _) = file.write(target.at.plus(start).in_child(), whole, flags).await;
         (result, buf)
     }
 
-    /// What there was in clusters that begin at `start` and have `len` bytes together, of which `first .. end` are written.
+    /// Which bytes of the clusters are written when a request writes `first .. end` of them.
+    fn cover(&self, before: &Before, target: &Target, (first, end): (u64, u64)) -> (u64, u64) {
+        let (l2, is_new) = (self.map.l2(), target.reserved.is_some());
+        let unit = l2.subcluster_bytes();
+        let last = self.cluster.clusters(end).saturating_sub(1);
+        let last_start = last * self.cluster.bytes();
+        let index = |byte: u64| u32::try_from(byte / unit).unwrap_or(0);
+        // What is elsewhere comes along.
+        let [low, high] = [0, last].map(|n| if is_new { before.entry(n).subclusters(l2).data } else { 0 });
+        let is_there = |n: u64, byte: u64| !is_new && before.entry(n).part(index(byte)) == Part::Data;
+        let start = match is_there(0, first) {
+            true => first,
+            false => u64::from(index(first).min(low.trailing_zeros())) * unit,
+        };
+        let stop = match is_there(last, end - 1 - last_start) {
+            true => end,
+            false => {
+                let behind =
+                    u64::from((index(end - 1 - last_start) + 1).max(u32::BITS - high.leading_zeros()));
+                last_start + behind * unit
+            }
+        };
+        (start, stop)
+    }
+
+    /// What there was around `first .. end` in bytes `start .. stop` of clusters that begin at `clusters_at`.
     async fn old_around(
         &self,
         io: Io<'_>,
         before: &Before,
-        (start, len): (u64, u64),
-        (first, end): (u64, u64),
+        clusters_at: u64,
+        [start, first, end, stop]: [u64; 4],
     ) -> Result<Old> {
-        let is_in_one = len == self.cluster.bytes() && first > 0 && end < len;
+        let len = stop - start;
+        let is_in_one = stop <= self.cluster.bytes() && first > start && end < stop;
         // What is between is read for nothing, but with one operation, and into the place from which it is written. If it
         // cannot be read, it is not needed.
         if is_in_one
             && end - first <= len / 2
-            && start + len <= io.len()
-            && let Ok(whole) = self.surroundings(io, before, 0, (start, len)).await
+            && clusters_at + stop <= io.len()
+            && let Ok(whole) = self.surroundings(io, before, 0, (clusters_at + start, len)).await
         {
             return Ok(whole.map_or(Old::Around(None, None), Old::Whole));
         }
         let last = self.cluster.clusters(end).saturating_sub(1);
-        let head = self.surroundings(io, before, 0, (start, first)).await?;
-        let tail = self.surroundings(io, before, last, (start + end, len - end)).await?;
+        let head = self.surroundings(io, before, 0, (clusters_at + start, first - start)).await?;
+        let tail = self.surroundings(io, before, last, (clusters_at + end, stop - end)).await?;
         Ok(Old::Around(head, tail))
     }
 
@@ -202,22 +242,25 @@ impl Qcow2 {
         n: u64,
         (at, len): (u64, u64),
     ) -> Result<Option<Buf>> {
-        let entry = usize::try_from(n).ok().and_then(|n| before.entries.get(n));
-        let (Some(entry), Some(at)) = (entry, GuestOffset::checked(at)) else {
-            return Ok(None);
-        };
+        let Some(at) = GuestOffset::checked(at) else { return Ok(None) };
         // Past the end of the disk there is nothing to preserve.
         let len = len.min(io.len().saturating_sub(at.get()));
-        self.old_bytes(io, at, *entry, usize::try_from(len).unwrap_or(0)).await
+        self.old_bytes(io, at, before.entry(n), usize::try_from(len).unwrap_or(0)).await
     }
 
-    /// Makes the new clusters visible and sets the old ones free.
-    async fn publish(&self, io: Io<'_>, before: &Before, target: &Target) -> Result<()> {
+    /// Makes the new clusters visible and sets the old ones free. `len` bytes were written.
+    async fn publish(&self, io: Io<'_>, before: &Before, target: &Target, len: u64) -> Result<()> {
         let count = usize::try_from(target.clusters).unwrap_or(usize::MAX).min(before.entries.len());
         let (expected, _) = before.raw.split_at_checked(count).unwrap_or_default();
-        let new: Vec<u64> = (0..count as u64)
-            .map(|n| Allocated { at: target.at.plus(n * self.cluster.bytes()), copied: true })
-            .map(|place| L2Entry::Data(place).encode(self.cluster))
+        let end = before.spot.byte + len;
+        let new: Vec<RawEntry> = (0_u64..)
+            .zip(before.entries.iter().take(count))
+            .map(|(n, old)| {
+                let start = n * self.cluster.bytes();
+                let (from, to) = (before.spot.byte.saturating_sub(start), end - start);
+                let touched = self.map.l2().touched(from, to.min(self.cluster.bytes()));
+                self.written(*old, target.at.plus(start), touched).encode(self.map.l2())
+            })
             .collect();
         if expected == new {
             return Ok(());
@@ -229,24 +272,37 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Makes a new entry of one cluster visible and sets free what it had before.
-    pub(super) async fn replace_entry(&self, io: Io<'_>, at: GuestOffset, new: L2Entry) -> Result<()> {
-        let before = self.look(io, at, 1).await?;
-        self.map.publish(io, before.spot, &before.raw, &[new.encode(self.cluster)]).await?;
+    /// Makes new entries of clusters in one slice visible, which were all written in the same way, and sets free what they
+    /// had before.
+    pub(super) async fn replace_entries(&self, io: Io<'_>, at: GuestOffset, new: &[L2Entry]) -> Result<()> {
+        let before = self.look(io, at, new.len() as u64 * self.cluster.bytes()).await?;
+        assert_eq!(
+            before.entries.len(),
+            new.len(),
+            "the entries were looked at before, and nobody else changes them"
+        );
+        let raw: Vec<RawEntry> = new.iter().map(|entry| entry.encode(self.map.l2())).collect();
+        self.map.publish(io, before.spot, &before.raw, &raw).await?;
         before.entries.iter().for_each(|entry| self.unlink_entry(io, *entry));
         Ok(())
+    }
+
+    /// What a cluster is when some of its subclusters were written, and it is at `at`.
+    fn written(&self, old: L2Entry, at: HostOffset, touched: u32) -> L2Entry {
+        let Mixed { data, zero, .. } = old.subclusters(self.map.l2());
+        let place = Some(Allocated { at, copied: true });
+        Mixed { place, data: data | touched, zero: zero & !touched }.entry(self.map.l2())
     }
 
     /// The clusters that an entry refers to.
     pub(super) fn run_of(&self, entry: L2Entry) -> Option<Run> {
         match entry {
-            L2Entry::Unallocated | L2Entry::Zero(None) => None,
-            L2Entry::Data(place) | L2Entry::Zero(Some(place)) => Some(self.clusters_of(place.at, 1)),
             L2Entry::Compressed(stored) => {
                 let end = stored.at.get() + u64::from(stored.stored_bytes);
                 let first = self.cluster.host_cluster(stored.at).index();
                 Some(Run::between(first, self.cluster.clusters(end)))
             }
+            entry => entry.place().map(|place| self.clusters_of(place.at, 1)),
         }
     }
 
@@ -264,18 +320,12 @@ impl Qcow2 {
 
 /// Space that a cluster owns already: its data, or what was set aside for it.
 fn own_space(entry: L2Entry) -> Option<Allocated> {
-    match entry {
-        L2Entry::Data(place) | L2Entry::Zero(Some(place)) if place.copied => Some(place),
-        _ => None,
-    }
+    entry.place().filter(|place| place.copied)
 }
 
 /// Whether `next` is written in the same way and place as the entries before it.
 fn continues(entries: &[L2Entry], next: L2Entry, cluster_bytes: u64) -> bool {
     let (Some(first), count) = (entries.first(), entries.len() as u64) else { return false };
-    if is_in_place(*first) != is_in_place(next) {
-        return false;
-    }
     match (own_space(*first), own_space(next)) {
         (None, None) => true,
         (Some(first), Some(next)) => next.at.get() == first.at.get() + count * cluster_bytes,

@@ -1,4 +1,5 @@
-//! Zeroes and discards: whole clusters by their entries, the rest by writing zero bytes.
+//! Zeroes and discards: whole subclusters by their entries, the rest by writing zero bytes. Only whole clusters give back
+//! their space.
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
@@ -8,7 +9,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use super::map::Spot;
-use crate::qcow2::entry::{Allocated, L2Entry};
+use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 use crate::qcow2::header::Version;
 
 /// What becomes of the clusters of a range.
@@ -20,6 +21,8 @@ pub(super) enum Become {
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
     Discarded,
+    /// They are nowhere, whatever shows through: behind the end of the disk.
+    Unmapped,
 }
 
 impl Qcow2 {
@@ -35,20 +38,35 @@ impl Qcow2 {
         if self.version == Version::V2 && !by_unmapping {
             return Err(Error::new(Kind::Unsupported, "version 2 images have no zero clusters"));
         }
-        let (head, middle, tail) = self.split(io, range);
-        if flags.fast_only && !(head.is_empty() && tail.is_empty()) {
-            return Err(Error::new(Kind::Unsupported, "parts of clusters cannot be zeroed without writing"));
+        let (head, middle, tail) = split(io, range, self.map.l2().subcluster_bytes());
+        let (low, whole, high) = split(io, middle, self.cluster.bytes());
+        if flags.fast_only {
+            let is_even = head.is_empty() && tail.is_empty();
+            if !is_even || self.is_compressed(io, low).await? || self.is_compressed(io, high).await? {
+                let text = "parts of clusters cannot be zeroed without writing";
+                return Err(Error::new(Kind::Unsupported, text));
+            }
         }
         let goal = match (by_unmapping, flags.may_unmap) {
             (true, _) => Become::Discarded,
             (false, true) => Become::Zero,
             (false, false) => Become::ZeroKeeping,
         };
-        self.change_clusters(io, middle, goal).await?;
+        self.change_clusters(io, whole, goal).await?;
+        for part in [low, high] {
+            match self.change_clusters(io, part, goal).await {
+                Err(error) if error.kind() == Kind::Unsupported => self.write_zero_bytes(io, part).await?,
+                result => result?,
+            }
+        }
         for edge in [head, tail] {
             self.write_zero_bytes(io, edge).await?;
         }
         Ok(())
+    }
+
+    async fn is_compressed(&self, io: Io<'_>, range: GuestRange) -> Result<bool> {
+        Ok(!range.is_empty() && matches!(self.entry_at(io, range.start()).await?, L2Entry::Compressed(_)))
     }
 
     /// The contents of a range do not matter any more.
@@ -57,7 +75,7 @@ impl Qcow2 {
             // The backing image would show through.
             return Ok(());
         }
-        let (_, middle, _) = self.split(io, range);
+        let (_, middle, _) = split(io, range, self.cluster.bytes());
         self.change_clusters(io, middle, Become::Discarded).await
     }
 
@@ -69,21 +87,6 @@ impl Qcow2 {
         Err(Error::new(Kind::OutOfRange, text))
     }
 
-    /// Parts of clusters at the ends, and whole clusters between. The last cluster of the disk is whole at its end.
-    fn split(&self, io: Io<'_>, range: GuestRange) -> (GuestRange, GuestRange, GuestRange) {
-        let bytes = self.cluster.bytes();
-        let start = range.start().get().next_multiple_of(bytes).min(range.end().get());
-        let end = if range.end().get() >= io.len() {
-            range.end().get()
-        } else {
-            range.end().align_down(bytes).get()
-        };
-        let end = end.max(start);
-        let head = range.take(start - range.start().get());
-        let middle = range.skip(head.len()).take(end - start);
-        (head, middle, range.skip(head.len() + middle.len()))
-    }
-
     async fn write_zero_bytes(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
         if range.is_empty() || self.reads_as_zeroes(io, range.start()).await? {
             return Ok(());
@@ -92,22 +95,34 @@ impl Qcow2 {
         self.write_clusters(io, range.start(), zeroes, WriteFlags::default()).await.0
     }
 
-    /// Whether the cluster at `at` reads as zeroes without looking at anybody's bytes.
+    /// Whether the subcluster at `at` reads as zeroes without looking at anybody's bytes.
     async fn reads_as_zeroes(&self, io: Io<'_>, at: GuestOffset) -> Result<bool> {
-        Ok(match self.entry_at(io, at).await? {
-            L2Entry::Zero(_) => true,
-            L2Entry::Unallocated => !self.has_backing(io),
-            L2Entry::Data(_) | L2Entry::Compressed(_) => false,
+        let entry = self.entry_at(io, at).await?;
+        Ok(match entry.part(self.subcluster_at(self.map.spot(at))) {
+            Part::Zero => true,
+            Part::Unallocated => !self.has_backing(io),
+            Part::Data | Part::Compressed => false,
         })
     }
 
-    /// Changes whole clusters, one slice at a time.
+    /// Changes whole clusters, or whole subclusters of one cluster, one slice at a time. Fails with
+    /// [`Kind::Unsupported`], having done nothing, for a part of a compressed cluster.
     pub(super) async fn change_clusters(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
         self.mark_for_writing(io).await?;
         let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        self.change_clusters_locked(io, range, goal).await
+    }
+
+    /// As [`Self::change_clusters`], of clusters that are locked.
+    pub(super) async fn change_clusters_locked(
+        &self,
+        io: Io<'_>,
+        range: GuestRange,
+        goal: Become,
+    ) -> Result<()> {
         let mut rest = range;
         while !rest.is_empty() {
             self.reap_some(io).await?;
@@ -122,7 +137,7 @@ impl Qcow2 {
     async fn change_slice(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<u64> {
         let spot = self.map.spot(range.start());
         let has_backing = self.has_backing(io);
-        let hides_nothing = !has_backing || self.version == Version::V2;
+        let hides_nothing = !has_backing || self.version == Version::V2 || goal == Become::Unmapped;
         if hides_nothing && self.map.table(spot.slice)?.is_none() {
             return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
@@ -131,13 +146,21 @@ impl Qcow2 {
         let count = usize::try_from(self.cluster.clusters(spot.byte + len)).unwrap_or(0);
         let raw = self.map.entries(io, spot, count).await?;
         let mut entries = Vec::with_capacity(count);
+        let mut new = Vec::with_capacity(count);
         for (n, raw) in raw.iter().enumerate() {
             let entry = self.map.parse(Spot { index: spot.index + n, ..spot }, *raw)?;
             self.demand_separate(entry)?;
+            let touched = self.touched_in(io, range.take(len), spot, n as u64);
+            let changed = match touched == self.map.l2().all_subclusters() {
+                true => Some(self.changed(entry, goal, has_backing)),
+                false => self.changed_in_part(entry, touched, has_backing),
+            };
+            new.push(changed.ok_or_else(|| {
+                Error::new(Kind::Unsupported, "a part of a compressed cluster cannot be zeroed")
+            })?);
             entries.push(entry);
         }
-        let new: Vec<L2Entry> = entries.iter().map(|entry| self.changed(*entry, goal, has_backing)).collect();
-        let encoded: Vec<u64> = new.iter().map(|entry| entry.encode(self.cluster)).collect();
+        let encoded: Vec<RawEntry> = new.iter().map(|entry| entry.encode(self.map.l2())).collect();
         if encoded != raw {
             self.map.publish(io, spot, &raw, &encoded).await?;
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
@@ -146,15 +169,41 @@ impl Qcow2 {
         Ok(len)
     }
 
+    /// The subclusters of cluster `n` from `spot` on that a range which starts there covers. Behind the end of the disk
+    /// there is nothing to keep.
+    fn touched_in(&self, io: Io<'_>, range: GuestRange, spot: Spot, n: u64) -> u32 {
+        let bytes = self.cluster.bytes();
+        let from = if n == 0 { spot.byte } else { 0 };
+        let to = match range.end().get() >= io.len() {
+            true => bytes,
+            false => (spot.byte + range.len() - n * bytes).min(bytes),
+        };
+        self.map.l2().touched(from, to)
+    }
+
+    /// A cluster of which some subclusters read as zeroes now; `None` if it is compressed.
+    fn changed_in_part(&self, entry: L2Entry, touched: u32, has_backing: bool) -> Option<L2Entry> {
+        if matches!(entry, L2Entry::Compressed(_)) {
+            return None;
+        }
+        let Mixed { place, data, zero } = entry.subclusters(self.map.l2());
+        // What is nowhere reads as zeroes already if there is nothing below.
+        let touched = if has_backing { touched } else { touched & (data | zero) };
+        Some(Mixed { place, data: data & !touched, zero: zero | touched }.entry(self.map.l2()))
+    }
+
     fn changed(&self, entry: L2Entry, goal: Become, has_backing: bool) -> L2Entry {
         match (goal, entry) {
-            (Become::ZeroKeeping, L2Entry::Data(place @ Allocated { copied: true, .. })) => {
-                L2Entry::Zero(Some(place))
-            }
+            (
+                Become::ZeroKeeping,
+                L2Entry::Data(place @ Allocated { copied: true, .. })
+                | L2Entry::Mixed(Mixed { place: Some(place @ Allocated { copied: true, .. }), .. }),
+            ) => L2Entry::Zero(Some(place)),
             (Become::ZeroKeeping, L2Entry::Zero(_)) => entry,
             // Reads as zeroes already.
             (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
             (Become::ZeroKeeping | Become::Zero, _) => L2Entry::Zero(None),
+            (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,
             (Become::Discarded, _) => L2Entry::Zero(None),
@@ -162,15 +211,26 @@ impl Qcow2 {
     }
 }
 
+/// Parts of units at the ends, and whole units between. The last unit of the disk is whole at its end.
+fn split(io: Io<'_>, range: GuestRange, unit_bytes: u64) -> (GuestRange, GuestRange, GuestRange) {
+    let start = range.start().get().next_multiple_of(unit_bytes).min(range.end().get());
+    let end = if range.end().get() >= io.len() {
+        range.end().get()
+    } else {
+        range.end().align_down(unit_bytes).get()
+    };
+    let end = end.max(start);
+    let head = range.take(start - range.start().get());
+    let middle = range.skip(head.len()).take(end - start);
+    (head, middle, range.skip(head.len() + middle.len()))
+}
+
 /// Whether the new entry still owns what the old one did.
 fn keeps_space(old: L2Entry, new: L2Entry) -> bool {
-    match (old, new) {
-        (
-            L2Entry::Data(place) | L2Entry::Zero(Some(place)),
-            L2Entry::Zero(Some(kept)) | L2Entry::Data(kept),
-        ) => place.at == kept.at,
-        (L2Entry::Unallocated | L2Entry::Zero(None), _) => true,
-        (L2Entry::Compressed(_), _)
-        | (_, L2Entry::Unallocated | L2Entry::Zero(None) | L2Entry::Compressed(_)) => old == new,
+    let at = |entry: L2Entry| entry.place().map(|place| place.at);
+    match (old, at(old)) {
+        (L2Entry::Compressed(_), _) => old == new,
+        (_, None) => true,
+        (_, place) => at(new) == place,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | header | reading | writing |
 //! |---|---|---|
-//! | an unknown incompatible feature, encryption, external data file, subclusters | no | no |
+//! | an unknown incompatible feature, encryption, external data file | no | no |
 //! | dirty bit: refcounts may be wrong | yes | no, until repaired |
 //! | corrupt bit | yes | no, until repaired |
 //! | an unknown autoclear feature | yes | yes; [`Header::for_writing`] first |
@@ -48,9 +48,6 @@ pub enum RefusedReason {
     /// The guest's data is in another file.
     #[error("the image keeps its data in an external file, which is not supported")]
     ExternalData,
-    /// Subclusters.
-    #[error("the image has extended L2 entries, which are not supported")]
-    ExtendedL2,
 }
 
 impl Header {
@@ -91,9 +88,7 @@ impl Header {
             return Some(RefusedReason::Encrypted(self.crypt));
         }
         let raw_data = self.autoclear.has(AutoclearBit::RawExternalData);
-        if self.incompatible.has(IncompatibleBit::ExternalData) || raw_data {
-            return Some(RefusedReason::ExternalData);
-        }
-        self.incompatible.has(IncompatibleBit::ExtendedL2).then_some(RefusedReason::ExtendedL2)
+        let is_external = self.incompatible.has(IncompatibleBit::ExternalData) || raw_data;
+        is_external.then_some(RefusedReason::ExternalData)
     }
 }

@@ -3,6 +3,7 @@
 use drystone_base::Truncated;
 
 use crate::qcow2::extension::ExtensionError;
+use crate::qcow2::l2::EXTENDED_CLUSTER_BYTES_MIN;
 
 /// What is wrong with a header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum HeaderError {
     /// No cluster size of this format.
     #[error("a cluster size of 2^{0} bytes is not supported, 2^9 to 2^21 are")]
     ClusterBits(u32),
+    /// Clusters that are too small for subclusters.
+    #[error("extended L2 entries need clusters of {EXTENDED_CLUSTER_BYTES_MIN} bytes or more, not {0}")]
+    ExtendedL2(u64),
     /// The header's length breaks a rule.
     #[error("a header length of {0} bytes is not a multiple of 8 from 104 to the cluster size")]
     HeaderLength(u32),

@@ -14,6 +14,7 @@ use crate::qcow2::compress::Compression;
 use crate::qcow2::extension::{ExtensionError, Extensions};
 use crate::qcow2::feature::{Autoclear, AutoclearBit, Incompatible, IncompatibleBit};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES, HOST_END, L1_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX};
+use crate::qcow2::l2::L2Format;
 use crate::qcow2::refcount::RefcountWidth;
 
 /// The fixed fields, as they are stored.
@@ -96,10 +97,19 @@ impl Fields {
         }
     }
 
+    /// How L2 tables are to be read.
+    pub(super) fn l2(&self) -> Result<L2Format, HeaderError> {
+        let features = Incompatible::from_raw(self.incompatible);
+        L2Format::standard(self.cluster, self.version)
+            .with_data_file(features.has(IncompatibleBit::ExternalData))
+            .with_extended(features.has(IncompatibleBit::ExtendedL2))
+            .ok_or(HeaderError::ExtendedL2(self.cluster.bytes()))
+    }
+
     pub(super) fn parse_l1(&self) -> Result<L1Table, HeaderError> {
         let len_bytes = u64::from(self.l1_entries) * ENTRY_BYTES;
         let at = self.table_at("active L1 table", self.l1_at, len_bytes, L1_BYTES_MAX)?;
-        let needed = self.cluster.l1_entries(self.len_guest);
+        let needed = self.l2()?.l1_entries(self.len_guest);
         if u64::from(self.l1_entries) < needed {
             return Err(HeaderError::L1TooShort { entries: self.l1_entries, needed });
         }

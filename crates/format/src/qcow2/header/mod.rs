@@ -29,8 +29,9 @@ use drystone_base::{Be, HostOffset};
 use self::fields::Fields;
 use super::compress::Compression;
 use super::extension::{Extensions, until_nul};
-use super::feature::{Autoclear, Compatible, Incompatible};
+use super::feature::{Autoclear, Compatible, Incompatible, IncompatibleBit};
 use super::geometry::ClusterBits;
+use super::l2::L2Format;
 use super::refcount::RefcountWidth;
 
 /// Spec "Header": `magic`.
@@ -193,6 +194,17 @@ impl Header {
     #[must_use]
     pub const fn cluster(&self) -> ClusterBits {
         self.cluster
+    }
+
+    /// How L2 tables are to be read.
+    #[must_use]
+    pub fn l2(&self) -> L2Format {
+        let standard = L2Format::standard(self.cluster, self.version);
+        let l2 = standard.with_data_file(self.incompatible.has(IncompatibleBit::ExternalData));
+        match l2.with_extended(self.incompatible.has(IncompatibleBit::ExtendedL2)) {
+            Some(l2) => l2,
+            None => unreachable!("no header with subclusters in small clusters passes"),
+        }
     }
 
     /// Length of the virtual disk in bytes, at most [`LEN_MAX`](drystone_base::LEN_MAX).

@@ -187,10 +187,26 @@ fn compression_type_and_feature_bit_agree() {
 fn what_is_not_supported_is_refused_by_name() {
     assert_eq!(access_of(with_u32(32, 2)), Access::Refused(RefusedReason::Encrypted(Crypt::Luks)));
     assert_eq!(access_of(with_u64(72, 4)), Access::Refused(RefusedReason::ExternalData));
-    assert_eq!(access_of(with_u64(72, 16)), Access::Refused(RefusedReason::ExtendedL2));
     assert_eq!(access_of(with_u64(88, 2)), Access::Refused(RefusedReason::ExternalData));
     let Access::Refused(reason) = access_of(with_u64(72, 1 << 63 | 1 << 5 | 1)) else { panic!() };
     assert_eq!(reason.to_string(), "the image uses features that are not supported: bit 5, bit 63");
+}
+
+#[test]
+fn subclusters_need_large_clusters_and_longer_l1_tables() {
+    assert_eq!(with(&[(79, &[16])]), Err(HeaderError::ExtendedL2(4096)));
+    let large = |features: u8, len_guest: u64| {
+        let tables = [0x8000_u64.to_be_bytes(), 0x4000_u64.to_be_bytes()].concat();
+        let len_guest = len_guest.to_be_bytes();
+        with(&[(20, &[0, 0, 0, 14]), (40, &tables), (79, &[features]), (24, &len_guest)])
+    };
+    let header = large(16, 1 << 20).unwrap();
+    assert_eq!((header.l2().entry_bytes(), header.l2().subclusters()), (16, 32));
+    let len = header.l2().span_bytes();
+    assert!(large(16, len).is_ok());
+    let longer = large(16, len + 1);
+    assert!(matches!(longer, Err(HeaderError::L1TooShort { .. })), "{longer:?}");
+    assert!(large(0, len + 1).is_ok());
 }
 
 #[test]

@@ -17,12 +17,15 @@ pub(crate) struct Kind {
     pub(crate) version: Version,
     pub(crate) refcount_bits: u64,
     pub(crate) compression: Compression,
+    /// Subclusters.
+    pub(crate) is_extended: bool,
     /// The header names a backing file.
     pub(crate) is_overlay: bool,
 }
 
 impl Kind {
-    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`. Unless told: `c4K r16`.
+    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`, `x` for subclusters.
+    /// Unless told: `c4K r16`.
     pub(crate) fn of(words: &str) -> Self {
         let mut kind = Self {
             len: 0,
@@ -30,6 +33,7 @@ impl Kind {
             version: Version::V3,
             refcount_bits: 16,
             compression: Compression::Deflate,
+            is_extended: false,
             is_overlay: false,
         };
         for word in words.split_whitespace() {
@@ -37,6 +41,7 @@ impl Kind {
                 ("c", bytes) => kind.cluster_bytes = len(bytes),
                 ("r", bits) => kind.refcount_bits = len(bits),
                 ("z", "std") => kind.compression = Compression::Zstd,
+                ("x", "") => kind.is_extended = true,
                 ("v", "2") => kind.version = Version::V2,
                 _ => kind.len = len(word),
             }
@@ -46,8 +51,9 @@ impl Kind {
 
     /// One of many kinds, with 20 to 60 clusters.
     pub(crate) fn drawn(rng: &mut Rng) -> Self {
-        let cluster_bytes = [512, 1024, 4096, 65536][rng.index(4)];
-        let version = if rng.one_in(4) { Version::V2 } else { Version::V3 };
+        let is_extended = rng.one_in(4);
+        let cluster_bytes = if is_extended { 16384 } else { [512, 1024, 4096, 65536][rng.index(4)] };
+        let version = if !is_extended && rng.one_in(4) { Version::V2 } else { Version::V3 };
         let compression = match version {
             Version::V3 if rng.one_in(2) => Compression::Zstd,
             _ => Compression::Deflate,
@@ -58,6 +64,7 @@ impl Kind {
             version,
             refcount_bits: if version == Version::V2 { 16 } else { 1 << rng.below(7) },
             compression,
+            is_extended,
             is_overlay: false,
         }
     }
@@ -69,6 +76,7 @@ impl Kind {
             version: self.version,
             refcount_bits: self.refcount_bits,
             compression: self.compression,
+            extended_l2: self.is_extended,
             backing_format: backing.as_ref().map(|_| b"qcow2".to_vec()),
             backing_name: backing,
             ..CreateOptions::new(self.len)
@@ -85,6 +93,8 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = if self.version == Version::V2 { " v2" } else { "" };
-        write!(f, "c{} r{}{version} {}", show_len(self.cluster_bytes), self.refcount_bits, show_len(self.len))
+        let extended = if self.is_extended { " x" } else { "" };
+        let (cluster, len) = (show_len(self.cluster_bytes), show_len(self.len));
+        write!(f, "c{cluster} r{}{version}{extended} {len}", self.refcount_bits)
     }
 }

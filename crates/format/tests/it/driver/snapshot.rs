@@ -88,21 +88,22 @@ impl Editor<'_> {
             let Some(l2) = parse_l1(self.word(at), cluster).unwrap() else { continue };
             self.image.write(at, &(self.word(at) & !COPIED).to_be_bytes());
             self.count(l2.at.get(), cluster.bytes());
-            for slot in 0..cluster.entries() as u64 {
-                self.share(l2.at.plus(slot * 8));
+            for slot in 0..self.header.l2().entries() as u64 {
+                self.share(l2.at.plus(slot * self.header.l2().entry_bytes()));
             }
         }
     }
 
     fn share(&mut self, at: HostOffset) {
-        let raw = self.word(at.get());
-        match L2Entry::parse(raw, self.header.cluster(), self.header.version()).unwrap() {
-            L2Entry::Unallocated | L2Entry::Zero(None) => {}
-            L2Entry::Data(data) | L2Entry::Zero(Some(data)) => {
-                self.image.write(at.get(), &(raw & !COPIED).to_be_bytes());
-                self.count(data.at.get(), self.header.cluster().bytes());
-            }
+        let l2 = self.header.l2();
+        let raw = l2.raws(&self.image.bytes(at.get()..at.get() + l2.entry_bytes())).next().unwrap();
+        match L2Entry::parse(raw, l2).unwrap() {
             L2Entry::Compressed(stored) => self.count(stored.at.get(), u64::from(stored.stored_bytes)),
+            entry => {
+                let Some(place) = entry.place() else { return };
+                self.image.write(at.get(), &(raw.descriptor & !COPIED).to_be_bytes());
+                self.count(place.at.get(), self.header.cluster().bytes());
+            }
         }
     }
 

@@ -3,9 +3,15 @@
 use super::*;
 
 fn filled(slices_max: usize, count: u64) -> Slices {
-    let slices = Slices::new(slices_max, 4);
+    let slices = Slices::new(slices_max, 4, 0);
     (0..count).for_each(|id| slices.insert(SliceId(id), 0..4));
     slices
+}
+
+fn publish(slices: &Slices, id: u64, index: usize, expected: &[u64], new: &[u64]) -> Published {
+    let [expected, new] =
+        [expected, new].map(|raws| raws.iter().map(|raw| RawEntry::standard(*raw)).collect::<Vec<_>>());
+    slices.publish(SliceId(id), index, (&expected, &new))
 }
 
 #[test]
@@ -22,7 +28,7 @@ fn a_slice_that_is_looked_at_outlives_others() {
     let slices = filled(4, 4);
     for id in 4..100 {
         slices.insert(SliceId(id), 0..4);
-        assert_eq!(slices.with(SliceId(3), |slice| slice.raw(1)), Some(1), "{id}");
+        assert_eq!(slices.with(SliceId(3), |slice| slice.raw(1).descriptor), Some(1), "{id}");
     }
 }
 
@@ -31,7 +37,7 @@ fn dirty_slices_stay_until_they_are_stored() {
     let slices = filled(4, 0);
     for id in 0..16 {
         slices.insert(SliceId(id), 0..4);
-        assert_eq!(slices.publish(SliceId(id), 1, &[1, 2], &[7, 8]), Published::Done);
+        assert_eq!(publish(&slices, id, 1, &[1, 2], &[7, 8]), Published::Done);
     }
     assert!(slices.wants_store());
     assert_eq!(slices.pool().in_use(), 16);
@@ -42,16 +48,16 @@ fn dirty_slices_stay_until_they_are_stored() {
     taken.iter().for_each(|image| slices.stored(image.id, image.id != SliceId(2)));
     slices.insert(SliceId(17), 0..4);
     assert!(slices.pool().in_use() <= slices.max());
-    assert_eq!(slices.with(SliceId(2), |slice| slice.raw(2)), Some(8), "dirty again");
+    assert_eq!(slices.with(SliceId(2), |slice| slice.raw(2).descriptor), Some(8), "dirty again");
     assert_eq!(slices.take_dirty(|_| Some(HostOffset::ZERO)).len(), 1);
 }
 
 #[test]
 fn entries_that_are_not_as_expected_are_not_changed() {
     let slices = filled(4, 1);
-    assert_eq!(slices.publish(SliceId(0), 0, &[0, 2], &[7, 7]), Published::Changed);
-    assert_eq!(slices.publish(SliceId(0), 3, &[3, 4], &[7, 7]), Published::Changed, "past the end");
-    assert_eq!(slices.publish(SliceId(1), 0, &[0], &[7]), Published::Absent);
+    assert_eq!(publish(&slices, 0, 0, &[0, 2], &[7, 7]), Published::Changed);
+    assert_eq!(publish(&slices, 0, 3, &[3, 4], &[7, 7]), Published::Changed, "past the end");
+    assert_eq!(publish(&slices, 1, 0, &[0], &[7]), Published::Absent);
     assert!(slices.take_dirty(|_| None).is_empty());
 }
 
@@ -69,26 +75,26 @@ fn a_smaller_bound_lets_slices_leave_and_keeps_no_others() {
 #[test]
 fn what_is_forgotten_is_not_stored() {
     let slices = filled(4, 3);
-    assert_eq!(slices.publish(SliceId(1), 0, &[0], &[7]), Published::Done);
+    assert_eq!(publish(&slices, 1, 0, &[0], &[7]), Published::Done);
     slices.clear();
     assert!((0..3).all(|id| !slices.has(SliceId(id))));
     assert!(slices.take_dirty(|_| None).is_empty());
     slices.insert(SliceId(1), 0..4);
-    assert_eq!(slices.with(SliceId(1), |slice| slice.raw(0)), Some(0));
+    assert_eq!(slices.with(SliceId(1), |slice| slice.raw(0).descriptor), Some(0));
 }
 
 #[test]
 fn a_slice_that_is_brought_in_twice_stays_as_it_is() {
     let slices = filled(4, 1);
-    assert_eq!(slices.publish(SliceId(0), 0, &[0], &[7]), Published::Done);
+    assert_eq!(publish(&slices, 0, 0, &[0], &[7]), Published::Done);
     slices.insert(SliceId(0), 0..4);
-    assert_eq!(slices.with(SliceId(0), |slice| slice.raw(0)), Some(7));
+    assert_eq!(slices.with(SliceId(0), |slice| slice.raw(0).descriptor), Some(7));
 }
 
 /// Slices come and go under readers. Every entry of a slice says whose it is.
 #[test]
 fn readers_never_see_one_slice_for_another() {
-    let slices = Slices::new(8, 64);
+    let slices = Slices::new(8, 64, 0);
     let ids = 0..40_u64;
     let is_over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -99,8 +105,8 @@ fn readers_never_see_one_slice_for_another() {
                     let mut found = 0;
                     while !is_over.load(Ordering::Relaxed) {
                         let id = ids.next().unwrap();
-                        let raws: Option<Vec<u64>> =
-                            slices.with(SliceId(id), |slice| slice.raws(0, 64).collect());
+                        let raws: Option<Vec<u64>> = slices
+                            .with(SliceId(id), |slice| slice.raws(0, 64).map(|raw| raw.descriptor).collect());
                         if let Some(raws) = raws {
                             assert!(raws.iter().all(|raw| raw >> 32 == id), "{id}: {raws:x?}");
                             found += 1;
@@ -114,8 +120,8 @@ fn readers_never_see_one_slice_for_another() {
         for round in 0..20_000 {
             let id = rng.below(ids.end);
             slices.insert(SliceId(id), std::iter::repeat(id << 32));
-            let old = slices.with(SliceId(id), |slice| slice.raw(1)).unwrap();
-            assert_eq!(slices.publish(SliceId(id), 1, &[old], &[id << 32 | round]), Published::Done);
+            let old = slices.with(SliceId(id), |slice| slice.raw(1).descriptor).unwrap();
+            assert_eq!(publish(&slices, id, 1, &[old], &[id << 32 | round]), Published::Done);
             slices
                 .take_dirty(|_| Some(HostOffset::ZERO))
                 .iter()
@@ -125,4 +131,41 @@ fn readers_never_see_one_slice_for_another() {
         let found: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         println!("{found} slices found");
     });
+}
+
+/// Entries of two numbers change under readers. Both numbers say the same.
+#[test]
+fn readers_never_see_half_of_a_change() {
+    let slices = Slices::new(8, 64, 1);
+    slices.insert(SliceId(0), std::iter::repeat(0));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let both = |value: u64| RawEntry { descriptor: value, bitmap: value };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut seen = 0_u64;
+                    while !is_over.load(Ordering::Relaxed) {
+                        let Some(raws) =
+                            slices.with(SliceId(0), |slice| slice.raws(3, 2).collect::<Vec<RawEntry>>())
+                        else {
+                            continue;
+                        };
+                        assert!(raws.iter().all(|raw| *raw == both(raws[0].bitmap)), "{raws:?}");
+                        seen += 1;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for value in 0..20_000 {
+            let (expected, new) = ([both(value); 2], [both(value + 1); 2]);
+            assert_eq!(slices.publish(SliceId(0), 3, (&expected, &new)), Published::Done);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let seen: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        println!("{seen} looks");
+    });
+    let images = slices.take_dirty(|_| Some(HostOffset::ZERO));
+    assert_eq!(images[0].bytes[3 * 16..5 * 16], *20_000_u64.to_be_bytes().repeat(4));
 }
