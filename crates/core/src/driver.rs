@@ -331,11 +331,6 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { Err(unsupported(io, "name a backing file")) })
     }
 
-    /// What it can do with internal snapshots; `None` if it has none.
-    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
-        None
-    }
-
     /// Gives up everything that the image has of its own, so that all of its disk shows what is behind it. What was written
     /// before is not kept; after a power cut, each cluster is as it was or given up. With nobody else inside.
     fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
@@ -352,6 +347,11 @@ pub trait Driver: Any + Send + Sync {
     fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
         let _ = changes;
         Box::pin(async move { Err(unsupported(io, "store bitmaps").in_option("persistent")) })
+    }
+
+    /// What it can do with internal snapshots; `None` if it has none.
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        None
     }
 
     /// The node's own device, for protocol drivers.

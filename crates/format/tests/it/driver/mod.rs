@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
+//! | `kind`, `state`, `chain`, `script`, `snapshot`, `tracked` | images in words, what they hold, opened, used, with snapshots and bitmaps |
 //! | `changes` | every change of metadata in several steps |
 //! | `crash_points`, `scripted`, `marked` | each of them, and the mark of damage, cut at every boundary |
 //! | `internal`, `repairing` | internal snapshots and repairs, cut likewise |
@@ -31,3 +31,4 @@ mod script;
 mod scripted;
 mod snapshot;
 mod state;
+mod tracked;
