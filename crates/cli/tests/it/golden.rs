@@ -287,6 +287,11 @@ fn golden_repairs_fix_what_the_c_tool_fixes() {
 }
 
 #[test]
+fn golden_internal_snapshots_are_those_of_the_c_tool() {
+    check("snapshot");
+}
+
+#[test]
 fn golden_convert_makes_what_the_c_tool_makes() {
     check("convert");
 }
@@ -323,6 +328,6 @@ fn there_are_enough_cases() {
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
     let total: usize =
-        ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
+        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

@@ -99,7 +99,7 @@ impl Chain {
     }
 
     /// Does something to the image on top with nobody else inside.
-    fn alone(
+    pub(crate) fn alone(
         &self,
         graph: &SimGraph<'_>,
         work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
@@ -175,7 +175,7 @@ pub(crate) async fn add_image(
 }
 
 /// An image, for the check.
-struct Bytes<'i>(&'i Image);
+pub(crate) struct Bytes<'i>(pub(crate) &'i Image);
 
 impl Source for Bytes<'_> {
     fn len_bytes(&self) -> u64 {
@@ -190,6 +190,13 @@ impl Source for Bytes<'_> {
 pub(crate) fn header(image: &Image) -> Header {
     let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
     Header::parse(&image.bytes(0..area as u64)).unwrap()
+}
+
+/// All that the consistency check finds.
+pub(crate) fn findings(image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    block_on(check(&Bytes(image), &header(image), |found| findings.push(found.clone()))).unwrap();
+    findings
 }
 
 /// What the consistency check says.
