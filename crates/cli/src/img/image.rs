@@ -4,7 +4,7 @@
 //!  Image (qcow2: Header) ── child ──> Image (raw: window) ── child ──> Image (file)
 //!        '───────────────────────── Bytes: where the layer's own bytes are in the file ──'
 //! ```
-//! Nothing is written, no backing file is opened, and an image that could not be used (encrypted, damaged tables) can
+//! Nothing is written but by a repair, no backing file is opened, and an image that could not be used (encrypted, damaged tables) can
 //! still be looked at as far as its header is sound.
 //!
 //! Invariants: reads stay inside the layer's bytes; what is behind the end of a file reads as zeroes up to a whole
@@ -19,7 +19,7 @@ use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_blockdev::formats::{Formats, PROBE_BYTES};
 use drystone_blockdev::name::{self, Name};
 use drystone_buf::Buf;
-use drystone_core::disk::{Disk, DiskOp};
+use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::lane::Lane;
@@ -84,6 +84,8 @@ pub(crate) struct Bytes {
     local: LocalRef,
     start: u64,
     len: u64,
+    /// What is written behind the end makes them longer.
+    grows: bool,
 }
 
 /// What has the bytes.
@@ -105,17 +107,22 @@ pub(crate) enum Identity {
 /// Somebody who looks at a disk and lets others do what they like.
 const READER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 
+/// Somebody who changes an image.
+const WRITER: Grant =
+    Grant { perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE), shared: Perm::ALL };
+
 /// What is wanted of a layer, and left to others.
 #[derive(Clone, Copy)]
 struct Users {
     grant: Grant,
     force_share: bool,
+    writable: bool,
 }
 
 impl Users {
     /// What a format wants of its file, for these users.
     fn of_file(self, format: Format, window: &Window) -> Self {
-        let parent = ParentState { users: self.grant, writable: false, active: true };
+        let parent = ParentState { users: self.grant, writable: self.writable, active: true };
         let grant = match format {
             Format::Raw => raw::file_grant(window.bytes.file_role(), parent),
             Format::Qcow2 => default_grant(Role::IMAGE, parent),
@@ -130,7 +137,16 @@ impl Image {
     /// # Errors
     /// Those of the operating system; what is wrong with the image's header; an image that somebody writes to.
     pub(crate) async fn open(local: &LocalRef, spec: &Spec, force_share: bool) -> Result<Self> {
-        let users = Users { grant: READER, force_share };
+        let users = Users { grant: READER, force_share, writable: false };
+        Self::open_layer(local, spec, users).await.map_err(|error| error.at_path(spec.path()))
+    }
+
+    /// Opens an image for writing.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; an image that somebody else uses.
+    pub(crate) async fn open_to_write(local: &LocalRef, spec: &Spec) -> Result<Self> {
+        let users = Users { grant: WRITER, force_share: false, writable: true };
         Self::open_layer(local, spec, users).await.map_err(|error| error.at_path(spec.path()))
     }
 
@@ -139,7 +155,7 @@ impl Image {
         Box::pin(async move {
             let (format, window, file) = match spec {
                 Spec::File { path, driver, locking } => {
-                    let image = Self::open_file(local, path, *driver, *locking).await?;
+                    let image = Self::open_file(local, path, *driver, (*locking, users.writable)).await?;
                     image.bytes.claim(users).await?;
                     return Ok(image);
                 }
@@ -170,9 +186,9 @@ impl Image {
         local: &LocalRef,
         path: &Path,
         driver: Option<&'static str>,
-        locking: Locking,
+        (locking, writable): (Locking, bool),
     ) -> Result<Self> {
-        let file = File::open(&**local, path, OpenOptions::default()).await?;
+        let file = File::open(&**local, path, OpenOptions { writable, ..OpenOptions::default() }).await?;
         let found = if file.is_block_device() { "host_device" } else { "file" };
         let driver = driver.unwrap_or(found);
         if driver != found {
@@ -182,7 +198,7 @@ impl Image {
         let allocated_bytes = Some(file.allocated_bytes(&**local).await?);
         let lock = ImageLock::new(&file, locking);
         let store = Store::File { file: Rc::new(file), lock };
-        let bytes = Bytes { store, local: local.clone(), start: 0, len };
+        let bytes = Bytes { store, local: local.clone(), start: 0, len, grows: true };
         let name = plain_name(path);
         let options = Doc::map([("driver", Some(driver.into())), ("filename", Some(name.as_slice().into()))]);
         Ok(Self {
@@ -199,8 +215,13 @@ impl Image {
     async fn open_nbd(local: &LocalRef, options: &NbdOptions) -> Result<Self> {
         let mut lane = Lane::new(local.clone());
         let (client, facts) = NbdClient::open(&mut lane, &Network::os(), options.clone()).await?;
-        let bytes =
-            Bytes { store: Store::Nbd(Rc::new(client)), local: local.clone(), start: 0, len: facts.len };
+        let bytes = Bytes {
+            store: Store::Nbd(Rc::new(client)),
+            local: local.clone(),
+            start: 0,
+            len: facts.len,
+            grows: false,
+        };
         Ok(Self {
             name: options.to_string().into_bytes(),
             options: nbd_options(options),
@@ -214,7 +235,9 @@ impl Image {
 
     fn on_raw(child: Self, window: &Window) -> Result<Self> {
         let len = window.bytes.len_in(child.len_guest)?;
-        let bytes = Bytes { start: child.bytes.start + window.bytes.offset_host, len, ..child.bytes.clone() };
+        let start = child.bytes.start + window.bytes.offset_host;
+        let grows = child.bytes.grows && window.bytes.len_bytes.is_none();
+        let bytes = Bytes { start, len, grows, ..child.bytes.clone() };
         let options = options_of(Format::Raw, window, &child);
         Ok(Self {
             name: name_of(&child, window, &options),
@@ -229,7 +252,7 @@ impl Image {
 
     async fn on_qcow2(child: Self) -> Result<Self> {
         let header = child.bytes.header().await?;
-        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access(&[]) {
+        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access() {
             return Err(Error::new(Kind::Unsupported, "cannot open the image").because(cause));
         }
         let options = options_of(Format::Qcow2, &Window::default(), &child);
@@ -346,6 +369,13 @@ impl Bytes {
         Ok(())
     }
 
+    fn submit(&self, op: DiskOp) -> Completion {
+        match &self.store {
+            Store::File { file, .. } => file.submit(&self.local, op),
+            Store::Nbd(client) => client.device().submit(&self.local, op),
+        }
+    }
+
     /// Which format the bytes look like.
     async fn probe(&self) -> Result<Format> {
         let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(PROBE_BYTES);
@@ -353,7 +383,11 @@ impl Bytes {
         Format::named(Formats::builtin().probe(&start)?.name())
     }
 
-    async fn header(&self) -> Result<Header> {
+    /// The header of a qcow2 image in these bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) async fn header(&self) -> Result<Header> {
         let invalid = |cause: HeaderError| {
             Error::new(Kind::InvalidImage, "cannot open the image as qcow2").because(cause)
         };
@@ -418,13 +452,37 @@ impl Bytes {
             return Err(Error::new(Kind::InvalidImage, text));
         }
         let op = DiskOp::Read { at: self.start + at, buf: Buf::zeroed(len_bytes) };
-        let done = match &self.store {
-            Store::File { file, .. } => file.submit(&self.local, op),
-            Store::Nbd(client) => client.device().submit(&self.local, op),
-        };
-        let done = done.await;
+        let done = self.submit(op).await;
         done.result?;
         Ok(done.buf.map(|buf| buf.as_slice().to_vec()).unwrap_or_default())
+    }
+}
+
+impl Bytes {
+    /// Writes at `at`, behind the end only if that can be moved.
+    ///
+    /// # Errors
+    /// Those of the operating system; [`Kind::NoSpace`] behind an end that stays where it is.
+    pub(crate) async fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let past = || Error::new(Kind::NoSpace, "the image ends at the end of a part of a file");
+        let end = at.checked_add(bytes.len() as u64).ok_or_else(past)?;
+        if end > self.len && !self.grows {
+            return Err(past());
+        }
+        let mut buf = Buf::zeroed(bytes.len());
+        buf.as_mut_slice().copy_from_slice(bytes);
+        let op = DiskOp::Write { at: self.start + at, buf, fua: false };
+        self.submit(op).await.result?;
+        self.len = self.len.max(end);
+        Ok(())
+    }
+
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.submit(DiskOp::Flush).await.result
     }
 }
 

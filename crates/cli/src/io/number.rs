@@ -22,9 +22,9 @@ pub(super) fn parse_len(text: &str) -> Result<u64, Refusal> {
     match parse_size(text) {
         Ok(value) if i64::try_from(value).is_ok() => Ok(value),
         Ok(_) | Err(NumberError::Range) => Err(too_large()),
-        Err(NumberError::Malformed) => Err(format!(
-            "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}\n"
-        )),
+        Err(NumberError::Malformed) => {
+            Err(format!("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}\n"))
+        }
     }
 }
 

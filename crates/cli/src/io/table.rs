@@ -83,23 +83,16 @@ const F: &str = "-f, -- on stable storage when it is done";
 const U: &str = "-u, -- with -z, give the space back";
 
 const fn plain(name: &'static str, alias: &'static str, verb: Verb, needs: Needs) -> Command {
-    Command {
-        name,
-        alias,
-        verb,
-        needs,
-        count: (0, 0),
-        letters: "",
-        arguments: "",
-        about: "",
-        details: &[],
-    }
+    Command { name, alias, verb, needs, count: (0, 0), letters: "", arguments: "", about: "", details: &[] }
 }
 
 /// In the order of `help`.
 pub(super) const COMMANDS: &[Command] = &[
     Command { about: "ends the program as a crash would", ..plain("abort", "", Verb::Abort, Needs::Nothing) },
-    Command { about: "waits for all requests in flight", ..plain("aio_flush", "", Verb::AioFlush, Needs::Image) },
+    Command {
+        about: "waits for all requests in flight",
+        ..plain("aio_flush", "", Verb::AioFlush, Needs::Image)
+    },
     Command {
         count: (2, MANY),
         letters: "CP:iqrv",
@@ -137,7 +130,10 @@ pub(super) const COMMANDS: &[Command] = &[
         details: &[C, Q],
         ..plain("discard", "d", Verb::Discard, Needs::Write)
     },
-    Command { about: "brings what was written to stable storage", ..plain("flush", "f", Verb::Flush, Needs::Image) },
+    Command {
+        about: "brings what was written to stable storage",
+        ..plain("flush", "f", Verb::Flush, Needs::Image)
+    },
     Command {
         count: (0, 1),
         arguments: "[command]",
@@ -146,7 +142,10 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command { about: "says what is known of the image", ..plain("info", "i", Verb::Info, Needs::Image) },
     Command { about: "prints the length of the disk", ..plain("length", "l", Verb::Length, Needs::Image) },
-    Command { about: "prints which ranges the image has itself", ..plain("map", "", Verb::Map, Needs::Image) },
+    Command {
+        about: "prints which ranges the image has itself",
+        ..plain("map", "", Verb::Map, Needs::Image)
+    },
     Command {
         count: (1, MANY),
         letters: "snCro:ki:t:d:U",
@@ -224,7 +223,11 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "sends a signal, by its number, to the program itself",
         ..plain("sigraise", "", Verb::Sigraise, Needs::Nothing)
     },
-    Command { count: (1, 1), about: "waits so many milliseconds", ..plain("sleep", "", Verb::Sleep, Needs::Nothing) },
+    Command {
+        count: (1, 1),
+        about: "waits so many milliseconds",
+        ..plain("sleep", "", Verb::Sleep, Needs::Nothing)
+    },
     Command {
         count: (1, 3),
         letters: "m:",
@@ -269,9 +272,10 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         count: (3, 4),
+        letters: "p",
         arguments: "offset len [len..]",
         about: "appends to a zone of a zoned device",
-        ..plain("zone_append", "zap", Verb::ZoneAppend, Needs::Write)
+        ..plain("zone_append", "zap", Verb::ZoneAppend, Needs::Image)
     },
     Command { about: "closes zones", ..zone("zone_close", "zc") },
     Command { about: "finishes zones", ..zone("zone_finish", "zf") },
@@ -286,7 +290,7 @@ pub(super) const COMMANDS: &[Command] = &[
 ];
 
 const fn zone(name: &'static str, alias: &'static str) -> Command {
-    Command { count: (2, 2), arguments: "offset len", ..plain(name, alias, Verb::ZoneManage, Needs::Write) }
+    Command { count: (2, 2), arguments: "offset len", ..plain(name, alias, Verb::ZoneManage, Needs::Image) }
 }
 
 /// The command of that name, long or short.
@@ -311,13 +315,18 @@ impl Command {
 
     /// One line: what it takes and what it does.
     pub(super) fn line(&self) -> String {
-        let space = if self.arguments.is_empty() && self.name != "map" { "" } else { " " };
-        format!("{}{space}{} -- {}\n", self.name, self.arguments, self.about)
+        self.line_of(self.name)
     }
 
-    /// All that is to be said of it.
-    pub(super) fn description(&self) -> String {
-        let mut text = self.line();
+    fn line_of(&self, name: &str) -> String {
+        // The C tool leaves room for the arguments of `map`, which has none.
+        let space = if self.arguments.is_empty() && self.verb != Verb::Map { "" } else { " " };
+        format!("{name}{space}{} -- {}\n", self.arguments, self.about)
+    }
+
+    /// All that is to be said of it, under the name by which it was asked for.
+    pub(super) fn description(&self, name: &str) -> String {
+        let mut text = self.line_of(name);
         if !self.details.is_empty() {
             text.push('\n');
         }
@@ -345,7 +354,8 @@ mod tests {
     #[test]
     fn names_are_sorted_and_no_name_is_given_twice() {
         assert!(COMMANDS.is_sorted_by_key(|command| command.name));
-        let mut names: Vec<&str> = COMMANDS.iter().flat_map(|command| [command.name, command.alias]).collect();
+        let mut names: Vec<&str> =
+            COMMANDS.iter().flat_map(|command| [command.name, command.alias]).collect();
         names.retain(|name| !name.is_empty());
         let count = names.len();
         names.sort_unstable();
@@ -358,7 +368,10 @@ mod tests {
     #[test]
     fn the_number_of_words_is_counted() {
         let refusal = |name: &str, count| find(name).unwrap().refuse_count(name, count);
-        assert_eq!(refusal("read", 1).unwrap(), "bad argument count 1 to read, expected at least 2 arguments");
+        assert_eq!(
+            refusal("read", 1).unwrap(),
+            "bad argument count 1 to read, expected at least 2 arguments"
+        );
         assert_eq!(refusal("t", 0).unwrap(), "bad argument count 0 to t, expected between 1 and 3 arguments");
         assert_eq!(refusal("map", 1).unwrap(), "bad argument count 1 to map, expected 0 arguments");
         assert_eq!(refusal("quit", 9), None);

@@ -2,11 +2,14 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::bitmap::NodeBitmaps;
+use drystone_core::bitmap::action::BitmapAction;
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
@@ -26,13 +29,8 @@ const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
-pub(crate) const SMALL: Qcow2Options = Qcow2Options {
-    read_only: false,
-    drop_bitmaps: false,
-    pass_discard: false,
-    l2_cache_bytes: 0,
-    refcount_cache_bytes: 0,
-};
+pub(crate) const SMALL: Qcow2Options =
+    Qcow2Options { read_only: false, pass_discard: false, l2_cache_bytes: 0, refcount_cache_bytes: 0 };
 
 impl Chain {
     /// Opens the images on `disks`, the last on top, the others read-only.
@@ -92,6 +90,20 @@ impl Chain {
 
     /// Makes the image on top name another backing file, as the job or command does it that changes the chain as well.
     pub(crate) fn rename(&self, graph: &SimGraph<'_>, to: Option<BackingFile>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().change_backing_file(io, to.as_ref()).await)
+    }
+
+    /// Gives up everything that the image on top has of its own.
+    pub(crate) fn empty(&self, graph: &SimGraph<'_>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().make_empty(io).await)
+    }
+
+    /// Does something to the image on top with nobody else inside.
+    fn alone(
+        &self,
+        graph: &SimGraph<'_>,
+        work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let top = self.top;
         graph.call(async move |task: &mut Task<'_>| {
             let mut plan = Plan::new();
@@ -100,11 +112,32 @@ impl Chain {
             let staged = task.stage(checked).await?;
             let change = task.admit(staged).await?;
             let private = change.private(top)?;
-            let io = private.io();
-            let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
+            let result = work(private.io()).await;
             drop(private);
             change.abort().await;
             result
+        })
+    }
+
+    /// Does something to a bitmap of the image on top.
+    pub(crate) fn bitmap(&self, graph: &SimGraph<'_>, action: BitmapAction) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.change_bitmap(top, action);
+            task.apply(plan).await
+        })
+    }
+
+    /// Looks at the bitmaps of the image on top.
+    pub(crate) fn bitmaps<T: Send + 'static>(
+        &self,
+        graph: &SimGraph<'_>,
+        look: impl FnOnce(&NodeBitmaps) -> T + Send + 'static,
+    ) -> T {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            task.gs().with(|graph| look(graph.node_handle(top).unwrap().bitmaps()))
         })
     }
 
