@@ -22,10 +22,9 @@ use drystone_protocol::null::NullOptions;
 
 use crate::known;
 use crate::name::{self, Name};
+use crate::nbd;
 use crate::options::{Child, Options};
 use crate::settings::Settings;
-
-mod nbd;
 
 /// Options of formats that images may set for the images they name: those that say which bytes are meant. (The sizes of
 /// caches, say, are the user's memory.)
