@@ -18,6 +18,7 @@
 //! | [`mod@bitmap`] | dirty bitmaps as users ask for them |
 //! | `known` | options by name: which a reopen can change |
 //! | [`mod@resize`] | another length for a disk |
+//! | [`snapshots`] | internal snapshots |
 //! | [`query`] | reports of nodes and of the graph |
 //!
 //! Invariants: an image decides only what a policy lets it decide; a guess about a format is never written to. Does not
@@ -41,4 +42,5 @@ pub mod report;
 pub mod request;
 pub mod resize;
 pub mod settings;
+pub mod snapshots;
 mod spec;

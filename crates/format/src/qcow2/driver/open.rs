@@ -97,7 +97,8 @@ impl Qcow2 {
             bitmaps: Bitmaps::new(bitmaps),
             trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
-            decompressed: super::read::Cache::default(),
+            shows_snapshot: AtomicBool::new(false),
+            decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
