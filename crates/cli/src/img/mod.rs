@@ -11,8 +11,8 @@
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
-//! the program was called by. Images are looked at (`create`, `info`, `check`) directly, not through the block graph: also those that
-//! cannot be used.
+//! the program was called by. `create`, `info` and `check` look at images directly, not through the block graph: also at those
+//! that cannot be used.
 
 mod bench;
 mod bitmap;
