@@ -247,13 +247,6 @@ impl Driver for Qcow2 {
         })
     }
 
-    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let result = self.empty(io).await;
-            self.watch(io, result).await
-        })
-    }
-
     fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
         self.bitmaps.take_loaded()
     }
@@ -261,6 +254,13 @@ impl Driver for Qcow2 {
     fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.prepare_bitmaps(io, changes).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
             self.watch(io, result).await
         })
     }
@@ -275,7 +275,7 @@ impl Driver for Qcow2 {
 
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.store_all(io).await;
+            let result = self.store_to_leave(io).await;
             self.watch(io, result).await
         })
     }

@@ -86,19 +86,19 @@ impl Stage<'_, '_> {
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
-            ["empty"] => {
-                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
-                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
-                let result = chain.empty(graph);
-                model.borrow_mut().end_write(zeroing, Ending::from(&result));
-                result
-            }
             ["bitmap", ref words @ ..] => {
                 let action = tracked::action(words, chain.top);
                 self.bitmaps.borrow_mut().before(&action);
                 chain.bitmap(graph, action.clone())?;
                 self.bitmaps.borrow_mut().after(&action);
                 Ok(())
+            }
+            ["empty"] => {
+                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
+                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
+                let result = chain.empty(graph);
+                model.borrow_mut().end_write(zeroing, Ending::from(&result));
+                result
             }
             _ => {
                 run_step(sim, chain, model, step)?;
