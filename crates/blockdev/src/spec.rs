@@ -15,6 +15,7 @@ use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
+use drystone_filter::blkdebug;
 use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
 use drystone_protocol::nbd::NbdOptions;
@@ -194,23 +195,23 @@ impl NodeSpec {
 
     /// A node by its options. Without a driver, it is an image whose format is probed.
     pub(crate) fn image(mut options: Options, speaker: Speaker) -> Result<Self> {
-        let said = options.without(&["file", "backing"]);
+        let said = options.without(&CHILDREN);
         let driver = options.take_text("driver")?;
         if let Some(driver) = driver.as_deref().filter(|driver| is_protocol(driver)) {
             return Self::protocol(Some(driver), options, said, speaker);
         }
         let node_name = speaker.node_name(&mut options)?;
         let settings = speaker.settings(&mut options)?;
-        let file = match options.take_child("file")? {
+        let file_key = file_key(driver.as_deref().unwrap_or_default());
+        let file = match options.take_child(file_key)? {
             Child::New(file) => Self::file(file, speaker.about_file(settings))?,
             Child::Node(name) => speaker.existing(name)?,
             Child::Unsaid | Child::None => {
-                let text = if driver.is_some() {
-                    "the child 'file' is missing"
-                } else {
-                    "driver or file is missing"
+                let text = match driver {
+                    Some(_) => format!("the child '{file_key}' is missing"),
+                    None => "driver or file is missing".to_owned(),
                 };
-                return Err(Error::new(Kind::InvalidInput, text).in_option("file"));
+                return Err(Error::new(Kind::InvalidInput, text).in_option(file_key));
             }
         };
         let backing = match options.take_child("backing")? {
@@ -276,6 +277,14 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
         FileKind::HostDevice => said.set("driver", "host_device")?,
     }
     Ok(said)
+}
+
+/// Options that are children.
+pub(crate) const CHILDREN: [&str; 3] = ["file", "backing", "image"];
+
+/// The option of a driver that is its child `file`.
+pub(crate) fn file_key(driver: &str) -> &'static str {
+    if driver == blkdebug::FORMAT_NAME { "image" } else { "file" }
 }
 
 fn is_protocol(driver: &str) -> bool {

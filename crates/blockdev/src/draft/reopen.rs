@@ -26,7 +26,7 @@ use crate::known;
 use crate::options::{Child, Options};
 use crate::query::filename;
 use crate::settings::Settings;
-use crate::spec::{ImageSpec, NodeSpec, ProtocolDriver, Speaker};
+use crate::spec::{CHILDREN, ImageSpec, NodeSpec, ProtocolDriver, Speaker, file_key};
 
 /// A node that is to be reopened.
 struct Item {
@@ -120,7 +120,7 @@ impl Reopening<'_, '_> {
     fn run_unnamed(&mut self, item: Item, base: Settings) -> Result<()> {
         self.done.insert(item.node);
         let driver = item.given.explicit.clone().take_text("driver")?.unwrap_or_default();
-        let own = item.said.without(&["file", "backing"]);
+        let own = item.said.without(&CHILDREN);
         known::refuse(&driver, &own)?;
         check_fixed(&driver, &item.given.explicit, &own)?;
         let speaker = Speaker { settings: base, is_image: false };
@@ -168,7 +168,7 @@ impl Reopening<'_, '_> {
         self.set(item, explicit, settings);
         self.draft.plan.reopen(item.node, options);
         let mut said = item.said.clone();
-        let file = said.take_child("file")?;
+        let file = said.take_child(file_key(&item.driver()))?;
         self.child(item, ChildKey::File, file, settings.for_file())?;
         let backing = said.take_child("backing")?;
         if !has_backing && backing != Child::Unsaid {
@@ -251,9 +251,11 @@ impl Reopening<'_, '_> {
         let given = self.draft.given(self.task, child, &name)?;
         let comes_along = said.is_none();
         let mut said = said.unwrap_or_else(|| given.explicit.clone());
-        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has("file")) {
+        let driver = given.explicit.clone().take_text("driver")?.unwrap_or_default();
+        let file_key = file_key(&driver);
+        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has(file_key)) {
             let file = self.draft.plan.node(self.task.gs(), file).map(|file| file.name().to_owned());
-            said.set("file", file.unwrap_or_default())?;
+            said.set(file_key, file.unwrap_or_default())?;
         }
         self.run(Item { node: child, name, given, said, comes_along }, base)
     }
