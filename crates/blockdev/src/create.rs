@@ -41,7 +41,7 @@ pub async fn create_image(local: &LocalRef, formats: &Formats, request: CreateRe
     options.finish(format.name())?;
     match name::parse(&name)? {
         Name::Path { path, .. } => create(local, path, existing, locking, contents).await,
-        Name::Options(_) => {
+        Name::Options(_) | Name::Nbd(_) => {
             Err(Error::new(Kind::Unsupported, "an image is made in a file, which is named by its path"))
         }
     }

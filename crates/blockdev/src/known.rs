@@ -5,6 +5,7 @@
 //! | all | see [`ALWAYS`] | `active=off` |
 //! | `file`, `host_device` | `drop-cache` | `pr-manager`, `x-check-cache-dropped` |
 //! | `null-co`, `null-aio`, `memory` | | |
+//! | `nbd` | | `tls-creds`, `tls-hostname` |
 //! | `raw` | `offset`, `size` | |
 //! | `copy-on-read` | nothing: it cannot be reopened | |
 //! | `qcow2` | all of its own | `encrypt`, `data-file` |
@@ -36,9 +37,10 @@ struct Known {
 
 const FILE_UNSUPPORTED: &[&str] = &["pr-manager", "x-check-cache-dropped"];
 
-const KNOWN: [Known; 4] = [
+const KNOWN: [Known; 5] = [
     Known { driver: "file", changeable: &["drop-cache"], unsupported: FILE_UNSUPPORTED },
     Known { driver: "host_device", changeable: &["drop-cache"], unsupported: FILE_UNSUPPORTED },
+    Known { driver: "nbd", changeable: &[], unsupported: &["tls-creds", "tls-hostname"] },
     Known { driver: "raw", changeable: &["offset", "size"], unsupported: &[] },
     Known {
         driver: "qcow2",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `json:{...}` | options, see [`crate::options`] |
 //! | `file:PATH`, `host_device:PATH` | that driver on that path |
+//! | `nbd://...`, `nbd+unix://...`, `nbd:...` | an export of an NBD server |
 //! | `WORD:...`, without a `/` before the colon | another protocol, unknown to this build |
 //! | anything else | a path |
 //!
@@ -14,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use drystone_base::{Error, Kind, Result};
+use drystone_nbd::parse_plain;
+use drystone_nbd::uri::{Address, Uri};
 
 use crate::options::Options;
 
@@ -29,6 +32,8 @@ pub enum Name {
     },
     /// Options.
     Options(Options),
+    /// An export of an NBD server, by the options of a node of that driver.
+    Nbd(Options),
 }
 
 /// Protocols that are followed by a path.
@@ -45,6 +50,13 @@ pub fn parse(name: &OsStr) -> Result<Name> {
             .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
         return Options::from_json(text).map(Name::Options);
     }
+    if let Some((b"nbd" | b"nbd+tcp" | b"nbd+unix" | b"nbds" | b"nbds+tcp" | b"nbds+unix", _)) =
+        protocol(bytes)
+    {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
+        return nbd_options(text).map(Name::Nbd);
+    }
     let path_of = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
     let (path, driver) = match protocol(bytes) {
         None => (path_of(bytes), None),
@@ -57,6 +69,31 @@ pub fn parse(name: &OsStr) -> Result<Name> {
         return Err(Error::new(Kind::InvalidInput, "the name of a file is missing"));
     }
     Ok(Name::Path { path, driver })
+}
+
+/// The options of the NBD node that a name stands for.
+fn nbd_options(name: &str) -> Result<Options> {
+    let uri: Uri = if name.contains("://") { name.parse() } else { parse_plain(name) }?;
+    let mut options = Options::default();
+    options.set("driver", "nbd")?;
+    match &uri.address {
+        Address::Tcp { host, port } => {
+            options.set("server.type", "inet")?;
+            options.set("server.host", host.as_str())?;
+            options.set("server.port", port.to_string())?;
+        }
+        Address::Unix { socket } => {
+            let path = socket.to_str().ok_or_else(|| {
+                Error::new(Kind::InvalidInput, "the path of the socket is no valid text").at_path(socket)
+            })?;
+            options.set("server.type", "unix")?;
+            options.set("server.path", path)?;
+        }
+    }
+    if !uri.export.is_empty() {
+        options.set("export", uri.export)?;
+    }
+    Ok(options)
 }
 
 /// Options that say the format, if they do not name a driver themselves.
@@ -125,14 +162,31 @@ mod tests {
     }
 
     #[test]
+    fn an_export_is_named_by_a_uri_or_as_of_old() {
+        let flat = |name: &str| match parse(OsStr::new(name)).unwrap() {
+            Name::Nbd(options) => options.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let unix = r#"{"driver":"nbd","export":"a","server":{"path":"/s","type":"unix"}}"#;
+        assert_eq!(flat("nbd+unix:///a?socket=/s"), unix);
+        assert_eq!(flat("nbd:unix:/s:exportname=a"), unix);
+        let tcp = r#"{"driver":"nbd","server":{"host":"h","port":"10809","type":"inet"}}"#;
+        assert_eq!(flat("nbd://h"), tcp);
+        assert_eq!(flat("nbd+tcp://h/"), tcp);
+        assert_eq!(flat("nbd:h:10809"), tcp);
+    }
+
+    #[test]
     fn names_without_meaning_are_refused() {
         let fault = |name: &[u8]| parse(OsStr::from_bytes(name)).unwrap_err();
         assert_eq!(fault(b"").kind(), Kind::InvalidInput);
         assert_eq!(fault(b"file:").kind(), Kind::InvalidInput);
         assert_eq!(fault(b"json:\xff").kind(), Kind::InvalidInput);
-        let error = fault(b"nbd://host/x");
+        let error = fault(b"http://host/x");
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.report().starts_with("unknown protocol 'nbd'"), "{}", error.report());
+        assert!(error.report().starts_with("unknown protocol 'http'"), "{}", error.report());
+        assert_eq!(fault(b"nbd:///x").kind(), Kind::InvalidInput);
+        assert_eq!(fault(b"nbds://h/x").kind(), Kind::InvalidInput);
         assert!(fault(b"a:b").report().contains("'./a:b'"));
         assert_eq!(fault(b":x").kind(), Kind::Unsupported);
     }

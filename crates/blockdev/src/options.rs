@@ -109,6 +109,17 @@ impl Options {
         })
     }
 
+    /// Adds options below `key`.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_nested(&mut self, key: &str, options: Self) -> Result<()> {
+        match self.0.insert(key.to_owned(), Entry::Nested(options)) {
+            None => Ok(()),
+            Some(_) => Err(refused(key, "it is given twice")),
+        }
+    }
+
     fn put(&mut self, key: &str, value: Value, depth: usize) -> Result<(), Fault> {
         let depth = depth.checked_sub(1).ok_or(Fault::TooDeep)?;
         if let Some((first, rest)) = key.split_once('.') {

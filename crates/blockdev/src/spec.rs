@@ -17,12 +17,15 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
 use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
+use drystone_protocol::nbd::NbdOptions;
 use drystone_protocol::null::NullOptions;
 
 use crate::known;
 use crate::name::{self, Name};
 use crate::options::{Child, Options};
 use crate::settings::Settings;
+
+mod nbd;
 
 /// Options of formats that images may set for the images they name: those that say which bytes are meant. (The sizes of
 /// caches, say, are the user's memory.)
@@ -60,6 +63,7 @@ pub(crate) enum ProtocolDriver {
     NullCo(NullOptions),
     NullAio(NullOptions),
     Memory(MemoryOptions),
+    Nbd(NbdOptions),
 }
 
 /// A node of an image format.
@@ -148,6 +152,7 @@ impl NodeSpec {
         let (path, driver) = match name::parse(name)? {
             Name::Path { path, driver } => (path, driver),
             Name::Options(options) => return Self::image(name::with_format(options, format)?, speaker),
+            Name::Nbd(options) => return Self::image_on(options, format, speaker),
         };
         speaker.settings.check()?;
         let kind = match driver {
@@ -169,6 +174,20 @@ impl NodeSpec {
                 settings: speaker.settings.for_file(),
                 driver: ProtocolDriver::File(file),
             }),
+            backing: BackingSpec::AsRecorded,
+            options: Options::default(),
+        })))
+    }
+
+    /// An image on a protocol node with these options.
+    fn image_on(file: Options, format: Option<&str>, speaker: Speaker) -> Result<Self> {
+        speaker.settings.check()?;
+        Ok(Self::Image(Box::new(ImageSpec {
+            node_name: None,
+            said: Options::default(),
+            settings: speaker.settings,
+            format: format.map(str::to_owned),
+            file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
             options: Options::default(),
         })))
@@ -198,6 +217,8 @@ impl NodeSpec {
         let backing = match options.take_child("backing")? {
             Child::Unsaid => BackingSpec::AsRecorded,
             Child::None => BackingSpec::None,
+            // Lists of options have no other word for nothing.
+            Child::Node(name) if name.is_empty() => BackingSpec::None,
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
@@ -235,6 +256,7 @@ impl NodeSpec {
             Some("null-co") => ProtocolDriver::NullCo(take_null(&mut options)?),
             Some("null-aio") => ProtocolDriver::NullAio(take_null(&mut options)?),
             Some("memory") => ProtocolDriver::Memory(take_memory(&mut options)?),
+            Some("nbd") => ProtocolDriver::Nbd(nbd::take(&mut options)?),
             _ => file(FileKind::ByPath, &mut options)?,
         };
         known::refuse(driver.name(), &options)?;
@@ -258,7 +280,7 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
 }
 
 fn is_protocol(driver: &str) -> bool {
-    ["file", "host_device", "null-co", "null-aio", "memory"].contains(&driver)
+    ["file", "host_device", "null-co", "null-aio", "memory", "nbd"].contains(&driver)
 }
 
 impl ProtocolDriver {
@@ -268,6 +290,7 @@ impl ProtocolDriver {
             Self::NullCo(_) => "null-co",
             Self::NullAio(_) => "null-aio",
             Self::Memory(_) => "memory",
+            Self::Nbd(_) => "nbd",
         }
     }
 }

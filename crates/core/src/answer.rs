@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Both ends of a value that is yet to come.
 #[must_use]
@@ -33,19 +33,20 @@ impl<T> Shared<T> {
 
 impl<T> Answer<T> {
     /// Waits for the value; `None` if there will be none.
-    pub async fn wait(self) -> Option<T> {
-        poll_fn(|cx| {
-            let mut state = self.0.state();
-            match state.value.take() {
-                Some(value) => Poll::Ready(Some(value)),
-                None if state.is_gone => Poll::Ready(None),
-                None => {
-                    state.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+    pub async fn wait(mut self) -> Option<T> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut state = self.0.state();
+        match state.value.take() {
+            Some(value) => Poll::Ready(Some(value)),
+            None if state.is_gone => Poll::Ready(None),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
             }
-        })
-        .await
+        }
     }
 }
 

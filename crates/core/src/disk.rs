@@ -17,6 +17,7 @@ use std::task::{Context, Poll, Waker};
 use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 
+use crate::answer::Answer;
 use crate::runtime::LocalRef;
 
 /// One operation on a device. Offsets are the device's own bytes and, like lengths, multiples of its alignment.
@@ -81,6 +82,16 @@ pub struct DiskDone {
     pub result: Result<()>,
     /// The buffer of a read or write.
     pub buf: Option<Buf>,
+    /// The device has lost the operation (its connection broke, say) and cannot take it again before this time of
+    /// [`Local::now_ns`](crate::runtime::Local::now_ns). `result` is an error; a request that can steps back and comes again.
+    pub again_ns: Option<u64>,
+}
+
+impl DiskDone {
+    fn gone() -> Self {
+        let error = Error::new(Kind::Cancelled, "the device went away");
+        Self { result: Err(error), buf: None, again_ns: None }
+    }
 }
 
 /// A device. Any I/O thread submits to it.
@@ -102,6 +113,7 @@ pub struct Completion(State);
 enum State {
     Ready(Option<DiskDone>),
     Pending(Rc<OpCell>),
+    Away(Answer<DiskDone>),
 }
 
 /// Where the device leaves the result for whoever awaits it. One thread, so no locks.
@@ -120,7 +132,17 @@ pub struct Finisher(Rc<OpCell>);
 impl Completion {
     /// The operation was done synchronously.
     pub fn ready(result: Result<()>, buf: Option<Buf>) -> Self {
-        Self(State::Ready(Some(DiskDone { result, buf })))
+        Self(State::Ready(Some(DiskDone { result, buf, again_ns: None })))
+    }
+
+    /// The device cannot take the operation now: [`DiskDone::again_ns`].
+    pub fn handed_back(error: Error, buf: Option<Buf>, again_ns: u64) -> Self {
+        Self(State::Ready(Some(DiskDone { result: Err(error), buf, again_ns: Some(again_ns) })))
+    }
+
+    /// The operation goes on, perhaps on another thread. Whoever drops the other end fails it with [`Kind::Cancelled`].
+    pub fn away(answer: Answer<DiskDone>) -> Self {
+        Self(State::Away(answer))
     }
 
     /// The operation goes on; the device keeps the [`Finisher`] and, until it calls it, the buffer.
@@ -134,6 +156,7 @@ impl Completion {
         match &mut self.0 {
             State::Ready(done) => done.take(),
             State::Pending(cell) => cell.take(),
+            State::Away(_) => None,
         }
     }
 }
@@ -154,7 +177,12 @@ impl OpCell {
 impl Finisher {
     /// Ends the operation and wakes whoever awaits it.
     pub fn finish(self, result: Result<()>, buf: Option<Buf>) {
-        self.set(DiskDone { result, buf });
+        self.set(DiskDone { result, buf, again_ns: None });
+    }
+
+    /// Ends the operation as one that the device has lost: [`DiskDone::again_ns`].
+    pub fn hand_back(self, error: Error, buf: Option<Buf>, again_ns: u64) {
+        self.set(DiskDone { result: Err(error), buf, again_ns: Some(again_ns) });
     }
 
     /// Whether somebody still holds the other end.
@@ -174,10 +202,7 @@ impl Finisher {
 impl Drop for Finisher {
     fn drop(&mut self) {
         if matches!(&*self.0.0.borrow(), Progress::Running(_)) {
-            self.set(DiskDone {
-                result: Err(Error::new(Kind::Cancelled, "the device went away")),
-                buf: None,
-            });
+            self.set(DiskDone::gone());
         }
     }
 }
@@ -188,6 +213,9 @@ impl Future for Completion {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DiskDone> {
         if let Some(done) = self.try_take() {
             return Poll::Ready(done);
+        }
+        if let State::Away(answer) = &mut self.0 {
+            return answer.poll(cx).map(|done| done.unwrap_or_else(DiskDone::gone));
         }
         if let State::Pending(cell) = &self.0
             && let Progress::Running(waker) = &mut *cell.0.borrow_mut()
@@ -206,6 +234,7 @@ impl fmt::Debug for Completion {
         f.write_str(match &self.0 {
             State::Ready(_) => "Completion(ready)",
             State::Pending(_) => "Completion(pending)",
+            State::Away(_) => "Completion(away)",
         })
     }
 }

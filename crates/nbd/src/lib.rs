@@ -14,7 +14,7 @@
 //! | [`session`] | what both sides agreed on, and which requests it permits |
 //! | [`request`], [`reply`], [`error`] | the messages of the transmission phase |
 //! | [`server`], [`client`] | the two negotiations, and the client's reading of replies |
-//! | [`uri`] | NBD URIs |
+//! | [`uri`], [`parse_plain`] | NBD URIs, and what was before them |
 //!
 //! Source: the protocol document of the reference implementation (`doc/proto.md`), cited as `Spec "Section"`; `doc/uri.md`
 //! as `URI "Section"`. Where it leaves a choice, the behaviour of release 10.0 of the C tools is followed.
@@ -28,6 +28,7 @@ pub mod error;
 pub mod export;
 mod gather;
 pub mod limit;
+mod plain;
 pub mod reply;
 pub mod request;
 pub mod server;
@@ -37,6 +38,7 @@ pub mod wire;
 
 pub use error::NbdError;
 pub use export::{BlockSizes, ContextSet, ExportInfo, Exports};
+pub use plain::parse_plain;
 pub use reply::{ErrorBuf, HeadBuf, ReplyTo, StatusChunk};
 pub use request::{Command, Request, RequestHeader};
 pub use session::{Admitted, Refusal, RequestError, Session};

@@ -29,6 +29,8 @@ pub const OPTION_HEAD_BYTES: usize = 16;
 pub const OPTION_REPLY_HEAD_BYTES: usize = 20;
 /// Spec "Newstyle negotiation": the zeroes after an answer to `EXPORT_NAME`, unless `NO_ZEROES` was negotiated.
 pub const EXPORT_NAME_ZEROES_BYTES: usize = 124;
+/// Spec "Oldstyle negotiation": bytes behind the two magics (length, two times flags, zeroes).
+pub const OLDSTYLE_BYTES: usize = 8 + 4 + 124;
 /// Spec "Request message": bytes of a compact request.
 pub const REQUEST_BYTES: usize = 28;
 /// Spec "Request message": bytes of an extended request.

@@ -5,6 +5,7 @@
 //! | [`mod@file`] | `file`, `host_device` | in a file or on a block device |
 //! | [`null`] | `null-co`, `null-aio` | nowhere |
 //! | [`memory`] | `memory` | in this process |
+//! | [`nbd`] | `nbd` | at an NBD server |
 //!
 //! A driver here locates every byte on its own device and does no I/O for requests itself: the core submits to
 //! the device, after it has cut and aligned the request.
@@ -15,6 +16,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod nbd;
 pub mod null;
 
 use drystone_base::{Error, GuestRange, Kind, LEN_MAX, Result};

@@ -1,16 +1,20 @@
 //! Opening what is at the bottom: files, devices, memory, nothing.
 
-use drystone_base::{Kind, Result};
+use drystone_base::{Error, Kind, Result};
 use drystone_core::control::NewNode;
 use drystone_core::driver::{Driver, NodeFacts};
 use drystone_core::graph::node::Node;
+use drystone_core::lane::Lane;
 use drystone_protocol::file::{FileOptions, HostFile};
 use drystone_protocol::memory::Memory;
+use drystone_protocol::nbd::{NbdClient, NbdOptions};
 use drystone_protocol::null::Null;
+use drystone_sys::Network;
 
 use super::{Added, Leaf, Place, Session};
 use crate::given::Given;
 use crate::report::Warning;
+use crate::settings::Settings;
 use crate::spec::{ProtocolDriver, ProtocolSpec};
 
 /// The file of a node.
@@ -40,6 +44,7 @@ impl Session<'_, '_> {
             ProtocolDriver::NullCo(options) => boxed(Null::co(options)?),
             ProtocolDriver::NullAio(options) => boxed(Null::aio(options)?),
             ProtocolDriver::Memory(options) => boxed(Memory::open(options)?),
+            ProtocolDriver::Nbd(options) => boxed(self.nbd(options, settings, falls_back).await?),
             ProtocolDriver::File(options) => {
                 leaf.path = Some(options.path.clone());
                 let file = self.host_file(options, place, falls_back).await?;
@@ -79,6 +84,26 @@ impl Session<'_, '_> {
             }
             opened => opened,
         }
+    }
+}
+
+impl Session<'_, '_> {
+    /// Connects to an export. One that can only be read is no surprise to whoever only reads, or allows it.
+    async fn nbd(
+        &self,
+        options: NbdOptions,
+        settings: Settings,
+        falls_back: bool,
+    ) -> Result<(NbdClient, NodeFacts)> {
+        let name = options.to_string();
+        let named = |error: Error| error.at_path(&name);
+        let mut lane = Lane::new(self.task.local_ref().clone());
+        let opened = NbdClient::open(&mut lane, &Network::os(), options).await.map_err(named)?;
+        if opened.1.read_only && !(settings.read_only || settings.auto_read_only || falls_back) {
+            let text = "the NBD server offers the export for reading only";
+            return Err(named(Error::new(Kind::ReadOnly, text)));
+        }
+        Ok(opened)
     }
 }
 

@@ -3,6 +3,7 @@
 //! | node | name |
 //! |---|---|
 //! | a file | its path |
+//! | an export of an NBD server | its URI |
 //! | `null-co`, `null-aio` as they are by default | `null-co://`, `null-aio://` |
 //! | an image with nothing special said of it, on one of these | the name of that; opening it finds the rest |
 //! | an unnamed filter of a job | that of the node below |
@@ -19,6 +20,7 @@ use drystone_core::control::{GraphView, Plan, Task};
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_format::qcow2::driver::Qcow2;
 use drystone_protocol::file::HostFile;
+use drystone_protocol::nbd::NbdClient;
 
 use crate::given::Given;
 use crate::name;
@@ -148,6 +150,7 @@ const COPY_ON_READ: &str = "copy-on-read";
 enum Bottom {
     File(PathBuf),
     Protocol(&'static str),
+    Nbd(String),
 }
 
 impl Bottom {
@@ -155,6 +158,9 @@ impl Bottom {
     /// the image.
     fn of(graph: &impl LookUp, seen: &Seen) -> Option<Self> {
         let Some(file) = seen.file else {
+            if let Some(nbd) = seen.node.driver_as::<NbdClient>() {
+                return (!seen.is_special()).then(|| Self::Nbd(nbd.options().to_string()));
+            }
             let protocol = || (!seen.is_special()).then(|| Self::Protocol(seen.node.driver().format_name()));
             return seen.file_path().map(|path| Self::File(path.to_owned())).or_else(protocol);
         };
@@ -168,7 +174,7 @@ impl Bottom {
     fn file(self) -> Option<PathBuf> {
         match self {
             Self::File(path) => Some(path),
-            Self::Protocol(_) => None,
+            Self::Protocol(_) | Self::Nbd(_) => None,
         }
     }
 
@@ -176,6 +182,7 @@ impl Bottom {
         match self {
             Self::File(path) => path,
             Self::Protocol(name) => PathBuf::from(format!("{name}://")),
+            Self::Nbd(uri) => PathBuf::from(uri),
         }
     }
 }

@@ -10,13 +10,19 @@
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
 //! the program was called by. Images are looked at directly, not through the block graph: also those that cannot be used.
 
+mod bench;
 mod chain;
 mod check;
+mod compare;
 mod create;
 mod doc;
 mod image;
 mod info;
+mod line;
+mod map;
+mod measure;
 mod options;
+mod resize;
 mod snapshots;
 mod spec;
 
@@ -29,9 +35,12 @@ use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
 use crate::console;
+use crate::tool::Start;
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
+/// What is printed is kept until it is so much.
+const KEPT_BYTES_MAX: usize = 64 << 10;
 /// The release of the C tools whose output this is.
 const RELEASE: &str = "10.0.0";
 
@@ -77,9 +86,12 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Standard output. What is printed comes out at the end, or before a complaint.
+    /// Standard output. What is printed comes out at the end, before a complaint, or when it is much.
     fn print(&mut self, bytes: impl AsRef<[u8]>) {
         self.out.extend_from_slice(bytes.as_ref());
+        if self.out.len() >= KEPT_BYTES_MAX {
+            self.flush();
+        }
     }
 
     /// Standard error, behind the program's name.
@@ -118,9 +130,14 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("bench") => bench::run(rest, console),
+        Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("compare") => compare::run(rest, console),
+        Some("map") => map::run(rest, console),
+        Some("measure") => measure::run(rest, console),
         Some("-h" | "--help") => {
             console.print(HELP);
             Ok(0)

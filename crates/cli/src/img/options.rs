@@ -95,7 +95,7 @@ pub(super) fn text(value: &OsStr) -> Result<&str> {
     })
 }
 
-fn parse_output(value: &OsStr) -> Result<Output, UsageError> {
+pub(super) fn parse_output(value: &OsStr) -> Result<Output, UsageError> {
     match value.to_str() {
         Some("human") => Ok(Output::Human),
         Some("json") => Ok(Output::Json),

@@ -136,6 +136,14 @@ impl Spec {
                 }
                 Ok(Self::on(file, format_named(format)?))
             }
+            Name::Nbd(file) => {
+                let mut options = Options::default();
+                options.set_nested("file", file)?;
+                if let Some(format) = format {
+                    options.set("driver", format)?;
+                }
+                Self::of_options(options)
+            }
             Name::Options(mut options) => {
                 if let Some(format) = format {
                     if options.has("driver") {

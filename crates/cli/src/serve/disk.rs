@@ -77,6 +77,14 @@ impl DiskRequest {
         }
         let mut options = match name::parse(&self.image)? {
             Name::Options(options) => options,
+            Name::Nbd(file) => {
+                let mut options = Options::default();
+                options.set_nested("file", file)?;
+                if let Some(format) = &self.format {
+                    options.set("driver", format.as_str())?;
+                }
+                options
+            }
             Name::Path { path, driver } => {
                 let mut options = Options::default();
                 options.set("file.filename", text(path.as_os_str())?)?;

@@ -166,6 +166,7 @@
 //! | `Io::lock_range` | `Io` | I/O | waits for other requests; the guard ends before the request |
 //! | `Io::grace_stamp` | `Io` | I/O |  |
 //! | `Io::step_back` | `Io` | I/O | before the first visible effect |
+//! | `Io::step_back_with` | `Io` | I/O | before the first visible effect |
 //! | `RangeLocks::lock` | `Io` | I/O | waits for other requests; the guard ends before the request |
 //! | `RangeGuard::range` | `&RangeGuard` | any |  |
 //! | `Stamp::has_passed` | `&mut Stamp` | any | never waits |

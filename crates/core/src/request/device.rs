@@ -60,11 +60,11 @@ pub(crate) fn start_read(node: &Node, local: &LocalRef, at: u64, buf: Buf) -> Re
 }
 
 impl Reading {
-    pub(crate) async fn finish(self) -> BufResult {
+    pub(crate) async fn finish(self, io: Io<'_>) -> BufResult {
         match self {
-            Self::Straight(completion) => split(completion.await),
+            Self::Straight(completion) => over(io, completion.await),
             Self::Bounced { completion, skip, mut buf } => {
-                let (result, bounce) = split(completion.await);
+                let (result, bounce) = over(io, completion.await);
                 if result.is_ok() {
                     let len = buf.len();
                     let Some(bytes) = bounce.as_slice().get(skip..skip + len) else {
@@ -78,7 +78,11 @@ impl Reading {
     }
 }
 
-pub(crate) fn split(done: DiskDone) -> BufResult {
+/// What an operation leaves to its request, which steps back if the device has lost it.
+pub(crate) fn over(io: Io<'_>, done: DiskDone) -> BufResult {
+    if let Some(until_ns) = done.again_ns {
+        io.note_step_back(until_ns);
+    }
     (done.result, done.buf.unwrap_or_else(Buf::empty))
 }
 
@@ -99,7 +103,7 @@ pub(crate) async fn write_aligned(io: Io<'_>, at: u64, buf: Buf) -> BufResult {
     let (outer, skip) = around(align, at, buf.len());
     let _range = io.lock_range(outer).await;
     if is_aligned(align, at, &buf) {
-        return split(submit(node, io.local_ref(), DiskOp::Write { at, buf, fua: false }).await);
+        return over(io, submit(node, io.local_ref(), DiskOp::Write { at, buf, fua: false }).await);
     }
     let result = patch(io, outer, skip, &buf).await;
     (result, buf)
@@ -108,12 +112,13 @@ pub(crate) async fn write_aligned(io: Io<'_>, at: u64, buf: Buf) -> BufResult {
 async fn patch(io: Io<'_>, outer: GuestRange, skip: usize, buf: &Buf) -> Result<()> {
     let (node, local) = (io.node(), io.local_ref());
     let at = outer.start().get();
-    let (result, mut bounce) = split(submit(node, local, DiskOp::Read { at, buf: bounce_buf(outer) }).await);
+    let read = DiskOp::Read { at, buf: bounce_buf(outer) };
+    let (result, mut bounce) = over(io, submit(node, local, read).await);
     result?;
     let Some(middle) = bounce.as_mut_slice().get_mut(skip..skip + buf.len()) else {
         unreachable!("the bounce buffer holds the range that it was made around");
     };
     middle.copy_from_slice(buf.as_slice());
     io.sim_point().await;
-    submit(node, local, DiskOp::Write { at, buf: bounce, fua: false }).await.result
+    over(io, submit(node, local, DiskOp::Write { at, buf: bounce, fua: false }).await).0
 }

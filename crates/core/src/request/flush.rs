@@ -9,6 +9,7 @@
 use drystone_base::Result;
 
 use crate::disk::DiskOp;
+use crate::request::device::over;
 use crate::request::io::Io;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -60,7 +61,8 @@ pub(crate) async fn flush(io: Io<'_>) -> Result<()> {
         return node.driver().flush(io).await;
     };
     let Some(epoch) = node.flush.begin() else { return Ok(()) };
-    disk.submit(io.local_ref(), DiskOp::Flush).await.result.map_err(|e| e.on_node(node.name()))?;
+    let (result, _) = over(io, disk.submit(io.local_ref(), DiskOp::Flush).await);
+    result.map_err(|e| e.on_node(node.name()))?;
     node.flush.done(epoch);
     Ok(())
 }

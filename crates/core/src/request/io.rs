@@ -200,8 +200,19 @@ impl<'t> Io<'t> {
     /// something other than a device, before the request's first visible effect. Return the error as it is.
     #[must_use]
     pub fn step_back(self, until_ns: u64) -> Error {
+        self.step_back_with(Error::new(Kind::Cancelled, "the request steps back"), until_ns)
+    }
+
+    /// As [`Self::step_back`], with what a request is told that cannot come again (one of a change, say).
+    #[must_use]
+    pub fn step_back_with(self, error: Error, until_ns: u64) -> Error {
+        self.note_step_back(until_ns);
+        error.on_node(self.node.name())
+    }
+
+    /// As [`Self::step_back`], with an error that somebody else has made.
+    pub(crate) fn note_step_back(self, until_ns: u64) {
         self.request.step_back.set(Some(StepBack { until_ns }));
-        Error::new(Kind::Cancelled, "the request steps back").on_node(self.node.name())
     }
 
     /// Fails unless the request may write here.

@@ -38,7 +38,7 @@ pub(crate) async fn read(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> BufResult
         return read_pieces(io, range, part, buf).await;
     }
     let (result, buf) = match part.target {
-        Target::Device { node, at } => start_read(node.node(), io.local_ref(), at, buf).finish().await,
+        Target::Device { node, at } => start_read(node.node(), io.local_ref(), at, buf).finish(io).await,
         Target::Zero => {
             buf.fill_zero();
             (Ok(()), buf)
@@ -94,7 +94,7 @@ async fn read_pieces<'t>(io: Io<'t>, range: GuestRange, first: Part<'t>, mut buf
         }
         next = part_at(io, rest, Access::Read).await;
     };
-    let (outcome, buf) = collect(pieces, tail).await;
+    let (outcome, buf) = collect(io, pieces, tail).await;
     (result.and(outcome).map_err(|error| error.on_node(io.node().name())), buf)
 }
 
@@ -118,13 +118,13 @@ async fn start_piece(io: Io<'_>, target: Target<'_>, mut buf: Buf) -> (Result<()
 }
 
 /// Awaits every piece and joins the buffer again.
-async fn collect(pieces: SmallVec<[Piece; 4]>, tail: Buf) -> BufResult {
+async fn collect(io: Io<'_>, pieces: SmallVec<[Piece; 4]>, tail: Buf) -> BufResult {
     let mut result = Ok(());
     let mut whole: Option<Buf> = None;
     for piece in pieces {
         let (outcome, buf) = match piece {
             Piece::Done(buf) => (Ok(()), buf),
-            Piece::Reading(reading) => reading.finish().await,
+            Piece::Reading(reading) => reading.finish(io).await,
         };
         result = result.and(outcome);
         whole = Some(join(whole, buf));

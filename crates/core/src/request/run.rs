@@ -231,8 +231,6 @@ enum Again {
     Read(GuestOffset, usize),
     Write(GuestOffset, WriteFlags, usize),
     Other(Work),
-    /// It has had its effect and does not come again.
-    Never,
 }
 
 impl Again {
@@ -244,7 +242,6 @@ impl Again {
                 outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
             }
             Self::Other(_) => true,
-            Self::Never => false,
         }
     }
 
@@ -253,7 +250,6 @@ impl Again {
             Self::Read(at, _) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
             Self::Write(at, flags, _) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
             Self::Other(work) => work,
-            Self::Never => unreachable!("a request steps back before it is submitted"),
         }
     }
 }
@@ -263,7 +259,12 @@ impl Work {
         Again::Other(match self {
             Self::Read { at, buf } => return Again::Read(*at, buf.len()),
             Self::Write { at, buf, flags } => return Again::Write(*at, *flags, buf.len()),
-            Self::Submitted(_) => return Again::Never,
+            Self::Submitted(submitted) => {
+                return match submitted.again() {
+                    (at, false, len) => Again::Read(at, len),
+                    (at, true, len) => Again::Write(at, WriteFlags::default(), len),
+                };
+            }
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,

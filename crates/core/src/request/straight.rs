@@ -17,10 +17,10 @@ use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_buf::Buf;
 
 use crate::backend;
-use crate::disk::Completion;
+use crate::disk::{Completion, DiskDone};
 use crate::driver::{Access, BufResult, WriteFlags};
 use crate::graph::node::Node;
-use crate::request::device::{Reading, is_straight, split, start_read, start_write};
+use crate::request::device::{self, Reading, is_straight, start_read, start_write};
 use crate::request::io::{Io, Request};
 use crate::request::observe::Crossed;
 use crate::request::presence::Presence;
@@ -37,23 +37,31 @@ pub(crate) enum Begun {
 
 /// A request that a device has not answered yet.
 pub(crate) enum Submitted {
-    Read { completion: Completion, bytes: u64 },
-    Write { completion: Completion, bytes: u64, node: Arc<Node> },
+    Read { completion: Completion, at: GuestOffset, len: usize },
+    Write { completion: Completion, at: GuestOffset, len: usize, node: Arc<Node> },
 }
 
 impl Submitted {
     pub(crate) fn accounted(&self) -> (backend::Kind, u64) {
         match self {
-            Self::Read { bytes, .. } => (backend::Kind::Read, *bytes),
-            Self::Write { bytes, .. } => (backend::Kind::Write, *bytes),
+            Self::Read { len, .. } => (backend::Kind::Read, *len as u64),
+            Self::Write { len, .. } => (backend::Kind::Write, *len as u64),
+        }
+    }
+
+    /// The same once more, without its buffer: what it reads or writes, if it writes, and how long it is.
+    pub(crate) fn again(&self) -> (GuestOffset, bool, usize) {
+        match self {
+            Self::Read { at, len, .. } => (*at, false, *len),
+            Self::Write { at, len, .. } => (*at, true, *len),
         }
     }
 
     pub(crate) async fn finish(self, io: Io<'_>) -> BufResult {
         let (result, buf) = match self {
-            Self::Read { completion, .. } => split(completion.await),
+            Self::Read { completion, .. } => device::over(io, completion.await),
             Self::Write { completion, node, .. } => {
-                let done = split(completion.await);
+                let done = device::over(io, completion.await);
                 node.flush.mark_written();
                 done
             }
@@ -127,14 +135,15 @@ fn whole<'t>(
 fn read_at(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> Begun {
     let range = GuestRange::checked(at.get(), buf.len() as u64);
     match range.and_then(|range| whole(io, range, Access::Read, None)) {
-        Some(Target::Device { node, at }) if is_straight(node.node()) => {
-            let bytes = buf.len() as u64;
-            let Reading::Straight(mut completion) = start_read(node.node(), io.local_ref(), at, buf) else {
+        Some(Target::Device { node, at: place }) if is_straight(node.node()) => {
+            let len = buf.len();
+            let Reading::Straight(mut completion) = start_read(node.node(), io.local_ref(), place, buf)
+            else {
                 unreachable!("a device without alignment needs no bounce buffer");
             };
             match completion.try_take() {
-                Some(done) => over(io, split(done)),
-                None => Begun::Submitted(Submitted::Read { completion, bytes }),
+                Some(done) => over(io, done),
+                None => Begun::Submitted(Submitted::Read { completion, at, len }),
             }
         }
         Some(Target::Zero) => {
@@ -153,21 +162,28 @@ fn write_at(io: Io<'_>, at: GuestOffset, buf: Buf) -> Begun {
     let mut crossed = Crossed::default();
     let target = whole(io, range, Access::Write, Some(&mut crossed));
     match target {
-        Some(Target::Device { node, at }) if is_straight(node.node()) && crossed.is_empty() => {
-            let bytes = buf.len() as u64;
-            let mut completion = start_write(&node, io.local_ref(), at, buf);
+        Some(Target::Device { node, at: place }) if is_straight(node.node()) && crossed.is_empty() => {
+            let len = buf.len();
+            let mut completion = start_write(&node, io.local_ref(), place, buf);
             match completion.try_take() {
                 Some(done) => {
                     node.node().flush.mark_written();
-                    over(io, split(done))
+                    over(io, done)
                 }
-                None => Begun::Submitted(Submitted::Write { completion, bytes, node: node.to_arc() }),
+                None => Begun::Submitted(Submitted::Write { completion, at, len, node: node.to_arc() }),
             }
         }
         _ => Begun::NotStraight(buf),
     }
 }
 
-fn over(io: Io<'_>, (result, buf): BufResult) -> Begun {
+/// The end of an operation that was over at once. One that the device could not take has not happened: the ordinary way
+/// knows how to come again.
+fn over(io: Io<'_>, done: DiskDone) -> Begun {
+    let is_handed_back = done.again_ns.is_some();
+    let (result, buf) = (done.result, done.buf.unwrap_or_else(Buf::empty));
+    if is_handed_back {
+        return Begun::NotStraight(buf);
+    }
     Begun::Done(result.map_err(|error| error.on_node(io.node().name())), buf)
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::disk::Completion;
 use crate::driver::{Access, BufResult, WriteFlags, ZeroFlags};
 use crate::graph::policy::DetectZeroes;
-use crate::request::device::{is_straight, split, start_write, write_aligned};
+use crate::request::device::{is_straight, over, start_write, write_aligned};
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
@@ -127,7 +127,7 @@ async fn write_pieces<'t>(
         rest = rest.skip(part.len);
         result = outcome;
     }
-    let (outcome, buf) = collect(pieces, buf).await;
+    let (outcome, buf) = collect(io, pieces, buf).await;
     (result.and(outcome), buf)
 }
 
@@ -164,14 +164,14 @@ async fn start_piece<'t>(
     }
 }
 
-async fn collect(pieces: SmallVec<[Piece<'_>; 4]>, tail: Buf) -> BufResult {
+async fn collect(io: Io<'_>, pieces: SmallVec<[Piece<'_>; 4]>, tail: Buf) -> BufResult {
     let mut result = Ok(());
     let mut whole: Option<Buf> = None;
     for piece in pieces {
         let (outcome, buf) = match piece {
             Piece::Done(buf) => (Ok(()), buf),
             Piece::Writing { node, completion } => {
-                let (outcome, buf) = split(completion.await);
+                let (outcome, buf) = over(io, completion.await);
                 node.node().flush.mark_written();
                 (outcome, buf)
             }

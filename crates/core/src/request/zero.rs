@@ -9,7 +9,7 @@ use drystone_buf::Buf;
 use crate::disk::{Disk, DiskOp, Preallocation};
 use crate::driver::{WriteFlags, ZeroFlags};
 use crate::graph::permission::Perm;
-use crate::request::device::is_straight;
+use crate::request::device::{is_straight, over};
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
@@ -56,7 +56,7 @@ async fn zero_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange, flags: Zero
         let _range = if is_straight(io.node()) { None } else { Some(io.lock_range(middle).await) };
         let op =
             DiskOp::WriteZeroes { range: middle, may_unmap: flags.may_unmap, fast_only: flags.fast_only };
-        let result = disk.submit(io.local_ref(), op).await.result;
+        let (result, _) = over(io, disk.submit(io.local_ref(), op).await);
         io.node().flush.mark_written();
         result?;
     }
@@ -118,7 +118,7 @@ async fn discard_device(io: Io<'_>, disk: &dyn Disk, range: GuestRange) -> Resul
     if range.is_empty() {
         return Ok(());
     }
-    let result = disk.submit(io.local_ref(), DiskOp::Discard(range)).await.result;
+    let (result, _) = over(io, disk.submit(io.local_ref(), DiskOp::Discard(range)).await);
     io.node().flush.mark_written();
     io.node().counters.discard(range, result.is_ok());
     match result {
@@ -140,7 +140,8 @@ pub(crate) async fn resize(io: Io<'_>, len: u64, preallocation: Preallocation) -
     }
     let result = match io.node().driver().disk() {
         Some(disk) => {
-            let result = disk.submit(io.local_ref(), DiskOp::Truncate { len, preallocation }).await.result;
+            let op = DiskOp::Truncate { len, preallocation };
+            let (result, _) = over(io, disk.submit(io.local_ref(), op).await);
             io.node().flush.mark_written();
             result
         }

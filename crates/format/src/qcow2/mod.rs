@@ -21,6 +21,7 @@
 //! | [`snapshot`] | the table of internal snapshots |
 //! | [`bitmap`] | the directory of persistent bitmaps |
 //! | [`create`] | what a new image consists of |
+//! | [`measure`] | how long the file of an image becomes |
 //! | [`check`] | the consistency check |
 //!
 //! Invariants: no I/O (the check reads through a trait), no threads; a guest cluster and a host cluster are different
@@ -37,6 +38,7 @@ pub mod feature;
 pub mod geometry;
 pub mod header;
 pub mod l2;
+pub mod measure;
 pub mod refcount;
 pub mod snapshot;
 

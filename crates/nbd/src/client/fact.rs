@@ -125,6 +125,14 @@ impl Facts {
         Ok(())
     }
 
+    /// Length and flags, as a server of the old style has them: half of the flags are from before there were any.
+    pub(super) fn oldstyle(&mut self, data: &[u8]) -> Result<(), HandshakeError> {
+        let mut be = Be(data);
+        let (len_bytes, _handshake_flags) = (be.u64()?, be.u16()?);
+        self.export = Some((len_bytes, TransmissionFlags::from_wire(be.u16()?)));
+        Ok(())
+    }
+
     /// All facts. Spec "`NBD_REP_INFO`": length and flags have to be among them.
     pub(super) fn finish(self) -> Result<ExportFacts, HandshakeError> {
         let Some((len_bytes, flags)) = self.export else {

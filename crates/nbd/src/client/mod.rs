@@ -4,14 +4,15 @@
 //! Greeting ─► ExtendedHeaders ─► StructuredReply ─► Contexts ─┬─► Export (GO)   ─► Entered
 //!    │             │ ack ───────────────────────────►│        │      │ unsup
 //!    │             (each only if it is wanted)                │      ▼
-//!    └── a server without fixed newstyle ─────────────────────┼─► ExportName    ─► Entered
+//!    ├── a server without fixed newstyle ─────────────────────┼─► ExportName    ─► Entered
+//!    ├── a server of the old style: it names its only export ─┼─► Oldstyle      ─► Entered
 //!                                                             ├─► Export (INFO) ─► Leaving (ABORT) ─► Inspected
 //!                                                             └─► Listing       ─► Leaving (ABORT) ─► Listed
 //! ```
 //! Exactly one option is under way at any time (Spec "Fixed newstyle negotiation": the next one waits for the final reply).
 //! What the server refuses to improve (headers, contexts) is done without; what it refuses to give (the export) is an error.
 //!
-//! Not here: oldstyle servers and TLS (refused with an error that says so), connecting, time limits.
+//! Not here: TLS (refused with an error that says so), connecting, time limits.
 
 mod fact;
 mod pending;
@@ -70,6 +71,7 @@ enum Stage {
     Contexts,
     Export,
     ExportName,
+    Oldstyle,
     Listing,
     Leaving,
     Over,
@@ -101,8 +103,8 @@ pub enum HandshakeError {
     /// Not an NBD server.
     #[error("the server does not speak NBD")]
     NotNbd,
-    /// Spec "Oldstyle negotiation".
-    #[error("the server speaks the old style only, which cannot name an export")]
+    /// Spec "Oldstyle negotiation": there is one export, and it has no name.
+    #[error("the server speaks the old style only, which can neither name, list nor describe exports")]
     Oldstyle,
     /// The goal needs answers to options.
     #[error("the server speaks the unfixed new style only, which can neither list nor describe exports")]
@@ -214,6 +216,7 @@ impl ClientHandshake {
                 (Stage::ExportName, _) => {
                     10 + if self.no_zeroes { 0 } else { wire::EXPORT_NAME_ZEROES_BYTES }
                 }
+                (Stage::Oldstyle, _) => wire::OLDSTYLE_BYTES,
                 (_, None) => wire::OPTION_REPLY_HEAD_BYTES,
                 (_, Some(head)) => usize::try_from(head.len).unwrap_or(usize::MAX),
             };
@@ -225,6 +228,10 @@ impl ClientHandshake {
                 (Stage::Greeting, _) => self.greeted(&data, output)?,
                 (Stage::ExportName, _) => {
                     self.facts.export(&data)?;
+                    return self.entered();
+                }
+                (Stage::Oldstyle, _) => {
+                    self.facts.oldstyle(&data)?;
                     return self.entered();
                 }
                 (_, None) => self.reading = Some(self.reply_head(&data)?),
@@ -241,7 +248,7 @@ impl ClientHandshake {
         let mut be = Be(data);
         match (be.u64(), be.u64()) {
             (Ok(wire::MAGIC_INIT), Ok(wire::MAGIC_OPTION)) => {}
-            (Ok(wire::MAGIC_INIT), Ok(wire::MAGIC_OLDSTYLE)) => return Err(HandshakeError::Oldstyle),
+            (Ok(wire::MAGIC_INIT), Ok(wire::MAGIC_OLDSTYLE)) => return self.greeted_of_old(be.0),
             _ => return Err(HandshakeError::NotNbd),
         }
         let flags = be.u16().unwrap_or(0) & (handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES); // Spec: ignore others
@@ -252,6 +259,18 @@ impl ClientHandshake {
         self.no_zeroes = flags & handshake::NO_ZEROES != 0;
         BeMut(output).u32(u32::from(flags));
         self.go_to(if fixed { self.first_stage() } else { Stage::ExportName }, output);
+        Ok(())
+    }
+
+    /// Spec "Oldstyle negotiation": the length follows, of which the greeting has the first two bytes. The server has only
+    /// one export, which has no name.
+    fn greeted_of_old(&mut self, rest: &[u8]) -> Result<(), HandshakeError> {
+        if !matches!(&self.goal, Goal::Enter { export, .. } if export.is_empty()) {
+            return Err(HandshakeError::Oldstyle);
+        }
+        self.stage = Stage::Oldstyle;
+        let mut begun = rest;
+        self.gather.fill(rest.len(), &mut begun);
         Ok(())
     }
 
@@ -280,7 +299,7 @@ impl ClientHandshake {
     const fn option(&self) -> Option<u32> {
         let enters = matches!(self.goal, Goal::Enter { .. });
         Some(match self.stage {
-            Stage::Greeting | Stage::Over => return None,
+            Stage::Greeting | Stage::Oldstyle | Stage::Over => return None,
             Stage::ExtendedHeaders => opt::EXTENDED_HEADERS,
             Stage::StructuredReply => opt::STRUCTURED_REPLY,
             Stage::Contexts if enters => opt::SET_META_CONTEXT,

@@ -108,6 +108,27 @@ fn an_unfixed_server_is_entered_with_its_zeroes_and_an_old_one_is_named() {
 }
 
 #[test]
+fn a_server_of_the_old_style_is_entered_without_a_word() {
+    let goal = Goal::Enter { export: String::new(), contexts: vec!["a:b".into()] };
+    let mut client = ClientHandshake::new(goal, Style::Extended).unwrap();
+    let mut input = Vec::new();
+    BeMut(&mut input).u64(wire::MAGIC_INIT).u64(wire::MAGIC_OLDSTYLE).u64(1 << 20).u16(0).u16(0x0d);
+    input.extend([0; 124]);
+    input.extend(b"next");
+    let mut output = Vec::new();
+    for at in 0..input.len() - 5 {
+        let (used, step) = client.receive(&input[at..=at], &mut output).unwrap();
+        assert!(matches!(step, Step::More) && used == 1, "byte {at}");
+    }
+    let (used, step) = client.receive(&input[input.len() - 5..], &mut output).unwrap();
+    let Step::Entered(transmission) = step else { panic!("{step:?}") };
+    assert_eq!((used, output.len()), (1, 0));
+    let session = transmission.session();
+    assert_eq!((session.len_bytes, session.style), (1 << 20, Style::Simple));
+    assert!(session.flags.has(TransmissionFlags::SEND_FLUSH.with(TransmissionFlags::SEND_FUA)));
+}
+
+#[test]
 fn a_list_ends_with_a_goodbye_that_need_not_be_answered() {
     let server = reply(3, rep::SERVER, b"\0\0\0\x01ahell\x1b\xff");
     let mut client = ClientHandshake::new(Goal::List, Style::Extended).unwrap();

@@ -7,4 +7,5 @@
 
 mod daemon;
 mod nbd;
+mod remote;
 mod server;

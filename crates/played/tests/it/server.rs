@@ -108,8 +108,13 @@ impl User {
 
     /// Makes the disk quiet for a moment.
     pub(crate) async fn drain(&self) {
+        self.drain_node("disk").await;
+    }
+
+    /// Makes a node quiet for a moment.
+    pub(crate) async fn drain_node(&self, name: &'static str) {
         let drain = async move |task: &mut Task<'_>| {
-            let node = task.gs().find("disk")?;
+            let node = task.gs().find(name)?;
             let quiet = task.drain(&[node]).await;
             drystone_core::runtime::yield_now().await;
             drop(quiet);
@@ -118,10 +123,10 @@ impl User {
         self.call(drain).await.unwrap();
     }
 
-    async fn call(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
-        work: impl for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
+        work: impl for<'a, 'r> AsyncFnOnce(&'a mut Task<'r>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.control.call(work).await.and_then(|done| done)
     }
 }

@@ -23,6 +23,13 @@ impl BackendClient {
         Self { lane: Lane::new(LocalRef::clone(local)), backend: backend.clone() }
     }
 
+    /// Writes `bytes` at `at`, compressed.
+    pub async fn write_compressed(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let flags = WriteFlags { compressed: true, ..WriteFlags::default() };
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.write(GuestOffset::new(at), Buf::copy_of(bytes), flags).await.0
+    }
+
     /// How the first part of `range` is allocated, through all layers.
     pub async fn status(&mut self, range: GuestRange) -> Result<Status> {
         let mut ticket = self.lane.enter(&self.backend).await;

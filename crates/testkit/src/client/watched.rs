@@ -8,6 +8,9 @@ use drystone_core::driver::Status;
 use super::{BackendClient, SharedModel, Target};
 use crate::model::{Content, DiscardRule, Ending};
 
+/// What [`Watched::write_compressed`] makes of a disk: pieces of this many bytes.
+const SECTOR_BYTES: u64 = 512;
+
 /// Makes requests and tells the model of them. Panics where the disk breaks its contract.
 pub struct Watched<T> {
     target: T,
@@ -89,6 +92,32 @@ impl<T: Target> Watched<T> {
 }
 
 impl Watched<BackendClient> {
+    /// As [`Self::write`], stored compressed: every second sector holds the stamp, the others zeroes.
+    pub async fn write_compressed(&mut self, range: GuestRange) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut writes = Vec::new();
+        let mut rest = range;
+        while !rest.is_empty() {
+            let sector = rest.take(SECTOR_BYTES);
+            let is_stamped = (rest.start().get() / SECTOR_BYTES).is_multiple_of(2);
+            let mut model = self.model.borrow_mut();
+            let stamp = model.fresh_stamp();
+            if is_stamped {
+                bytes.extend(stamp.bytes(sector.start().get(), sector.len()));
+                writes.push(model.begin_write(sector, stamp.into()));
+            } else {
+                bytes.resize(bytes.len() + crate::index(sector.len()), 0);
+                writes.push(model.begin_write(sector, Content::Zero));
+            }
+            rest = rest.skip(sector.len());
+        }
+        let result = self.target.write_compressed(range.start().get(), &bytes).await;
+        for write in writes {
+            self.model.borrow_mut().end_write(write, Ending::from(&result));
+        }
+        result
+    }
+
     /// How the first part of `range` is allocated. To say that it is zero is to have read zeroes.
     ///
     /// # Panics

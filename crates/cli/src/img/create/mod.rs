@@ -9,7 +9,7 @@
 //!
 //! Invariant: the file is not touched before it is locked, and never if the backing chain leads to it.
 
-mod table;
+pub(super) mod table;
 mod write;
 
 use std::collections::BTreeSet;
@@ -121,7 +121,7 @@ fn usage(error: UsageError) -> Failure {
 }
 
 /// Several lists are one.
-fn join(before: Option<String>, list: &str) -> Result<String> {
+pub(super) fn join(before: Option<String>, list: &str) -> Result<String> {
     if !list::is_joinable(list) {
         let text = format!("'{list}' is no list of options");
         return Err(Error::new(Kind::InvalidInput, text).in_option("options"));
@@ -174,7 +174,7 @@ fn target(name: &OsStr) -> Result<std::path::PathBuf> {
     }
     match drystone_blockdev::name::parse(name)? {
         drystone_blockdev::name::Name::Path { path, .. } => Ok(path),
-        drystone_blockdev::name::Name::Options(_) => {
+        drystone_blockdev::name::Name::Options(_) | drystone_blockdev::name::Name::Nbd(_) => {
             Err(Error::new(Kind::Unsupported, "a new image is named by its file, not by options"))
         }
     }

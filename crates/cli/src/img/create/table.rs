@@ -129,7 +129,7 @@ struct Value {
 
 /// The options of one new image.
 #[derive(Debug)]
-pub(super) struct Values {
+pub(in crate::img) struct Values {
     entries: &'static [Entry],
     /// Parallel to the entries.
     values: Vec<Option<Value>>,
@@ -146,7 +146,7 @@ impl Values {
     ///
     /// # Errors
     /// [`Kind::InvalidInput`] for options that the format does not have and values that are none.
-    pub(super) fn parse(format: Format, list: &str) -> Result<Self> {
+    pub(in crate::img) fn parse(format: Format, list: &str) -> Result<Self> {
         let entries = entries(format);
         let mut values = Self { entries, values: vec![None; entries.len()] };
         for entry in entries {
@@ -191,8 +191,27 @@ impl Values {
         pairs.find(|(entry, _)| entry.name == key).and_then(|(_, value)| value.as_ref())
     }
 
-    fn is_on(&self, key: &str) -> bool {
+    /// Whether a switch is on.
+    pub(in crate::img) fn is_on(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| value.number != 0)
+    }
+
+    /// A number or size; 0 if it was not said and has no default.
+    pub(in crate::img) fn number(&self, key: &str) -> u64 {
+        self.get(key).map_or(0, |value| value.number)
+    }
+
+    /// Whether the image is to be encrypted.
+    pub(in crate::img) fn asks_for_encryption(&self) -> bool {
+        self.get("encrypt.format").is_some()
+    }
+
+    /// The version of a qcow2 image.
+    pub(in crate::img) fn version(&self) -> Result<Version> {
+        match self.words("compat") {
+            None => Ok(Version::V3),
+            Some(compat) => Version::from_compat(compat).ok_or_else(|| no_such("compat", compat)),
+        }
     }
 
     fn words(&self, key: &str) -> Option<&str> {
@@ -231,7 +250,7 @@ impl Values {
     }
 
     /// The backing file's name as it is to be recorded.
-    pub(super) fn backing(&self) -> Option<&str> {
+    pub(in crate::img) fn backing(&self) -> Option<&str> {
         self.words("backing_file")
     }
 
@@ -270,7 +289,7 @@ impl Values {
     }
 
     /// How space is reserved.
-    pub(super) fn preallocation(&self) -> Result<Preallocation> {
+    pub(in crate::img) fn preallocation(&self) -> Result<Preallocation> {
         match self.words("preallocation") {
             None | Some("off") => Ok(Preallocation::Off),
             Some("metadata") => Ok(Preallocation::Metadata),
@@ -282,11 +301,8 @@ impl Values {
 
     /// The options of a qcow2 image.
     pub(super) fn to_qcow2(&self) -> Result<CreateOptions> {
-        let number = |key| self.get(key).map_or(0, |value| value.number);
-        let version = match self.words("compat") {
-            None => Version::V3,
-            Some(compat) => Version::from_compat(compat).ok_or_else(|| no_such("compat", compat))?,
-        };
+        let number = |key| self.number(key);
+        let version = self.version()?;
         let compression = self.words("compression_type").unwrap_or_default();
         Ok(CreateOptions {
             cluster_bytes: number("cluster_size"),

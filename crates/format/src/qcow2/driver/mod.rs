@@ -14,6 +14,7 @@
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
+//! | `compressed`, `pack` | compressed writes; places for what they store |
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
@@ -27,6 +28,7 @@
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
 mod cache;
+mod compressed;
 mod frame;
 mod free;
 mod growth;
@@ -35,6 +37,7 @@ mod map;
 mod mark;
 pub mod open;
 mod owned;
+mod pack;
 mod place;
 mod read;
 mod refs;
@@ -95,6 +98,7 @@ pub struct Qcow2 {
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
     decompressed: read::Cache,
+    presses: compressed::Presses,
 }
 
 /// Reads `len` bytes of a table; what lies past the end of the file is zeroes, but its start must be inside.
@@ -159,6 +163,10 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn takes_compressed(&self) -> bool {
+        true
+    }
+
     fn write<'a>(
         &'a self,
         io: Io<'a>,
@@ -167,7 +175,10 @@ impl Driver for Qcow2 {
         flags: WriteFlags,
     ) -> LocalFuture<'a, BufResult> {
         Box::pin(async move {
-            let (result, buf) = self.write_clusters(io, at, buf, flags).await;
+            let (result, buf) = match flags.compressed {
+                true => self.write_compressed(io, at, buf, flags).await,
+                false => self.write_clusters(io, at, buf, flags).await,
+            };
             (self.watch(io, result).await, buf)
         })
     }

@@ -9,6 +9,7 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
+use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
 use super::mark::{Condition, HeaderNow};
@@ -97,6 +98,7 @@ impl Qcow2 {
             rounds: Rounds::default(),
             pass_discard: AtomicBool::new(options.pass_discard),
             decompressed: super::read::Cache::default(),
+            presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
         Ok(Opened { driver, facts, backing_name, backing_format })

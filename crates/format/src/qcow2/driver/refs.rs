@@ -16,6 +16,7 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::load_table;
+use super::pack::Room;
 use crate::qcow2::geometry::{ClusterBits, HostCluster};
 use crate::qcow2::refcount::{RefcountWidth, parse_table_entry};
 
@@ -49,6 +50,8 @@ pub(super) struct State {
     dirty_blocks: BTreeSet<usize>,
     /// No cluster before it is free.
     pub(super) hint: u64,
+    /// Clusters of compressed bytes that have room for more.
+    pub(super) rooms: Vec<Room>,
     /// Where the search for a block that may leave goes on.
     clock: usize,
 }
@@ -166,7 +169,12 @@ impl Refs {
             let (index, slot) = self.slot(at);
             let count = {
                 let mut state = self.state();
-                state.block(index).map(|block| self.width.get(&block.bytes, slot))
+                let count = state.block(index).map(|block| self.width.get(&block.bytes, slot));
+                if count == Some(Some(1)) {
+                    // Nobody may come to share what is about to go.
+                    state.forget_rooms((at, at + 1), self.cluster.bits());
+                }
+                count
             };
             match count {
                 None => self.load_counted(io, index).await?,
@@ -211,8 +219,22 @@ impl Refs {
         let Some(block) = state.block(index) else { return Ok(Err(index)) };
         let freed = take_one(self.width, &mut block.bytes, slot, count)?;
         state.note_dirty(index);
+        self.forget_freed(&mut state, (at, at + count));
         state.hint = freed.map_or(state.hint, |offset| state.hint.min(at + offset));
         Ok(Ok(at + count))
+    }
+
+    /// Of clusters `first .. end`, which are in one block, nobody shares those that are free now.
+    fn forget_freed(&self, state: &mut State, (first, end): (u64, u64)) {
+        if state.rooms.is_empty() {
+            return;
+        }
+        for cluster in first..end {
+            let (index, slot) = self.slot(cluster);
+            if state.block(index).is_none_or(|block| self.width.get(&block.bytes, slot) == Some(0)) {
+                state.forget_rooms((cluster, cluster + 1), self.cluster.bits());
+            }
+        }
     }
 
     /// Whether no byte of the clusters from `first` on can be other than zero in a file of `len_file` bytes.

@@ -179,6 +179,14 @@ impl Refs {
         Ok(Search::Found(run))
     }
 
+    /// Takes one cluster, which is known to be free; `false` if none may be there.
+    pub(super) fn take_next(&self, state: &mut State, owned: &Owned, cluster: u64) -> Result<bool> {
+        if (cluster + 1) << self.cluster.bits() > HOST_END {
+            return Ok(false);
+        }
+        self.take(state, owned, Run::between(cluster, cluster + 1)).map(|_| true)
+    }
+
     fn count_once(&self, state: &mut State, run: Run) {
         let (first, end) = run.bounds();
         for number in first..end {

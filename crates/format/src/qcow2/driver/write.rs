@@ -279,6 +279,14 @@ impl Qcow2 {
         Mixed { place, data: data | touched, zero: zero & !touched }.entry(self.map.l2())
     }
 
+    /// Makes a new entry of one cluster visible and sets free what it had before.
+    pub(super) async fn replace_entry(&self, io: Io<'_>, at: GuestOffset, new: L2Entry) -> Result<()> {
+        let before = self.look(io, at, 1).await?;
+        self.map.publish(io, before.spot, &before.raw, &[new.encode(self.map.l2())]).await?;
+        before.entries.iter().for_each(|entry| self.unlink_entry(io, *entry));
+        Ok(())
+    }
+
     /// The clusters that an entry refers to.
     pub(super) fn run_of(&self, entry: L2Entry) -> Option<Run> {
         match entry {
@@ -319,7 +327,7 @@ fn continues(entries: &[L2Entry], next: L2Entry, cluster_bytes: u64) -> bool {
 }
 
 /// Joins parts of one buffer. A device that lost its part leaves a gap; the request has failed then.
-fn join(done: Option<Buf>, next: Buf) -> Buf {
+pub(super) fn join(done: Option<Buf>, next: Buf) -> Buf {
     let Some(mut done) = done else { return next };
     match done.rejoin(next) {
         Ok(()) | Err(_) => done,

@@ -44,6 +44,13 @@ macro_rules! for_each_change {
             subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
             subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
             subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
+            compressed_writes_share_clusters: new("64K"), "press 0..12K & press 20K..28K; flush; press 12K..20K; write 2K..3K; flush; press 32K..40K & press 40K..44K";
+            compressed_writes_replace_others: new("zstd 64K").after("write 0..8K; press 8K..24K; zero 24K..28K").overlay("zstd 64K"), "press 4K..12K; flush; press 4K..8K & write 8K..9K; press 24K..28K; flush; discard 0..8K; flush; press 0..4K";
+            compressed_clusters_with_narrow_counts: new("c4K r1 64K"), "press 0..16K; flush; press 4K..8K & press 16K..24K; flush; write 100..200";
+            compressed_clusters_fill_their_counts: new("c4K r2 64K"), "press 0..32K & press 32K..48K; flush; press 0..8K; unmap 8K..16K; flush; press 48K..56K";
+            the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
+            freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
+            compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use drystone_base::rng::Rng;
+use drystone_format::qcow2::compress::Compression;
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::header::Version;
 use drystone_testkit::disk::Image;
@@ -17,13 +18,14 @@ pub(crate) struct Kind {
     pub(crate) refcount_bits: u64,
     /// Subclusters.
     pub(crate) is_extended: bool,
+    pub(crate) compression: Compression,
     /// The header names a backing file.
     pub(crate) is_overlay: bool,
 }
 
 impl Kind {
-    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `x` for subclusters. Unless
-    /// told: `c4K r16`.
+    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`, `x` for subclusters.
+    /// Unless told: `c4K r16`.
     pub(crate) fn of(words: &str) -> Self {
         let mut kind = Self {
             len: 0,
@@ -31,6 +33,7 @@ impl Kind {
             version: Version::V3,
             refcount_bits: 16,
             is_extended: false,
+            compression: Compression::Deflate,
             is_overlay: false,
         };
         for word in words.split_whitespace() {
@@ -38,6 +41,7 @@ impl Kind {
                 ("c", bytes) => kind.cluster_bytes = len(bytes),
                 ("r", bits) => kind.refcount_bits = len(bits),
                 ("x", "") => kind.is_extended = true,
+                ("z", "std") => kind.compression = Compression::Zstd,
                 ("v", "2") => kind.version = Version::V2,
                 _ => kind.len = len(word),
             }
@@ -50,12 +54,17 @@ impl Kind {
         let is_extended = rng.one_in(4);
         let cluster_bytes = if is_extended { 16384 } else { [512, 1024, 4096, 65536][rng.index(4)] };
         let version = if !is_extended && rng.one_in(4) { Version::V2 } else { Version::V3 };
+        let compression = match version {
+            Version::V3 if rng.one_in(2) => Compression::Zstd,
+            _ => Compression::Deflate,
+        };
         Self {
             len: cluster_bytes * (20 + rng.below(40)) - 512 * rng.below(2),
             cluster_bytes,
             version,
             refcount_bits: if version == Version::V2 { 16 } else { 1 << rng.below(7) },
             is_extended,
+            compression,
             is_overlay: false,
         }
     }
@@ -67,6 +76,7 @@ impl Kind {
             version: self.version,
             refcount_bits: self.refcount_bits,
             extended_l2: self.is_extended,
+            compression: self.compression,
             backing_format: backing.as_ref().map(|_| b"qcow2".to_vec()),
             backing_name: backing,
             ..CreateOptions::new(self.len)

@@ -16,7 +16,8 @@ fn drawn(cluster_bytes: u64, (version, refcount_bits): (Version, u64), rng: &mut
     let clusters = SIZES.0.min(SIZES.1 / cluster_bytes);
     let len = cluster_bytes * (2 + rng.below(clusters)) - 512 * rng.below(2);
     let is_extended = version == Version::V3 && cluster_bytes >= 16384 && rng.one_in(2);
-    Kind { len, cluster_bytes, version, refcount_bits, is_extended, is_overlay: false }
+    let words = if version == Version::V2 { "v2 " } else { "" };
+    Kind { refcount_bits, is_extended, ..Kind::of(&format!("c{cluster_bytes} {words}{len}")) }
 }
 
 /// A chain of `depth` images, of which that on top is a `kind` and the others differ.

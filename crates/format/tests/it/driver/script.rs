@@ -3,6 +3,7 @@
 //! | word | request |
 //! |---|---|
 //! | `write RANGE`, `write RANGE fua` | new data |
+//! | `press RANGE` | new data, stored compressed |
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `grow LEN`, `read RANGE` | |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
@@ -116,6 +117,7 @@ async fn request(client: &mut Client, text: &str) -> Result<()> {
     match *text.split_whitespace().collect::<Vec<_>>() {
         ["write", at] => client.write(range(at), false).await,
         ["write", at, "fua"] => client.write(range(at), true).await,
+        ["press", at] => client.write_compressed(range(at)).await,
         ["zero", at] => client.write_zeroes(range(at), false).await,
         ["unmap", at] => client.write_zeroes(range(at), true).await,
         ["discard", at] => client.discard(range(at), DiscardRule::OldOrZero).await,

@@ -10,6 +10,7 @@ qapi_enum! {
         CopyOnRead,
         File,
         HostDevice as "host_device",
+        Nbd,
         NullAio,
         NullCo,
         Qcow2,
@@ -59,6 +60,7 @@ qapi_union! {
         CopyOnRead(BlockdevOptionsCor),
         File(BlockdevOptionsFile),
         HostDevice(BlockdevOptionsFile),
+        Nbd(BlockdevOptionsNbd),
         NullAio(BlockdevOptionsNull),
         NullCo(BlockdevOptionsNull),
         Qcow2(Box<BlockdevOptionsQcow2>),
@@ -107,6 +109,23 @@ qapi_struct! {
         aio_max_batch: Option<i64>,
         drop_cache: Option<bool>,
         x_check_cache_dropped: Option<bool> ["unstable"],
+    }
+}
+
+qapi_struct! {
+    /// An export of an NBD server.
+    pub struct BlockdevOptionsNbd {
+        server: crate::schema::types::socket::SocketAddress,
+        /// The empty name unless it is said.
+        export: Option<String>,
+        tls_creds: Option<String>,
+        tls_hostname: Option<String>,
+        /// A metadata context whose answers stand for allocation.
+        x_dirty_bitmap: Option<String> ["unstable"],
+        /// In seconds.
+        reconnect_delay: Option<u32>,
+        /// In seconds.
+        open_timeout: Option<u32>,
     }
 }
 

@@ -111,6 +111,7 @@ qapi_union! {
         CopyOnRead(Empty),
         File(BlockStatsSpecificFile),
         HostDevice(BlockStatsSpecificFile),
+        Nbd(Empty),
         NullAio(Empty),
         NullCo(Empty),
         Qcow2(Empty),

@@ -1,4 +1,4 @@
-//! Compressed clusters: the bytes of one cluster out of its compressed stream.
+//! Compressed clusters: the bytes of one cluster out of its compressed stream, and the stream out of the bytes.
 //! ```text
 //!  file:   ... | sector | sector | sector | ...          the stream starts anywhere in the first sector and ends
 //!                   [== stream ==|....                   anywhere in the last; what follows it is not looked at
@@ -8,8 +8,11 @@
 //! Descriptor" stops there.
 //! Not here: reading the stored bytes (at most [`super::entry::Compressed::stored_bytes`], fewer at the end of a file).
 
+mod compressor;
+
 use std::fmt;
 
+pub use compressor::Compressor;
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::zstd_safe::{self, DCtx};
 

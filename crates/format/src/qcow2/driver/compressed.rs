@@ -1,0 +1,175 @@
+//! Writing compressed clusters.
+//!
+//! ```text
+//!   cluster ──compress──► stream shorter than it ─► lock the guest cluster ─ reserve bytes ─ write ─ publish
+//!                     └─► no shorter stream ──────► an ordinary write of the cluster
+//! ```
+//! Compression runs on the thread of the request and holds nothing; what the threads share is the search for room (`pack`).
+//! What was there before is given back as by any other write, so a compressed write may replace anything.
+//!
+//! Not here: whether it is zeroes and needs no write at all, which is for whoever asks.
+
+use std::sync::{Mutex, PoisonError};
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_buf::Buf;
+use drystone_core::driver::{BufResult, WriteFlags};
+use drystone_core::request::io::Io;
+
+use super::Qcow2;
+use super::pack::Piece;
+use super::write::join;
+use crate::qcow2::compress::{Compression, Compressor};
+use crate::qcow2::entry::{Compressed, L2Entry};
+
+/// Idle presses that are kept.
+const PRESSES_MAX: usize = 16;
+
+/// What it takes to compress one cluster.
+struct Press {
+    compressor: Compressor,
+    /// Where streams go; one byte shorter than a cluster.
+    out: Buf,
+}
+
+/// Presses that are used again and again.
+pub(super) struct Presses {
+    compression: Compression,
+    idle: Mutex<Vec<Press>>,
+}
+
+impl Presses {
+    pub(super) fn new(compression: Compression) -> Self {
+        Self { compression, idle: Mutex::default() }
+    }
+
+    fn take(&self, cluster_bytes: usize) -> Press {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.unwrap_or_else(|| Press {
+            compressor: Compressor::new(self.compression),
+            out: Buf::zeroed(cluster_bytes - 1),
+        })
+    }
+
+    fn give_back(&self, press: Press) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < PRESSES_MAX {
+            idle.push(press);
+        }
+    }
+}
+
+impl Qcow2 {
+    /// Writes whole clusters (the last one of the disk may be shorter), each compressed if that makes it shorter.
+    pub(super) async fn write_compressed(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    ) -> BufResult {
+        let prepared = match self.demand_clusters(io, at, buf.len() as u64) {
+            Ok(()) => self.mark_for_writing(io).await,
+            refused => refused,
+        };
+        if let Err(error) = prepared {
+            return (Err(error), buf);
+        }
+        let (mut at, mut rest, mut done, mut result) = (at, buf, None, Ok(()));
+        while !rest.is_empty() && result.is_ok() {
+            let behind = rest.split_off(self.cluster.buffer_len().min(rest.len()));
+            let (outcome, part) = self.write_pressed(io, at, rest, flags).await;
+            at = at.plus(part.len() as u64);
+            done = Some(join(done, part));
+            rest = behind;
+            result = outcome;
+        }
+        (result, join(done, rest))
+    }
+
+    fn demand_clusters(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<()> {
+        let (mask, end) = (self.cluster.bytes() - 1, at.get() + len);
+        if end > io.len() {
+            let text = format!("the request ends past the end of the disk ({} bytes)", io.len());
+            return Err(Error::new(Kind::OutOfRange, text));
+        }
+        if at.get() & mask == 0 && (end & mask == 0 || end == io.len()) {
+            return Ok(());
+        }
+        let text = format!("a compressed write of {len} bytes at {at} is not one of whole clusters");
+        Err(Error::new(Kind::InvalidInput, text))
+    }
+
+    /// Writes one cluster.
+    async fn write_pressed(&self, io: Io<'_>, at: GuestOffset, data: Buf, flags: WriteFlags) -> BufResult {
+        let mut press = self.presses.take(self.cluster.buffer_len());
+        let Some(len) = self.press(&mut press, data.as_slice()) else {
+            self.presses.give_back(press);
+            return self.write_clusters(io, at, data, WriteFlags { compressed: false, ..flags }).await;
+        };
+        let Press { compressor, mut out } = press;
+        let room = out.split_off(len);
+        io.sim_point().await;
+        let (result, stream) = self.store_stream(io, at, out, flags).await;
+        let mut out = stream;
+        // A device that went away keeps its buffer; the press is not used again then.
+        if out.rejoin(room).is_ok() {
+            self.presses.give_back(Press { compressor, out });
+        }
+        let result = match result {
+            Err(error) => Err(self.step_back_for_space(io, error).await),
+            Ok(()) => Ok(()),
+        };
+        (result, data)
+    }
+
+    /// Compresses a cluster; a shorter one is filled up with zeroes. The length of the stream, if it is shorter.
+    fn press(&self, press: &mut Press, data: &[u8]) -> Option<usize> {
+        let out = press.out.as_mut_slice();
+        if data.len() == self.cluster.buffer_len() {
+            return press.compressor.compress(data, out);
+        }
+        let mut whole = data.to_vec();
+        whole.resize(self.cluster.buffer_len(), 0);
+        press.compressor.compress(&whole, out)
+    }
+
+    /// Finds a place for a stream, writes it there and makes it visible.
+    async fn store_stream(&self, io: Io<'_>, at: GuestOffset, stream: Buf, flags: WriteFlags) -> BufResult {
+        let cluster = GuestRange::new(at, self.cluster.bytes());
+        let _cluster = self.in_flight.lock(io, cluster, "clusters").await;
+        let len = stream.len() as u64;
+        let piece = match self.prepare_piece(io, len).await {
+            Ok(piece) => piece,
+            Err(error) => return (Err(error), stream),
+        };
+        let flags = WriteFlags { fua: false, compressed: false, ..flags };
+        let (written, stream) = match io.file() {
+            Ok(file) => file.write(piece.at.in_child(), stream, flags).await,
+            Err(error) => (Err(error), stream),
+        };
+        io.sim_point().await;
+        let result = match written {
+            Ok(()) => self.publish_piece(io, at, piece, len).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            // Nothing points there and nobody is writing there any more.
+            self.give_back(io, piece.run).await;
+        }
+        (result, stream)
+    }
+
+    async fn prepare_piece(&self, io: Io<'_>, len: u64) -> Result<Piece> {
+        self.reap_some(io).await?;
+        self.store_if_full(io).await?;
+        self.reserve_bytes(io, len).await
+    }
+
+    async fn publish_piece(&self, io: Io<'_>, at: GuestOffset, piece: Piece, len: u64) -> Result<()> {
+        let stored = Compressed::checked(piece.at, len, self.cluster).ok_or_else(|| {
+            Error::new(Kind::NoSpace, "the image has reached the largest size of its format")
+        })?;
+        self.replace_entry(io, at, L2Entry::Compressed(stored)).await
+    }
+}

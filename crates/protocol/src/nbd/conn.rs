@@ -1,0 +1,186 @@
+//! One connection, seen from all threads: where requests for it are left.
+//!
+//! ```text
+//!   any thread:  push(Job) ──► queue ──► the connection's thread (`traffic`) ──► server
+//!                              reply ◄── Job::end
+//! ```
+//! Invariants: a job ends exactly once, with its buffer; a connection that is over takes none.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use drystone_base::{Error, Result};
+use drystone_buf::Buf;
+use drystone_core::answer::AnswerSender;
+use drystone_core::disk::DiskDone;
+use drystone_nbd::{Request, Session};
+use drystone_sys::Closer;
+
+/// A request on its way to a server.
+pub(super) struct Job {
+    /// Its cookie is the connection's business.
+    pub(super) request: Request,
+    /// What a read fills, or a write sends.
+    pub(super) buf: Option<Buf>,
+    pub(super) reply: Reply,
+}
+
+/// Who waits for the answer.
+pub(super) enum Reply {
+    /// An operation of the disk.
+    Device(AnswerSender<DiskDone>),
+    /// A question about block status.
+    Status(AnswerSender<Result<Found, Lost>>),
+}
+
+/// The first extent of an answer about block status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) len_bytes: u64,
+    pub(super) status: u64,
+}
+
+/// A request that has not been done.
+pub(super) struct Lost {
+    pub(super) error: Error,
+    /// When it is worth another attempt, if it is.
+    pub(super) again_ns: Option<u64>,
+}
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        Self { error, again_ns: None }
+    }
+}
+
+impl Reply {
+    /// Tells the outcome. A question that was answered without an extent has no answer.
+    pub(super) fn end(self, buf: Option<Buf>, outcome: Result<Option<Found>, Lost>) {
+        match self {
+            Self::Device(sender) => sender.send(match outcome {
+                Ok(_) => DiskDone { result: Ok(()), buf, again_ns: None },
+                Err(Lost { error, again_ns }) => DiskDone { result: Err(error), buf, again_ns },
+            }),
+            Self::Status(sender) => match outcome {
+                Ok(None) => {}
+                Ok(Some(found)) => sender.send(Ok(found)),
+                Err(lost) => sender.send(Err(lost)),
+            },
+        }
+    }
+}
+
+impl Job {
+    /// It will not be done.
+    pub(super) fn fail(self, lost: Lost) {
+        self.reply.end(self.buf, Err(lost));
+    }
+}
+
+/// A connection.
+pub(super) struct Conn {
+    pub(super) session: Session,
+    closer: Closer,
+    queue: Mutex<Queue>,
+    /// The server has answered something.
+    was_useful: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Whoever sends them.
+    sender: Option<Waker>,
+    state: State,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// It says goodbye once it has nothing to send.
+    Leaving,
+    Over,
+}
+
+impl Conn {
+    pub(super) fn new(session: Session, closer: Closer) -> Self {
+        Self { session, closer, queue: Mutex::default(), was_useful: AtomicBool::new(false) }
+    }
+
+    /// The server has answered something.
+    pub(super) fn note_answer(&self) {
+        if !self.was_useful() {
+            self.was_useful.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn was_useful(&self) -> bool {
+        self.was_useful.load(Ordering::Acquire)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a request; gives it back if the connection is over.
+    pub(super) fn push(&self, job: Job) -> Result<(), Box<Job>> {
+        let mut queue = self.queue();
+        if queue.state != State::Open {
+            return Err(Box::new(job));
+        }
+        queue.jobs.push_back(job);
+        wake(queue);
+        Ok(())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.queue().state == State::Open
+    }
+
+    /// Moves up to `room` requests to `into`; nothing is there once the connection is to end.
+    pub(super) fn poll_jobs(&self, room: usize, into: &mut Vec<Job>, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = self.queue();
+        let count = queue.jobs.len().min(room);
+        into.extend(queue.jobs.drain(..count));
+        if count > 0 || queue.state != State::Open {
+            return Poll::Ready(());
+        }
+        queue.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Asks it to end when what it was given is sent.
+    pub(super) fn leave(&self) {
+        let mut queue = self.queue();
+        if queue.state == State::Open {
+            queue.state = State::Leaving;
+        }
+        wake(queue);
+    }
+
+    /// Ends it: what waits for the socket fails, and whoever sends looks up.
+    pub(super) fn cut(&self) {
+        self.closer.close();
+        let mut queue = self.queue();
+        queue.state = State::Over;
+        wake(queue);
+    }
+
+    /// What was never sent. To be called once it is over.
+    pub(super) fn take_rest(&self) -> VecDeque<Job> {
+        mem::take(&mut self.queue().jobs)
+    }
+}
+
+/// Wakes whoever sends, without the lock.
+fn wake(mut queue: MutexGuard<'_, Queue>) {
+    let sender = queue.sender.take();
+    drop(queue);
+    if let Some(sender) = sender {
+        sender.wake();
+    }
+}
