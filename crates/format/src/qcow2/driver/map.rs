@@ -16,7 +16,7 @@ use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 use super::cache::{Published, SliceId, SliceImage, Slices};
 use super::l1::L1;
 use super::load_table;
-use crate::qcow2::entry::{Allocated, L2Entry, RawEntry, Table, parse_l1};
+use crate::qcow2::entry::{Allocated, EntryFault, L2Entry, RawEntry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
 use crate::qcow2::l2::L2Format;
 
@@ -158,9 +158,25 @@ impl Map {
         self.slices.clear();
     }
 
-    /// What the entry `raw` at `spot` says.
+    /// What the entry `raw` at `spot` says. In a data file, every cluster has its place.
+    #[inline]
+    pub(super) fn entry(&self, spot: Spot, raw: RawEntry) -> Result<L2Entry, EntryFault> {
+        let entry = L2Entry::parse(raw, self.l2)?;
+        match entry.place().filter(|_| self.l2.has_data_file()) {
+            Some(place) if place.at != self.place_in_data_file(spot) => Err(EntryFault::Elsewhere(place.at)),
+            _ => Ok(entry),
+        }
+    }
+
+    /// Where the cluster of `spot` is in a data file.
+    pub(super) fn place_in_data_file(&self, spot: Spot) -> HostOffset {
+        let cluster = (spot.slice.0 << self.slice_bits) + spot.index as u64;
+        HostOffset::new(cluster << self.cluster.bits())
+    }
+
+    /// As [`Self::entry`], with where it was found.
     pub(super) fn parse(&self, spot: Spot, raw: RawEntry) -> Result<L2Entry> {
-        L2Entry::parse(raw, self.l2).map_err(|fault| {
+        self.entry(spot, raw).map_err(|fault| {
             let at = self.table(spot.slice).ok().flatten().map_or(HostOffset::ZERO, |table| table.at);
             let error = fault.at(Table::L2, at, spot.index as u64, raw.descriptor);
             Error::new(Kind::Corrupt, "an L2 table is damaged").because(error)

@@ -164,7 +164,7 @@ impl Driver for Qcow2 {
     }
 
     fn takes_compressed(&self) -> bool {
-        true
+        !self.map.l2().has_data_file()
     }
 
     fn write<'a>(

@@ -59,6 +59,24 @@ pub struct Opened {
     pub backing_name: Option<Vec<u8>>,
     /// The format of the backing file, as stored.
     pub backing_format: Option<Vec<u8>>,
+    /// Whether the guest's data is in another file, which the node needs as its child `data-file`.
+    pub data_file: DataFile,
+}
+
+/// Where an image keeps the guest's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataFile {
+    /// In its own file.
+    Same,
+    /// In another one: its name, if the image says it.
+    Apart(Option<Vec<u8>>),
+}
+
+impl DataFile {
+    fn of(header: &Header) -> Self {
+        let name = || header.extensions().data_file().map(<[u8]>::to_vec);
+        if header.l2().has_data_file() { Self::Apart(name()) } else { Self::Same }
+    }
 }
 
 /// What is read of an image when it is opened.
@@ -83,6 +101,7 @@ impl Qcow2 {
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
         let backing_format = header.extensions().backing_format().map(<[u8]>::to_vec);
+        let data_file = DataFile::of(&header);
         let driver = Self {
             version: header.version(),
             cluster,
@@ -101,7 +120,7 @@ impl Qcow2 {
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
-        Ok(Opened { driver, facts, backing_name, backing_format })
+        Ok(Opened { driver, facts, backing_name, backing_format, data_file })
     }
 }
 

@@ -32,6 +32,7 @@ impl Qcow2 {
         self.grow_l1(io, len).await?;
         self.zero_tail(io, old_len).await?;
         self.hide_backing(io, old_len, len).await?;
+        self.grow_data(io, old_len, len).await?;
         self.store_metadata(io).await?;
         let _structure = self.lock_structure(io).await;
         self.change_header(io, &HeaderChange { len_guest: Some(len), ..HeaderChange::default() }).await
@@ -100,6 +101,23 @@ impl Qcow2 {
         match GuestRange::checked(start, end.saturating_sub(start)) {
             Some(range) => self.change_clusters(io, range, Become::Zero).await,
             None => Ok(()),
+        }
+    }
+
+    /// A data file is as long as the disk. If it is a raw image, all of it shows.
+    async fn grow_data(&self, io: Io<'_>, old_len: u64, len: u64) -> Result<()> {
+        if !self.map.l2().has_data_file() {
+            return Ok(());
+        }
+        let data = self.data_file(io)?;
+        if data.len() < len {
+            data.resize(len, Preallocation::Off).await?;
+        }
+        let start = old_len.next_multiple_of(self.cluster.bytes());
+        let end = len.next_multiple_of(self.cluster.bytes());
+        match GuestRange::checked(start, end.saturating_sub(start)) {
+            Some(range) if self.is_data_raw() => self.change_clusters(io, range, Become::Mapped).await,
+            _ => Ok(()),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | header | reading | writing |
 //! |---|---|---|
-//! | an unknown incompatible feature, encryption, external data file | no | no |
+//! | an unknown incompatible feature, encryption, a raw data file that is none | no | no |
 //! | dirty bit: refcounts may be wrong | yes | no, until repaired |
 //! | corrupt bit | yes | no, until repaired |
 //! | persistent bitmaps that are consistent | yes | no, it would make them wrong |
@@ -50,9 +50,9 @@ pub enum RefusedReason {
     /// The guest's data is encrypted.
     #[error("the image is encrypted ({0:?}), which is not supported")]
     Encrypted(Crypt),
-    /// The guest's data is in another file.
-    #[error("the image keeps its data in an external file, which is not supported")]
-    ExternalData,
+    /// A data file that is a raw image, and none.
+    #[error("the image says that its data file is a raw image, and that it has none")]
+    NoDataFile,
 }
 
 impl Header {
@@ -79,16 +79,23 @@ impl Header {
     /// The header that must be on disk, durably, before the first write to the image: without the autoclear features.
     /// `None` if that is the header as it is.
     ///
-    /// This build writes to no image whose autoclear features it could keep up to date, so all of them go. Bitmaps are
-    /// among them: ask [`Self::access`], and the user, first.
+    /// That a data file is a raw image is kept true; no other feature could be, so they go. Bitmaps are among them: ask
+    /// [`Self::access`], and the user, first.
     ///
     /// # Errors
     /// As [`Self::changed`].
     pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
-        if self.autoclear.is_empty() {
+        let kept = Autoclear::EMPTY.with(AutoclearBit::RawExternalData, self.is_data_raw());
+        if self.autoclear == kept {
             return Ok(None);
         }
-        self.changed(&HeaderChange { autoclear: Some(Autoclear::EMPTY), ..HeaderChange::default() }).map(Some)
+        self.changed(&HeaderChange { autoclear: Some(kept), ..HeaderChange::default() }).map(Some)
+    }
+
+    /// Whether the data has a file of its own that is a raw image of the disk.
+    #[must_use]
+    pub fn is_data_raw(&self) -> bool {
+        self.l2().has_data_file() && self.autoclear.has(AutoclearBit::RawExternalData)
     }
 
     fn refused(&self) -> Option<RefusedReason> {
@@ -99,9 +106,9 @@ impl Header {
         if self.crypt != Crypt::None {
             return Some(RefusedReason::Encrypted(self.crypt));
         }
-        let raw_data = self.autoclear.has(AutoclearBit::RawExternalData);
-        let is_external = self.incompatible.has(IncompatibleBit::ExternalData) || raw_data;
-        is_external.then_some(RefusedReason::ExternalData)
+        let is_raw = self.autoclear.has(AutoclearBit::RawExternalData);
+        let is_alone = is_raw && !self.incompatible.has(IncompatibleBit::ExternalData);
+        is_alone.then_some(RefusedReason::NoDataFile)
     }
 }
 

@@ -51,6 +51,10 @@ macro_rules! for_each_change {
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
             freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
+            data_in_a_file_of_its_own: new("data 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_in_a_file_of_its_own_over_backing: new("64K").after("write 0..64K").overlay("data 64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; discard 20K..24K; flush; write 21K..22K; write 0..512";
+            data_in_a_raw_file: new("rawdata 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            subclusters_in_a_data_file: new("c16K x 128K").after("write 0..128K").overlay("c16K x data 128K"), "write 1K..1536 & write 20K..21K; flush; zero 1K..2K; unmap 16K..32K; write 17K+300; flush; write 1200+20";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

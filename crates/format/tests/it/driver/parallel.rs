@@ -70,7 +70,7 @@ fn resident_bytes() -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_cache_keeps_to_its_bytes() {
-    let mut image = Kind { len: 1 << 40, ..Kind::of("c64K r16 1M") }.image();
+    let mut image = Kind { len: 1 << 40, ..Kind::of("c64K r16 1M") }.images().remove(0);
     let l1 = header(&image).l1();
     let tables: Vec<u8> =
         (0..u64::from(l1.entries)).flat_map(|index| ((1 << 41) + (index << 16)).to_be_bytes()).collect();
