@@ -62,7 +62,12 @@ impl Configured for ConfiguredFilter {
         Box::pin(async move {
             let bottom = self.bottom.as_deref().map(|name| find_below(file, name)).transpose()?;
             let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
-            Ok(OpenedImage { driver: Box::new(CopyOnRead::new(bottom)), facts, backing: Backing::Impossible, data_file: DataFile::Same })
+            Ok(OpenedImage {
+                driver: Box::new(CopyOnRead::new(bottom)),
+                facts,
+                backing: Backing::Impossible,
+                data_file: DataFile::Same,
+            })
         })
     }
 }

@@ -86,6 +86,8 @@ fn take_create_options(len_bytes: u64, options: &mut Options) -> Result<CreateOp
         lazy_refcounts: options.take_switch("lazy_refcounts")?.unwrap_or(default.lazy_refcounts),
         compression: options.take_choice("compression_type", &compressions)?.unwrap_or(default.compression),
         extended_l2: options.take_switch("extended_l2")?.unwrap_or(default.extended_l2),
+        data_file: options.take_text("data_file")?.map(String::into_bytes),
+        is_data_raw: options.take_switch("data_file_raw")?.unwrap_or(default.is_data_raw),
         ..default
     })
 }

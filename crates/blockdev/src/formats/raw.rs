@@ -82,7 +82,12 @@ impl Configured for ConfiguredRaw {
                 Some(guard) => driver.guarded(guard.clone()),
                 None => driver,
             };
-            Ok(OpenedImage { driver: Box::new(driver), facts, backing: Backing::Impossible, data_file: DataFile::Same })
+            Ok(OpenedImage {
+                driver: Box::new(driver),
+                facts,
+                backing: Backing::Impossible,
+                data_file: DataFile::Same,
+            })
         })
     }
 }

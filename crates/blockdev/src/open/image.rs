@@ -153,9 +153,8 @@ impl<'s> Session<'s, '_> {
             (DataFile::Apart(Some(name)), None) => {
                 let spec = NodeSpec::data_file(name.clone(), settings.for_file())?;
                 let opened = self.file(spec, *settings, Place { is_image: true, ..place }).await;
-                opened.map_err(|error| {
-                    Error::new(error.kind(), "cannot open its data file").because(error)
-                })?
+                opened
+                    .map_err(|error| Error::new(error.kind(), "cannot open its data file").because(error))?
             }
         };
         if data.read_only && !settings.read_only {

@@ -99,7 +99,8 @@ impl Line {
         if self.is_options && format.is_some() {
             return Err(Error::new(Kind::InvalidInput, "--image-opts and --format exclude each other"));
         }
-        let image = if self.is_options { ImageArgs::of_options(name) } else { ImageArgs::of(name, format.cloned()) };
+        let image =
+            if self.is_options { ImageArgs::of_options(name) } else { ImageArgs::of(name, format.cloned()) };
         Ok(ImageArgs { force_share: self.force_share, ..image })
     }
 

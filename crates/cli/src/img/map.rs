@@ -157,7 +157,8 @@ impl<'a> Printer<'a> {
             }
             Output::Human if entry.status.data => {
                 let Some(offset) = entry.status.offset else {
-                    let text = "the file contains compressed, encrypted or external clusters, which have no place";
+                    let text =
+                        "the file contains compressed, encrypted or external clusters, which have no place";
                     return Err(Error::new(Kind::Unsupported, text));
                 };
                 let numbers = [entry.start, entry.status.len, offset].map(|n| format!("{:<16}", hex(n)));

@@ -100,7 +100,9 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         ([], None) => return Err(invalid("an image or --size is expected")),
         ([_, _, ..], _) => return Err(invalid("one image is expected")),
         ([], Some(_)) if is_about_image => {
-            return Err(invalid("--format, --image-opts and --snapshot are about an image, and there is none"));
+            return Err(invalid(
+                "--format, --image-opts and --snapshot are about an image, and there is none",
+            ));
         }
         ([_], None) | ([], Some(_)) => {}
     }
@@ -128,13 +130,16 @@ fn of_image(
         let disk = match snapshot {
             None => tool.open_reader(image).await?,
             Some(_) => {
-                return Err(Error::new(Kind::Unsupported, "snapshots cannot be opened yet").in_option("snapshot"));
+                return Err(
+                    Error::new(Kind::Unsupported, "snapshots cannot be opened yet").in_option("snapshot")
+                );
             }
         };
         let len = disk.len_bytes;
         // Nobody knows what of a backing file would show through.
         let is_known = target.values.backing().is_none() && !target.takes_all();
-        let required = if is_known { data_bytes(tool, &disk, target.unit()).await? } else { target.all(len)? };
+        let required =
+            if is_known { data_bytes(tool, &disk, target.unit()).await? } else { target.all(len)? };
         Ok((len, required))
     })?;
     let mut measured = target.measure(len, required)?;
@@ -223,8 +228,7 @@ impl Target {
             return Ok(Measured { required: len, fully_allocated: len, bitmaps: None });
         };
         let too_large = || Error::new(Kind::TooLarge, "the disk is too large for clusters of this size");
-        let (metadata, all) =
-            shape.metadata_bytes(len).zip(shape.len_rounded(len)).ok_or_else(too_large)?;
+        let (metadata, all) = shape.metadata_bytes(len).zip(shape.len_rounded(len)).ok_or_else(too_large)?;
         let data = if self.takes_all() { all } else { data };
         Ok(Measured { required: metadata + data, fully_allocated: metadata + all, bitmaps: None })
     }
@@ -234,7 +238,9 @@ impl Target {
 fn shape(values: &Values) -> Result<Shape> {
     let invalid = |option: &str, text: &str| Error::new(Kind::InvalidInput, text).in_option(option);
     if values.asks_for_encryption() {
-        return Err(Error::new(Kind::Unsupported, "encrypted images cannot be measured").in_option("encryption"));
+        return Err(
+            Error::new(Kind::Unsupported, "encrypted images cannot be measured").in_option("encryption")
+        );
     }
     let cluster = ClusterBits::from_bytes(values.number("cluster_size"));
     let cluster =
@@ -256,10 +262,8 @@ const EXTENDED_CLUSTER_BYTES_MIN: u64 = 16 << 10;
 
 impl Measured {
     fn to_words(&self) -> String {
-        let mut out = format!(
-            "required size: {}\nfully allocated size: {}\n",
-            self.required, self.fully_allocated
-        );
+        let mut out =
+            format!("required size: {}\nfully allocated size: {}\n", self.required, self.fully_allocated);
         if let Some(bytes) = self.bitmaps {
             out.push_str(&format!("bitmaps size: {bytes}\n"));
         }

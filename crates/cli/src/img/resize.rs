@@ -81,7 +81,9 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
     };
     let free: Vec<&OsString> = line.free.iter().chain(&last).collect();
     let [name, size] = free[..] else {
-        return Err(line.usage(format!("an image and a size are expected, {} arguments are given", free.len())));
+        return Err(
+            line.usage(format!("an image and a size are expected, {} arguments are given", free.len()))
+        );
     };
     let request = Request { size: parse(size)?, may_shrink, preallocation };
     let image = line.image(name)?;
@@ -170,7 +172,9 @@ mod tests {
             may_shrink,
             preallocation: Preallocation::Off,
         });
-        request.and_then(|request| request.new_len(4096)).map_or_else(|error| error.report(), |len| len.to_string())
+        request
+            .and_then(|request| request.new_len(4096))
+            .map_or_else(|error| error.report(), |len| len.to_string())
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub(super) async fn compare(tool: &Tool, disks: [&Disk<ReadOnly>; 2], is_strict:
         for thread in tool.io_threads(count)? {
             for _ in 0..WORKERS_PER_THREAD {
                 let shared = Arc::clone(&shared);
-                workers.push(thread.call(move |local| async move { Worker::new(&shared, &local).run().await }));
+                workers
+                    .push(thread.call(move |local| async move { Worker::new(&shared, &local).run().await }));
             }
         }
         for worker in workers {
@@ -227,7 +228,8 @@ impl<'s> Worker<'s> {
 
     /// Reads what is data.
     async fn fill(&mut self, at: u64, count: u64, is_data: [bool; 2]) -> Result<()> {
-        let len = usize::try_from(count).map_err(|_| Error::new(Kind::TooLarge, "too much to read at once"))?;
+        let len =
+            usize::try_from(count).map_err(|_| Error::new(Kind::TooLarge, "too much to read at once"))?;
         let [one, two] = &mut self.lanes;
         let [first, second] = &self.shared.backends;
         let [left, right] = &mut self.bufs;
@@ -332,7 +334,10 @@ fn nonzero(bytes: &[u8]) -> Option<usize> {
     if is_zero {
         return None;
     }
-    Some(bytes.chunks(SECTOR_BYTES).take_while(|sector| sector.iter().all(|byte| *byte == 0)).count() * SECTOR_BYTES)
+    Some(
+        bytes.chunks(SECTOR_BYTES).take_while(|sector| sector.iter().all(|byte| *byte == 0)).count()
+            * SECTOR_BYTES,
+    )
 }
 
 #[cfg(test)]

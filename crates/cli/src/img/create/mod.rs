@@ -163,7 +163,7 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        write::image(&local, &path, format, &values).await
+        write::image(&local, &path, format, &values, &chain).await
     })
 }
 
