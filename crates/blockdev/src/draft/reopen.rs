@@ -187,9 +187,15 @@ impl Reopening<'_, '_> {
     /// The data stays in its file.
     fn demand_data_file(&self, item: &Item, said: &Child) -> Result<()> {
         let current = self.current(item.node, ChildKey::DataFile);
+        let named = match said {
+            Child::Node(name) => {
+                Some(self.draft.find(self.task, name).map_err(|error| error.in_option("data-file"))?)
+            }
+            _ => None,
+        };
         let text = match said {
             Child::Unsaid => return Ok(()),
-            Child::Node(name) if current == Some(self.draft.find(self.task, name)?) => return Ok(()),
+            Child::Node(_) if current.is_some() && current == named => return Ok(()),
             Child::New(_) if current.is_some() => return Ok(()),
             _ if current.is_none() => "the image has no data file",
             _ => "it cannot be changed",
