@@ -8,6 +8,7 @@ use drystone_core::control::{Demand, GraphView, NodeInfo, Plan, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 
 use crate::given::Given;
 
@@ -86,21 +87,48 @@ async fn set_read_only(task: &mut Task<'_>, nodes: &[NodeId], read_only: bool) -
     task.apply(plan).await
 }
 
+/// Makes the header of `image` name `backing`, or nothing; what is behind the image stays, and is not asked. For whoever has
+/// made sure that the image shows the same with it.
+///
+/// # Errors
+/// [`Kind::InUse`] while a job works on it; those of writing. A power cut leaves the old name or the new one.
+pub async fn set_backing_file(
+    task: &mut Task<'_>,
+    image: NodeId,
+    backing: Option<&BackingFile>,
+) -> Result<()> {
+    write(task, image, backing).await
+}
+
+/// Gives up everything that `image` has of its own: its disk shows what is behind it, or is zeroes.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if its format cannot; [`Kind::InUse`] while a job works on it; those of writing.
+pub async fn make_empty(task: &mut Task<'_>, image: NodeId) -> Result<()> {
+    alone(task, image, async |io| io.node().driver().make_empty(io).await).await
+}
+
 async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>) -> Result<()> {
+    alone(task, image, async |io| io.node().driver().change_backing_file(io, backing).await).await
+}
+
+/// Does something to an image with nobody else inside.
+async fn alone(
+    task: &mut Task<'_>,
+    image: NodeId,
+    work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()>,
+) -> Result<()> {
     let mut plan = Plan::new();
     plan.demand(image, Demand::NoJob);
     plan.hold(image);
     let checked = plan.check(task.gs()).map_err(|(_plan, error)| error)?;
     let staged = task.stage(checked).await?;
     let change = task.admit(staged).await?;
-    let written = match change.private(image) {
-        Ok(private) => {
-            let io = private.io();
-            io.node().driver().change_backing_file(io, backing).await
-        }
+    let done = match change.private(image) {
+        Ok(private) => work(private.io()).await,
         Err(error) => Err(error),
     };
-    match written {
+    match done {
         Ok(()) => {
             change.settle().await?.commit().finish().await;
             Ok(())

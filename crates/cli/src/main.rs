@@ -1,4 +1,5 @@
-//! The command `drystone`; the image tool when it is called `qemu-img`, and the daemon as `qemu-storage-daemon`.
+//! The command `drystone`; called by the name of a tool of the C block layer (`qemu-img`, `qemu-io`, `qemu-nbd`,
+//! `qemu-storage-daemon`), it is that tool.
 //!
 //! | module | what |
 //! |---|---|
@@ -7,6 +8,8 @@
 //! | [`graph`] | `drystone graph`: the nodes of an image |
 //! | [`daemon`] | `drystone daemon`, `qemu-storage-daemon`: everything through QMP |
 //! | [`img`] | `drystone img`, `qemu-img`: makes images and looks at them |
+//! | [`io`] | `drystone io`, `qemu-io`: requests to a disk, one by one |
+//! | [`nbd`] | `drystone nbd`, `qemu-nbd`: one image over NBD |
 //! | [`monitor`] | the control socket of a running `serve`, both ends |
 //! | [`tool`] | what the tools share: disks through the graph, threads, signals, progress |
 //! | [`args`], [`text`] | grammar and words of the C tools |
@@ -20,7 +23,9 @@ mod console;
 mod daemon;
 mod graph;
 mod img;
+mod io;
 mod monitor;
+mod nbd;
 mod serve;
 mod snapshot;
 mod text;
@@ -60,6 +65,20 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Makes requests to a disk image, one by one, as qemu-io does
+    #[command(disable_help_flag = true)]
+    Io {
+        /// As for qemu-io: `drystone io --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Serves one disk image over NBD, as qemu-nbd does
+    #[command(disable_help_flag = true)]
+    Nbd {
+        /// As for qemu-nbd: `drystone nbd --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +86,8 @@ fn main() -> ExitCode {
     let called = args.next().unwrap_or_default();
     match Path::new(&called).file_name().and_then(OsStr::to_str) {
         Some("qemu-img") => return ExitCode::from(img::run("qemu-img", args.collect())),
+        Some("qemu-io") => return ExitCode::from(io::run("qemu-io", args.collect())),
+        Some("qemu-nbd") => return ExitCode::from(nbd::run("qemu-nbd", args.collect())),
         Some("qemu-storage-daemon") => {
             return ExitCode::from(daemon::run("qemu-storage-daemon", args.collect()));
         }
@@ -74,6 +95,8 @@ fn main() -> ExitCode {
     }
     let result = match Drystone::parse().command {
         Command::Img { args } => return ExitCode::from(img::run("drystone img", args)),
+        Command::Io { args } => return ExitCode::from(io::run("drystone io", args)),
+        Command::Nbd { args } => return ExitCode::from(nbd::run("drystone nbd", args)),
         Command::Daemon { args } => return ExitCode::from(daemon::run("drystone daemon", args)),
         Command::Serve(args) => serve::run(args),
         Command::Snapshot(args) => snapshot::run(args),

@@ -10,7 +10,7 @@
 //! | by requests, on any I/O thread | `locate` | look at what is in memory; no wait, no allocation when the answer is cached |
 //! | by requests, on any I/O thread | `load`, `read`, `write`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
 //! | by plans, on the control thread | `grant`, `check` | compute, and nothing else |
-//! | by changes, on the control thread | `stage`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
+//! | by changes, on the control thread | `stage`, `change_bitmaps`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
 //!
 //! A driver with several users at once is `Sync`: it locks its own tables, never across an await.
 
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 
+use crate::bitmap::stored::{StoredBitmap, StoredChange};
 use crate::disk::{Disk, Preallocation};
 use crate::graph::node::{ChildKey, Node};
 use crate::graph::permission::Grant;
@@ -215,6 +216,11 @@ impl<'n> Publish<'n> {
         self.0.set_len(len);
     }
 
+    /// These are the persistent bitmaps now: the image was read again.
+    pub fn bitmaps(&self, stored: Vec<StoredBitmap>) {
+        self.0.bitmaps().load(self.0.len(), stored);
+    }
+
     /// Requests to the node's device must be aligned to `bytes` now: a power of two.
     pub fn request_alignment(&self, bytes: u32) {
         self.0.set_request_alignment(bytes);
@@ -322,6 +328,24 @@ pub trait Driver: Any + Send + Sync {
     ) -> LocalFuture<'a, Result<()>> {
         let _ = backing;
         Box::pin(async move { Err(unsupported(io, "name a backing file")) })
+    }
+
+    /// Gives up everything that the image has of its own, so that all of its disk shows what is behind it. What was written
+    /// before is not kept; after a power cut, each cluster is as it was or given up. With nobody else inside.
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move { Err(unsupported(io, "be emptied")) })
+    }
+
+    /// The persistent bitmaps that opening the image has found; asked for once, when the driver becomes a node.
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        Vec::new()
+    }
+
+    /// A plan does this to persistent bitmaps of the node, in this order, with nobody else inside, right before its commit.
+    /// What it leaves on disk, the old state accepts too: it stores all persistent bitmaps again.
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        let _ = changes;
+        Box::pin(async move { Err(unsupported(io, "store bitmaps").in_option("persistent")) })
     }
 
     /// The node's own device, for protocol drivers.

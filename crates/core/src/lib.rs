@@ -50,6 +50,7 @@
 //! | [`graph`] | nodes, roles, permissions, gates |
 //! | [`request`] | the path of a request through layers |
 //! | [`job`] | what a job's code is given |
+//! | [`bitmap`] | dirty bitmaps |
 //! | [`waits`] | who waits for what |
 //! | [`mod@answer`] | one value on its way from one task to another |
 //!
@@ -59,6 +60,7 @@
 
 pub mod answer;
 pub mod backend;
+pub mod bitmap;
 pub mod control;
 pub mod disk;
 pub mod driver;

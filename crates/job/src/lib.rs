@@ -13,6 +13,7 @@
 //! | `run` | [`Running`]: what a job's code is lent |
 //! | `ending` | [`Ending`]: last steps, groups that complete together or not at all |
 //! | `policy`, `limit`, `event` | `on-error`; bytes per second; what is told |
+//! | [`copy`] | the copy engine |
 //! | [`stream`] | `block-stream` |
 //!
 //! A job's code is an ordinary async function on an I/O thread. It reads and writes through lanes like everybody else, so
@@ -78,6 +79,7 @@
 //! executors.
 #![forbid(unsafe_code)]
 
+pub mod copy;
 mod ending;
 mod event;
 mod jobs;

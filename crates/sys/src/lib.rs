@@ -15,6 +15,7 @@
 //! | `lock` | [`ImageLock`]: who may use an image beside us |
 //! | `net`, `event` | sockets, eventfds, signals |
 //! | `terminal` | [`Keys`]: key presses |
+//! | `activation` | sockets that a service manager has opened for us |
 //! | `process` | going into the background, [`PidFile`] |
 //! | `played` | with the feature `sim`: threads and sockets that a simulation plays |
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
@@ -24,6 +25,7 @@
 //! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
 //! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
 
+mod activation;
 mod calendar;
 mod engine;
 mod event;
@@ -44,6 +46,7 @@ mod threads;
 mod timer;
 mod wake;
 
+pub use activation::{activated_count, take_activated};
 pub use calendar::{LocalTime, local_time};
 pub use engine::EngineKind;
 pub use event::{EventFd, Signal, Signals, Watched};
@@ -52,6 +55,6 @@ pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Network, Receiver, Sender, Stdio, Stream};
 pub use pool::BlockingQueue;
-pub use process::{Background, Forked, PidFile, go_into_background, load_file, time_of_day};
+pub use process::{Background, Forked, PidFile, go_into_background, load_file, raise, time_of_day};
 pub use terminal::Keys;
 pub use threads::{ThreadHandle, ThreadStarter, Threads};

@@ -166,6 +166,25 @@ pub fn load_file(path: &Path, len_max: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Sends the process a signal as if nobody here had asked to be told of it ([`crate::Signals`]), but for SIGUSR1: what the
+/// signal does by default happens before the call returns.
+///
+/// # Errors
+/// [`Kind::InvalidInput`] for a number that is no signal's.
+pub fn raise(number: i32) -> Result<()> {
+    // SAFETY: an all-zero `sigset_t` is a valid value for `sigemptyset` to overwrite.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid set, alive for all calls, which check the number and touch the calling thread's mask only.
+    let sent = unsafe {
+        libc::sigemptyset(&raw mut set);
+        if number != libc::SIGUSR1 && libc::sigaddset(&raw mut set, number) == 0 {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        }
+        libc::raise(number)
+    };
+    if sent == 0 { Ok(()) } else { Err(Error::new(Kind::InvalidInput, format!("{number} is no signal"))) }
+}
+
 /// The time of day, since the beginning of 1970.
 #[must_use]
 pub fn time_of_day() -> Duration {

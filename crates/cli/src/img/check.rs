@@ -9,18 +9,21 @@
 //! | 63 | the format has nothing to check, or the image uses what this build cannot check |
 //!
 //! Findings go to standard error, one a line, in our words; the numbers go to standard output as by release 10.0 of the C
-//! tool. Nothing is repaired yet.
+//! tool. With `-r`, what was found is repaired first; if something was, the numbers are those of a second check.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufWriter, Write as _};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::runtime::LocalRef;
+use drystone_format::qcow2::Header;
+use drystone_format::qcow2::check::repair::{Repair, repair};
 use drystone_format::qcow2::check::{self, CheckError, Class, Finding, Outcome};
 
 use super::doc::Doc;
-use super::image::{Content, Image};
+use super::image::{Bytes, Content, Image};
 use super::options::{Common, Output};
+use super::repair::Editable;
 use super::spec::{Spec, bytes_of};
 use super::{Console, FAILED, Failure, chain, options};
 use crate::args::UsageError;
@@ -39,7 +42,7 @@ const FLAGS: &[Flag] = &[
 ];
 
 const HELP: &str = "\
-Checks whether the tables of a disk image agree with each other. Nothing is changed.
+Checks whether the tables of a disk image agree with each other. Nothing is changed without -r.
 
   check [OPTION...] IMAGE
 
@@ -49,7 +52,7 @@ Checks whether the tables of a disk image agree with each other. Nothing is chan
   -T, --cache MODE        none, writeback, writethrough, directsync or unsafe; has no effect here
   -U, --force-share       check an image that somebody else writes to; findings may be wrong
       --output human|json how to say it (human)
-  -r, --repair leaks|all  not supported yet
+  -r, --repair leaks|all  repair wasted space only, or everything that can be
       --object OBJECT     not supported
   -h, --help              this text
 
@@ -65,15 +68,12 @@ const CACHE_MODES: [&str; 6] = ["none", "off", "writeback", "writethrough", "dir
 /// Runs the command.
 pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let mut is_quiet = false;
-    let mut repair = false;
+    let mut what = None;
     let common = options::parse("check", FLAGS, args, |name, value| {
         match name {
             "quiet" => is_quiet = true,
             "cache" => check_cache(value)?,
-            _ => {
-                check_repair(value)?;
-                repair = true;
-            }
+            _ => what = Some(parse_repair(value)?),
         }
         Ok(())
     })?;
@@ -81,22 +81,21 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         console.print(HELP);
         return Ok(0);
     };
-    if repair {
-        return Err(Error::new(Kind::Unsupported, "images cannot be repaired yet")
-            .in_option("repair")
-            .into());
+    if what.is_some() && common.force_share {
+        let text = "an image that somebody else may write to cannot be repaired";
+        return Err(Error::new(Kind::InvalidInput, text).in_option("force-share").into());
     }
     let spec = common.spec()?;
-    match super::run_here(async |local| examine(&local, &spec, &common).await)? {
+    match super::run_here(async |local| examine(&local, &spec, &common, what).await)? {
         Verdict::Unsupported(error) => {
             console.complain(&error.report());
             Ok(UNSUPPORTED)
         }
-        Verdict::Done { format, outcome } => {
+        Verdict::Done { format, outcome, fixed } => {
             if !is_quiet {
                 console.print(match common.output {
-                    Output::Human => to_words(&outcome),
-                    Output::Json => to_doc(&outcome, format, &common).to_json(),
+                    Output::Human => fixed.to_words() + &to_words(&outcome),
+                    Output::Json => to_doc(&outcome, fixed, format, &common).to_json(),
                 });
             }
             Ok(status(&outcome))
@@ -112,9 +111,11 @@ fn check_cache(mode: &OsStr) -> Result<()> {
     Err(Error::new(Kind::InvalidInput, text).in_option("cache"))
 }
 
-fn check_repair(what: &OsStr) -> Result<(), Failure> {
-    if what == "leaks" || what == "all" {
-        return Ok(());
+fn parse_repair(what: &OsStr) -> Result<Repair, Failure> {
+    match what.to_str() {
+        Some("leaks") => return Ok(Repair::Leaks),
+        Some("all") => return Ok(Repair::All),
+        _ => {}
     }
     let text = format!("--repair is 'leaks' or 'all', not '{}'", what.display());
     Err(Failure::Usage { command: "check", error: UsageError::Other(text) })
@@ -122,12 +123,39 @@ fn check_repair(what: &OsStr) -> Result<(), Failure> {
 
 /// How a check ended, if it did.
 enum Verdict {
-    Done { format: &'static str, outcome: Outcome },
+    Done { format: &'static str, outcome: Outcome, fixed: Fixed },
     Unsupported(Error),
 }
 
-async fn examine(local: &LocalRef, spec: &Spec, common: &Common) -> Result<Verdict> {
-    let image = Image::open(local, spec, common.force_share).await?;
+/// What was repaired.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fixed {
+    leaks: u64,
+    corruptions: u64,
+}
+
+impl Fixed {
+    const fn is_something(self) -> bool {
+        self.leaks + self.corruptions > 0
+    }
+
+    fn to_words(self) -> String {
+        if !self.is_something() {
+            return String::new();
+        }
+        let Self { leaks, corruptions } = self;
+        format!(
+            "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    \
+             {corruptions} corruptions\n\nDouble checking the fixed image now...\n"
+        )
+    }
+}
+
+async fn examine(local: &LocalRef, spec: &Spec, common: &Common, what: Option<Repair>) -> Result<Verdict> {
+    let image = match what {
+        Some(_) => Image::open_to_write(local, spec).await?,
+        None => Image::open(local, spec, common.force_share).await?,
+    };
     let Content::Qcow2(header) = &image.content else {
         let text = format!("there is nothing to check in an image of format {}", image.format());
         return Ok(Verdict::Unsupported(Error::new(Kind::Unsupported, text).at_path(spec.path())));
@@ -135,14 +163,12 @@ async fn examine(local: &LocalRef, spec: &Spec, common: &Common) -> Result<Verdi
     if !spec.is_without_backing() {
         chain::open_backing(local, &image, common.force_share).await?;
     }
-    let mut findings = BufWriter::new(std::io::stderr().lock());
-    let outcome = check::check(&image.bytes, header, |finding| {
-        let _ = writeln!(findings, "{}: {finding}", severity(finding));
-    });
-    let outcome = outcome.await;
-    let _ = findings.flush();
-    match outcome {
-        Ok(outcome) => Ok(Verdict::Done { format: image.format(), outcome }),
+    let ended = match what {
+        None => look(&image.bytes, header).await.map(|outcome| (outcome, Fixed::default())),
+        Some(what) => mend(&image.bytes, header, what).await,
+    };
+    match ended {
+        Ok((outcome, fixed)) => Ok(Verdict::Done { format: image.format(), outcome, fixed }),
         Err(cause @ CheckError::Refused(_)) => {
             let error = Error::new(Kind::Unsupported, "the image cannot be checked").because(cause);
             Ok(Verdict::Unsupported(error.at_path(spec.path())))
@@ -150,6 +176,35 @@ async fn examine(local: &LocalRef, spec: &Spec, common: &Common) -> Result<Verdi
         Err(cause) => {
             Err(Error::new(Kind::InvalidImage, "the check failed").because(cause).at_path(spec.path()))
         }
+    }
+}
+
+async fn look(bytes: &Bytes, header: &Header) -> Result<Outcome, CheckError> {
+    let mut findings = BufWriter::new(std::io::stderr().lock());
+    let outcome = check::check(bytes, header, |finding| {
+        let _ = writeln!(findings, "{}: {finding}", severity(finding));
+    });
+    let outcome = outcome.await;
+    let _ = findings.flush();
+    outcome
+}
+
+/// Repairs the image, and checks it again if something was repaired.
+async fn mend(bytes: &Bytes, header: &Header, what: Repair) -> Result<(Outcome, Fixed), CheckError> {
+    let target = Editable::new(bytes.clone());
+    let repaired = {
+        let mut findings = BufWriter::new(std::io::stderr().lock());
+        let repaired = repair(&target, header, what, |finding| {
+            let _ = writeln!(findings, "{}: {finding}", severity(finding));
+        });
+        let repaired = repaired.await;
+        let _ = findings.flush();
+        repaired?
+    };
+    let fixed = Fixed { leaks: repaired.leaks_fixed, corruptions: repaired.corruptions_fixed };
+    match target.into_bytes() {
+        Some(bytes) if fixed.is_something() => Ok((look(&bytes, &repaired.header).await?, fixed)),
+        _ => Ok((repaired.outcome, fixed)),
     }
 }
 
@@ -211,14 +266,16 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-fn to_doc(outcome: &Outcome, format: &'static str, common: &Common) -> Doc {
+fn to_doc(outcome: &Outcome, fixed: Fixed, format: &'static str, common: &Common) -> Doc {
     let unless_zero = |count: u64| (count > 0).then_some(Doc::Number(count));
     Doc::map([
         ("image-end-offset", unless_zero(outcome.image_end_offset)),
         ("compressed-clusters", unless_zero(outcome.clusters_compressed)),
         ("total-clusters", unless_zero(outcome.clusters_total)),
         ("corruptions", unless_zero(outcome.corruptions)),
+        ("corruptions-fixed", unless_zero(fixed.corruptions)),
         ("check-errors", Some(outcome.check_errors.into())),
+        ("leaks-fixed", unless_zero(fixed.leaks)),
         ("leaks", unless_zero(outcome.leaks)),
         ("allocated-clusters", unless_zero(outcome.clusters_allocated)),
         ("filename", Some(Doc::Text(bytes_of(&common.name)))),

@@ -4,7 +4,7 @@
 //!  Image (qcow2: Header) ── child ──> Image (raw: window) ── child ──> Image (file)
 //!        '───────────────────────── Bytes: where the layer's own bytes are in the file ──'
 //! ```
-//! Nothing is written, no backing file is opened, and an image that could not be used (encrypted, damaged tables) can
+//! Nothing is written but by a repair, no backing file is opened, and an image that could not be used (encrypted, damaged tables) can
 //! still be looked at as far as its header is sound.
 //!
 //! Invariants: reads stay inside the layer's bytes; what is behind the end of a file reads as zeroes up to a whole
@@ -80,22 +80,29 @@ pub(crate) struct Bytes {
     local: LocalRef,
     start: u64,
     len: u64,
+    /// What is written behind the end makes them longer.
+    grows: bool,
 }
 
 /// Somebody who looks at a disk and lets others do what they like.
 const READER: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
+
+/// Somebody who changes an image.
+const WRITER: Grant =
+    Grant { perm: Perm::CONSISTENT_READ.with(Perm::WRITE).with(Perm::RESIZE), shared: Perm::ALL };
 
 /// What is wanted of a layer, and left to others.
 #[derive(Clone, Copy)]
 struct Users {
     grant: Grant,
     force_share: bool,
+    writable: bool,
 }
 
 impl Users {
     /// What a format wants of its file, for these users.
     fn of_file(self, format: Format, window: &Window) -> Self {
-        let parent = ParentState { users: self.grant, writable: false, active: true };
+        let parent = ParentState { users: self.grant, writable: self.writable, active: true };
         let grant = match format {
             Format::Raw => raw::file_grant(window.bytes.file_role(), parent),
             Format::Qcow2 => default_grant(Role::IMAGE, parent),
@@ -110,7 +117,16 @@ impl Image {
     /// # Errors
     /// Those of the operating system; what is wrong with the image's header; an image that somebody writes to.
     pub(crate) async fn open(local: &LocalRef, spec: &Spec, force_share: bool) -> Result<Self> {
-        let users = Users { grant: READER, force_share };
+        let users = Users { grant: READER, force_share, writable: false };
+        Self::open_layer(local, spec, users).await.map_err(|error| error.at_path(spec.path()))
+    }
+
+    /// Opens an image for writing.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; an image that somebody else uses.
+    pub(crate) async fn open_to_write(local: &LocalRef, spec: &Spec) -> Result<Self> {
+        let users = Users { grant: WRITER, force_share: false, writable: true };
         Self::open_layer(local, spec, users).await.map_err(|error| error.at_path(spec.path()))
     }
 
@@ -119,7 +135,7 @@ impl Image {
         Box::pin(async move {
             let (format, window, file) = match spec {
                 Spec::File { path, driver, locking } => {
-                    let image = Self::open_file(local, path, *driver, *locking).await?;
+                    let image = Self::open_file(local, path, *driver, (*locking, users.writable)).await?;
                     image.bytes.claim(users).await?;
                     return Ok(image);
                 }
@@ -149,9 +165,9 @@ impl Image {
         local: &LocalRef,
         path: &Path,
         driver: Option<&'static str>,
-        locking: Locking,
+        (locking, writable): (Locking, bool),
     ) -> Result<Self> {
-        let file = File::open(&**local, path, OpenOptions::default()).await?;
+        let file = File::open(&**local, path, OpenOptions { writable, ..OpenOptions::default() }).await?;
         let found = if file.is_block_device() { "host_device" } else { "file" };
         let driver = driver.unwrap_or(found);
         if driver != found {
@@ -160,7 +176,7 @@ impl Image {
         let len = file.len_bytes(&**local).await?.next_multiple_of(SECTOR_BYTES);
         let allocated_bytes = file.allocated_bytes(&**local).await?;
         let lock = ImageLock::new(&file, locking);
-        let bytes = Bytes { file: Rc::new(file), lock, local: local.clone(), start: 0, len };
+        let bytes = Bytes { file: Rc::new(file), lock, local: local.clone(), start: 0, len, grows: true };
         let name = plain_name(path);
         let options = Doc::map([("driver", Some(driver.into())), ("filename", Some(name.as_slice().into()))]);
         Ok(Self {
@@ -176,7 +192,9 @@ impl Image {
 
     fn on_raw(child: Self, window: &Window) -> Result<Self> {
         let len = window.bytes.len_in(child.len_guest)?;
-        let bytes = Bytes { start: child.bytes.start + window.bytes.offset_host, len, ..child.bytes.clone() };
+        let start = child.bytes.start + window.bytes.offset_host;
+        let grows = child.bytes.grows && window.bytes.len_bytes.is_none();
+        let bytes = Bytes { start, len, grows, ..child.bytes.clone() };
         let options = options_of(Format::Raw, window, &child);
         Ok(Self {
             name: name_of(&child, window, &options),
@@ -289,7 +307,11 @@ impl Bytes {
         Format::named(Formats::builtin().probe(&start)?.name())
     }
 
-    async fn header(&self) -> Result<Header> {
+    /// The header of a qcow2 image in these bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) async fn header(&self) -> Result<Header> {
         let invalid = |cause: HeaderError| {
             Error::new(Kind::InvalidImage, "cannot open the image as qcow2").because(cause)
         };
@@ -357,6 +379,34 @@ impl Bytes {
         let done = self.file.submit(&self.local, op).await;
         done.result?;
         Ok(done.buf.map(|buf| buf.as_slice().to_vec()).unwrap_or_default())
+    }
+}
+
+impl Bytes {
+    /// Writes at `at`, behind the end only if that can be moved.
+    ///
+    /// # Errors
+    /// Those of the operating system; [`Kind::NoSpace`] behind an end that stays where it is.
+    pub(crate) async fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let past = || Error::new(Kind::NoSpace, "the image ends at the end of a part of a file");
+        let end = at.checked_add(bytes.len() as u64).ok_or_else(past)?;
+        if end > self.len && !self.grows {
+            return Err(past());
+        }
+        let mut buf = Buf::zeroed(bytes.len());
+        buf.as_mut_slice().copy_from_slice(bytes);
+        let op = DiskOp::Write { at: self.start + at, buf, fua: false };
+        self.file.submit(&self.local, op).await.result?;
+        self.len = self.len.max(end);
+        Ok(())
+    }
+
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.file.submit(&self.local, DiskOp::Flush).await.result
     }
 }
 

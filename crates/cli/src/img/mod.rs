@@ -2,9 +2,10 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`create`], [`info`], [`check`] | the commands: arguments to one call to printed result |
+//! | [`create`], [`info`], [`check`], [`convert`], [`dd`] | the commands: arguments to one call to printed result |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
+//! | [`repair`] | an image as something to repair |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
@@ -13,21 +14,28 @@
 mod bench;
 mod chain;
 mod check;
+mod commit;
 mod compare;
+mod convert;
 mod create;
-mod doc;
+mod dd;
+pub(crate) mod doc;
 mod image;
 mod info;
 mod line;
 mod map;
 mod measure;
 mod options;
+mod rebase;
+mod repair;
 mod resize;
 mod snapshots;
 mod spec;
+mod stripes;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use drystone_base::Error;
 use drystone_core::runtime::LocalRef;
@@ -35,7 +43,7 @@ use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
 use crate::console;
-use crate::tool::Start;
+use crate::tool::{Start, Tool};
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
@@ -50,7 +58,9 @@ Makes disk images and looks at them, as qemu-img of release 10.0 does.
   COMMAND [OPTION...]
 
   check     checks the consistency of an image
+  convert   copies images to another image
   create    makes a new image
+  dd        copies a part of an image to a new one
   info      says what is known about an image
 
   -h, --help         this text; behind a command, that command's
@@ -130,11 +140,15 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("convert") => convert::run(rest, console),
         Some("bench") => bench::run(rest, console),
+        Some("rebase") => rebase::run(rest, console),
         Some("resize") => resize::run(rest, console),
         Some("create") => create::run(rest, console),
+        Some("dd") => dd::run(rest, console),
         Some("info") => info::run(rest, console),
         Some("check") => check::run(rest, console),
+        Some("commit") => commit::run(rest, console),
         Some("compare") => compare::run(rest, console),
         Some("map") => map::run(rest, console),
         Some("measure") => measure::run(rest, console),
@@ -155,4 +169,9 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
 fn run_here<T>(work: impl AsyncFnOnce(LocalRef) -> Result<T, Error>) -> Result<T, Error> {
     // Everything that a look at an image needs is read without waiting, or by a thread or two: no ring is worth its start.
     Threads::start(1, EngineKind::Pool)?.run_here(|local| async move { work(local).await })
+}
+
+/// The one name of a file that there is.
+async fn canonical(tool: &Tool, path: &Path) -> Option<PathBuf> {
+    drystone_sys::path::canonical(&**tool.local(), path).await.ok()
 }

@@ -142,7 +142,7 @@ impl DiskRequest {
 ///
 /// # Errors
 /// Those of [`Draft::put_new_overlay`](drystone_blockdev::draft::Draft::put_new_overlay) and of the change.
-pub(super) async fn put_on(
+pub(crate) async fn put_on(
     task: &mut Task<'_>,
     opener: &Opener,
     below: NodeId,
@@ -187,7 +187,7 @@ impl Disk {
 }
 
 /// A name that is a path whatever it looks like.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|cause| {
         Error::new(Kind::InvalidInput, "the name of the file is not valid").because(cause).at_path(path)
     })

@@ -15,10 +15,10 @@
 //! Invariants: URIs are printed when clients can connect; exit status 0 means that everything is on disk; nothing in an
 //! image's bytes decides that something raw is written to.
 
-mod disk;
+pub(crate) mod disk;
 mod keys;
 mod options;
-mod overlay;
+pub(crate) mod overlay;
 mod session;
 mod stop;
 

@@ -16,7 +16,7 @@ const TRIES: u32 = 1000;
 
 /// A folder with room for one overlay.
 #[derive(Debug)]
-pub(super) struct Temporary {
+pub(crate) struct Temporary {
     folder: PathBuf,
 }
 
@@ -25,7 +25,7 @@ impl Temporary {
     ///
     /// # Errors
     /// Those of the operating system.
-    pub(super) async fn make(local: &dyn Local) -> Result<Self> {
+    pub(crate) async fn make(local: &dyn Local) -> Result<Self> {
         let parent =
             std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| FOLDER.into());
         for number in 0..TRIES {
@@ -40,7 +40,7 @@ impl Temporary {
     }
 
     /// The file in it.
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.join("overlay.qcow2")
     }
 
@@ -48,7 +48,7 @@ impl Temporary {
     ///
     /// # Errors
     /// Those of the operating system; a file that is not there is none.
-    pub(super) async fn remove(self, local: &dyn Local) -> Result<()> {
+    pub(crate) async fn remove(self, local: &dyn Local) -> Result<()> {
         match path::remove_file(local, self.file()).await {
             Err(error) if error.kind() != Kind::NotFound => return Err(error),
             _ => {}

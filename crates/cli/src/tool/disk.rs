@@ -3,6 +3,8 @@
 //! Invariant: a tool lets others do with an image what its format lets them; only the image locks of formats keep two
 //! writers apart. A disk that nobody closes is closed at the end.
 
+use std::collections::BTreeSet;
+
 use drystone_base::Result;
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::report::{Layer, Warning};
@@ -12,6 +14,8 @@ use drystone_core::control::{Plan, RootSpec, Task};
 use drystone_core::driver::WriteFlags;
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
+use drystone_protocol::file::HostFile;
+use drystone_sys::FileId;
 
 use super::Tool;
 use super::image::ImageArgs;
@@ -86,11 +90,25 @@ impl Tool {
         self.on_control(async move |task| detach(task, root).await).await
     }
 
+    /// The files that are open.
+    ///
+    /// # Errors
+    /// The tool is ending.
+    pub(crate) async fn files(&self) -> Result<BTreeSet<FileId>> {
+        self.on_control(async |task| {
+            Ok(task.gs().with(|graph| {
+                let files = graph.views().filter_map(|view| view.node().driver_as::<HostFile>());
+                files.map(HostFile::file_id).collect()
+            }))
+        })
+        .await
+    }
+
     /// Closes every disk that is still open.
     ///
     /// # Errors
     /// The first of those of [`Self::close`]; the others are closed all the same.
-    pub(super) async fn close_all(&self) -> Result<()> {
+    pub(crate) async fn close_all(&self) -> Result<()> {
         self.on_control(async |task| {
             let roots = task.gs().with(|graph| graph.roots());
             let mut result = Ok(());

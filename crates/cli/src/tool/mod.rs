@@ -35,7 +35,7 @@ use drystone_base::Result;
 use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, ControlThread, PlainData, Task};
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
+use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_sys::{EngineKind, Signal, Signals, ThreadHandle, ThreadStarter, Threads};
 
 use self::progress::Progress;
@@ -78,6 +78,25 @@ pub(crate) struct Tool {
 /// # Errors
 /// Those of the work, of starting threads, and of storing and closing disks.
 pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -> Result<T> {
+    run_asked(start, async |tool: &Tool, asked: &Asked| match asked.unless(work(tool)).await {
+        Some(done) if asked.number.get().is_none() => Ok(done),
+        _ => Err(asked.number.get().unwrap_or(INTERRUPT)),
+    })
+}
+
+/// As [`run`], for a server: `work` itself looks whether it is asked to end ([`Asked::asked`]), and that is no failure.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn serve(start: Start, work: impl AsyncFnOnce(&Tool, &Asked) -> Result<()>) -> Result<()> {
+    run_asked(start, async |tool: &Tool, asked: &Asked| Ok(work(tool, asked).await))
+}
+
+/// Runs `work`, which says how the command ends, or by which signal.
+fn run_asked<T>(
+    start: Start,
+    work: impl AsyncFnOnce(&Tool, &Asked) -> std::result::Result<Result<T>, i32>,
+) -> Result<T> {
     let signals = Signals::take()?;
     let kind = match start.load {
         Load::Small => EngineKind::Pool,
@@ -101,12 +120,9 @@ pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -
         let asked = Asked::default();
         let watch = asked.watch(signals, Lane::new(local), Arc::clone(&tool.progress));
         let main = async {
-            let done = asked.unless(work(&tool)).await;
+            let done = work(&tool, &asked).await;
             let closed = tool.close_all().await;
-            match (done, asked.number.get()) {
-                (Some(done), None) => Ok(done.and_then(|value| closed.map(|()| value))),
-                (_, number) => Err(number.unwrap_or(INTERRUPT)),
-            }
+            done.map(|done| done.and_then(|value| closed.map(|()| value)))
         };
         beside(main, watch).await
     });
@@ -119,7 +135,7 @@ const INTERRUPT: i32 = 2;
 
 /// Whether a signal has asked for the end.
 #[derive(Default)]
-struct Asked {
+pub(crate) struct Asked {
     number: Cell<Option<i32>>,
     waiting: Cell<Option<Waker>>,
 }
@@ -146,8 +162,13 @@ impl Asked {
         }
     }
 
+    /// Waits until the end is asked for.
+    pub(crate) async fn asked(&self) {
+        self.unless(std::future::pending::<()>()).await;
+    }
+
     /// Runs `work` to its end, or drops it where it waits once the end is asked for.
-    async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
             if self.number.get().is_some() {
@@ -213,6 +234,50 @@ impl Tool {
             threads.push(self.starter.start()?);
         }
         Ok(threads.iter().take(count).cloned().collect())
+    }
+
+    /// Runs `count` workers at the same time, each in a lane of its own, spread over as many threads as there are
+    /// processors, this one among them; until all have ended.
+    ///
+    /// # Errors
+    /// Those of starting threads; [`drystone_base::Kind::Cancelled`] if a worker has not come to its end.
+    pub(crate) async fn workers<F, W>(&self, count: usize, work: F) -> Result<()>
+    where
+        F: Fn(Lane) -> W + Clone + Send + 'static,
+        W: Future<Output = ()> + 'static,
+    {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let others = self.io_threads(processors.min(count).saturating_sub(1))?;
+        let places = others.len() + 1;
+        let mut running: Vec<LocalFuture<'_, Result<()>>> = Vec::with_capacity(count);
+        for index in 0..count {
+            match others.get(index % places) {
+                Some(thread) => {
+                    let work = work.clone();
+                    running.push(Box::pin(thread.call(move |local| work(Lane::new(local)))));
+                }
+                None => {
+                    let here = work(self.lane());
+                    running.push(Box::pin(async move {
+                        here.await;
+                        Ok(())
+                    }));
+                }
+            }
+        }
+        let mut result = Ok(());
+        poll_fn(|cx| {
+            running.retain_mut(|worker| match worker.as_mut().poll(cx) {
+                Poll::Ready(ended) => {
+                    result = std::mem::replace(&mut result, Ok(())).and(ended);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        result
     }
 
     /// Runs `work` as a control task.

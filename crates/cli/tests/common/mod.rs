@@ -95,6 +95,17 @@ pub(crate) fn our_qemu_img(scratch: &Scratch) -> PathBuf {
     path
 }
 
+/// Our program under the name of a tool, in a folder for such links.
+pub(crate) fn our_tool(bin: &Path, name: &str) -> PathBuf {
+    let path = bin.join(name);
+    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drystone"), &path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            panic!("{}: {error}", path.display())
+        }
+        _ => path,
+    }
+}
+
 /// Words of a command line; quotes keep spaces together, and nothing else has a meaning.
 pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();

@@ -38,5 +38,22 @@ images() {
     keep snapshots-v2
 }
 
-if [ "${1-}" = images ]; then images; fi
+# Images to be damaged: repair.txt knows where their tables are.
+repairs() {
+    local name=$1; shift
+    (cd "$work" && make "$name" "$@" && qemu-io -c 'write -P 1 0 16k' -c 'write -P 2 64k 8k' -c 'write -z 128k 4k' "$name" >/dev/null)
+}
+
+repair_images() {
+    repairs repair -o cluster_size=4096 && keep repair
+    repairs repair-r1 -o cluster_size=4096,refcount_bits=1 && keep repair-r1
+    for name in repair-snapshots repair-snapshots-v2; do
+        case $name in *-v2) repairs $name -o cluster_size=4096,compat=0.10 ;; *) repairs $name -o cluster_size=4096 ;; esac
+        (cd "$work" && qemu-img snapshot -c s0 $name && qemu-io -c 'write -P 5 0 4k' $name &&
+            qemu-img snapshot -c s1 $name && qemu-io -c 'write -P 6 8k 4k' $name) >/dev/null
+        keep $name
+    done
+}
+
+if [ "${1-}" = images ]; then images && repair_images; fi
 DRYSTONE_RECORD=1 cargo test -q -p drystone-cli --test it golden

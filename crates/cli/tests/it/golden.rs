@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
-use crate::common::{Scratch, normalised, our_qemu_img, parse_od, run, words};
+use crate::common::serve::PATIENCE;
+use crate::common::{Scratch, normalised, our_qemu_img, our_tool, parse_od, run, words};
 
 /// Set when the installed C tool is to be recorded instead.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -80,8 +83,52 @@ pub(crate) fn stored_image(name: &str, to: &Path) {
     std::fs::write(to, parse_od(&text)).unwrap();
 }
 
+/// The tools under test.
+struct Programs {
+    /// Ours, or none when the installed ones are recorded.
+    ours: Option<PathBuf>,
+}
+
+impl Programs {
+    fn ours(scratch: &Scratch) -> Self {
+        Self { ours: our_qemu_img(scratch).parent().map(Path::to_owned) }
+    }
+
+    fn named(&self, name: &str) -> PathBuf {
+        self.ours.as_ref().map_or_else(|| name.into(), |bin| our_tool(bin, name))
+    }
+}
+
+/// Words in which `DIR` stands for the folder.
+fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
+    words.into_iter().map(|word| word.replace("DIR", &dir.display().to_string())).collect()
+}
+
+/// Starts `qemu-nbd` in the background, and comes back when clients can connect.
+fn serve(programs: &Programs, socket: &str, args: &[&str], dir: &Path) {
+    let place =
+        ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
+    let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
+    let status = Command::new(programs.named("qemu-nbd")).args(&args).current_dir(dir).status().unwrap();
+    assert!(status.success(), "the server at {socket} does not start: {args:?}");
+}
+
+/// Tells a server to end, and waits until it has.
+fn stop(socket: &str, dir: &Path) {
+    let pid = std::fs::read_to_string(dir.join(format!("{socket}.pid"))).unwrap();
+    let pid = pid.trim();
+    assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
+    // It is nobody's child here, and may stay on as a zombie.
+    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
+    let until = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < until, "the server at {socket} does not end");
+        std::thread::yield_now();
+    }
+}
+
 /// Does what a line behind `> ` says.
-fn prepare(line: &str, program: &Path, dir: &Path) {
+fn prepare(line: &str, programs: &Programs, dir: &Path) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -103,9 +150,11 @@ fn prepare(line: &str, program: &Path, dir: &Path) {
         ["mkdir", folder] => std::fs::create_dir(dir.join(folder)).unwrap(),
         ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
+        ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
+        ["stop", socket] => stop(socket, dir),
         ["qemu-img", ref args @ ..] => {
             let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
-            let ran = run(program, &args, dir);
+            let ran = run(&programs.named("qemu-img"), &args, dir);
             assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
         }
         _ => panic!("no such preparation: {line}"),
@@ -113,19 +162,19 @@ fn prepare(line: &str, program: &Path, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, program: &Path, dir: &Path) -> (String, String) {
+fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
     let path = golden().join(format!("{name}.txt"));
     let (mut differences, mut recorded) = (String::new(), String::new());
     for step in parse(&std::fs::read_to_string(&path).unwrap()) {
         match step {
             Step::Text(line) => recorded.push_str(&line),
             Step::Prepare(line) => {
-                prepare(&line, program, dir);
+                prepare(&line, programs, dir);
                 writeln!(recorded, "> {line}").unwrap();
             }
             Step::Case { command, theirs, ours } => {
-                let args = words(&command);
-                let ran = run(program, &args[1..], dir);
+                let args = in_dir(words(&command), dir);
+                let ran = run(&programs.named(&args[0]), &args[1..], dir);
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 let expected = ours.as_ref().unwrap_or(&theirs);
                 if here != *expected {
@@ -147,11 +196,11 @@ fn replay(name: &str, program: &Path, dir: &Path) -> (String, String) {
 
 /// Prepares the images of a file of cases, and calls `look` for each with its folder.
 pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&str, &Path)) {
-    let program = our_qemu_img(scratch);
+    let programs = Programs::ours(scratch);
     let mut last = String::new();
     for step in parse(&std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap()) {
         match step {
-            Step::Prepare(line) => prepare(&line, &program, scratch.path()),
+            Step::Prepare(line) => prepare(&line, &programs, scratch.path()),
             Step::Case { command, .. } => {
                 let image = words(&command).pop().unwrap();
                 if image != last {
@@ -167,10 +216,10 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
 fn check(name: &str) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
-    let program = if is_recording { PathBuf::from("qemu-img") } else { our_qemu_img(&scratch) };
+    let programs = if is_recording { Programs { ours: None } } else { Programs::ours(&scratch) };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
-    let (differences, recorded) = replay(name, &program, &dir);
+    let (differences, recorded) = replay(name, &programs, &dir);
     if is_recording {
         std::fs::write(golden().join(format!("{name}.txt")), recorded).unwrap();
     } else {
@@ -194,6 +243,11 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_repairs_fix_what_the_c_tool_fixes() {
+    check("repair");
+}
+
+#[test]
 fn golden_command_lines_are_understood_and_refused_alike() {
     check("usage");
 }
@@ -204,11 +258,16 @@ fn golden_hostile_images_are_judged_as_by_the_c_tool() {
 }
 
 #[test]
+fn golden_servers_offer_what_those_of_the_c_tool_offer() {
+    check("nbd");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

@@ -1,7 +1,7 @@
 //! A change on its way: staged, admitted, settled. See the table in `control`; the commit is in `commit`.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, Kind, Result};
 
+use crate::bitmap::stored::StoredChange;
 use crate::control::commit::{After, commit};
 use crate::control::gs::{GraphView, Inner};
 use crate::control::outlook::Outlook;
@@ -230,6 +231,23 @@ impl<'k> Change<'k> {
         for (node, staged) in &mut self.plan.staged {
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(node));
             staged.settle(io.io()).await.map_err(|error| error.on_node(node.name()))?;
+        }
+        self.settle_bitmaps().await
+    }
+
+    /// Lets drivers do what changes of persistent bitmaps need.
+    async fn settle_bitmaps(&self) -> Result<()> {
+        let Some(checked) = &self.plan.checked else { return Ok(()) };
+        let changes = checked.plan.check_bitmaps(&*self.plan.inner.shape.borrow())?;
+        let mut by_node: BTreeMap<NodeId, Vec<StoredChange>> = BTreeMap::new();
+        for (node, change) in changes {
+            by_node.entry(node).or_default().push(change);
+        }
+        for (id, changes) in by_node {
+            let Some((node, _)) = self.plan.find(id) else { continue };
+            let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
+            let changed = node.driver().change_bitmaps(io.io(), &changes).await;
+            changed.map_err(|error| error.on_node(node.name()))?;
         }
         Ok(())
     }

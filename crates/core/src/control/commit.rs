@@ -12,6 +12,7 @@ use std::sync::Arc;
 use drystone_base::planted::{Mistake, is_planted};
 
 use crate::backend::RootId;
+use crate::bitmap::action;
 use crate::control::change::StagedNodes;
 use crate::control::gs::Inner;
 use crate::control::opening::close_nodes;
@@ -55,6 +56,12 @@ pub(crate) fn commit(inner: &Rc<Inner>, mut checked: Checked, mut staged: Staged
     for (node, policy) in std::mem::take(&mut checked.plan.notes.policies) {
         if let Some(shape) = shape.nodes.get(&node) {
             shape.node.set_policy(policy);
+        }
+    }
+    let find = |id: NodeId| shape.nodes.get(&id).map(|shape| Arc::clone(&shape.node));
+    for (node, action) in std::mem::take(&mut checked.plan.notes.bitmaps) {
+        if let Some(node) = find(node) {
+            action::apply(&node, action, find);
         }
     }
     publish(&shape, before, delta);

@@ -15,7 +15,7 @@ use crate::graph::shape::{NodeShape, Parent, Place, Shape, Topology, View};
 pub(crate) struct Outlook<'g> {
     pub(crate) view: View<'g>,
     pub(crate) permissions: Permissions,
-    /// Get new options or observers, or are held.
+    /// Get new options, observers or bitmaps, or are held.
     reopened: BTreeSet<NodeId>,
     /// All whose users move.
     replaced: BTreeSet<NodeId>,
@@ -32,6 +32,7 @@ impl<'g> Outlook<'g> {
             apply(&mut view, plan, step, &mut touched)?;
         }
         sweep(&mut view)?;
+        plan.check_bitmaps(shape)?;
         touched.extend(view.nodes.keys().copied());
         let permissions = check(&view, &touched)?;
         for id in view.nodes.keys().copied().collect::<Vec<_>>() {
@@ -40,7 +41,9 @@ impl<'g> Outlook<'g> {
             }
         }
         let observed = plan.notes.observers.iter().map(|(node, ..)| *node);
-        let reopened = plan.options.keys().chain(&plan.notes.held).copied().chain(observed).collect();
+        let bitmaps = plan.notes.bitmaps.iter().map(|(node, _)| *node);
+        let held = plan.options.keys().chain(&plan.notes.held).copied();
+        let reopened = held.chain(observed).chain(bitmaps).collect();
         let (mut replaced, mut demanded) = (BTreeSet::new(), BTreeSet::new());
         for step in &plan.steps {
             match step {

@@ -9,6 +9,8 @@ use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, Result};
 
 use crate::backend::{Backend, Mode, Root, RootId};
+use crate::bitmap::action::{self, BitmapAction};
+use crate::bitmap::stored::StoredChange;
 use crate::control::gs::{Gs, Inner};
 use crate::control::opening::{Detached, Opening};
 use crate::control::outlook::Outlook;
@@ -43,6 +45,8 @@ pub(crate) struct Notes {
     pub(crate) policies: Vec<(NodeId, NodePolicy)>,
     /// Nodes that nobody may be inside of.
     pub(crate) held: Vec<NodeId>,
+    /// What happens to bitmaps, in this order.
+    pub(crate) bitmaps: Vec<(NodeId, BitmapAction)>,
 }
 
 /// A root to be attached.
@@ -205,6 +209,12 @@ impl Plan {
         self.steps.push(Step::Touch(node));
     }
 
+    /// Does something to a bitmap of a node, after what was planned before. Nobody is inside the node meanwhile.
+    pub fn change_bitmap(&mut self, node: NodeId, action: BitmapAction) {
+        self.notes.bitmaps.push((node, action));
+        self.steps.push(Step::Touch(node));
+    }
+
     /// Makes a node read-only or writable.
     pub fn set_read_only(&mut self, node: NodeId, read_only: bool) {
         self.steps.push(Step::SetReadOnly { node, read_only });
@@ -242,6 +252,12 @@ impl Plan {
     /// let through, such as a snapshot of an idle backing image.
     pub fn demand(&mut self, node: NodeId, demand: Demand) {
         self.steps.push(Step::Demand { node, demand });
+    }
+
+    /// Whether what is planned for bitmaps is possible, and what drivers have to do for it.
+    pub(crate) fn check_bitmaps(&self, shape: &impl Topology) -> Result<Vec<(NodeId, StoredChange)>> {
+        let of = |shape: &NodeShape| Arc::clone(&shape.node);
+        action::check(&self.notes.bitmaps, |id| self.opened.get(id).or_else(|| shape.node(id)).map(of))
     }
 
     /// Gives the plan up: closes what it would have brought in, and waits for it.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
+use crate::bitmap::NodeBitmaps;
 use crate::driver::{Driver, NodeFacts};
 use crate::graph::activity::{Activity, Counters};
 use crate::graph::grace::Grace;
@@ -112,6 +113,9 @@ impl Node {
         waits: &Arc<Waits>,
     ) -> Self {
         assert!(facts.request_alignment.is_power_of_two());
+        let observers = Observers::default();
+        observers.bitmaps.set_read_only(facts.read_only);
+        observers.bitmaps.load(facts.len, driver.take_loaded_bitmaps());
         Self {
             id,
             name,
@@ -122,7 +126,7 @@ impl Node {
             read_only: AtomicBool::new(facts.read_only),
             active: AtomicBool::new(true),
             policy: AtomicU8::new(0),
-            observers: Observers::default(),
+            observers,
             ranges: RangeLocks::default(),
             waits: Arc::clone(waits),
             flush: FlushState::default(),
@@ -170,11 +174,14 @@ impl Node {
 
     pub(crate) fn set_len(&self, len: u64) {
         self.len.store(len, Ordering::Release);
+        self.observers.bitmaps.resize(len);
     }
 
     /// A write has ended at `end`: the disk is at least that long now.
     pub(crate) fn grow_len(&self, end: u64) {
-        self.len.fetch_max(end, Ordering::AcqRel);
+        if self.len.fetch_max(end, Ordering::AcqRel) < end {
+            self.observers.bitmaps.grow(end);
+        }
     }
 
     /// Offset, length and memory of requests to the node's own device must be multiples of this; 1 if it does not care.
@@ -196,6 +203,7 @@ impl Node {
 
     pub(crate) fn set_read_only(&self, read_only: bool) {
         self.read_only.store(read_only, Ordering::Relaxed);
+        self.observers.bitmaps.set_read_only(read_only);
     }
 
     /// Whether this process may write to the node and keep caches of it (see `blockdev-set-active`).
@@ -205,6 +213,10 @@ impl Node {
     }
 
     pub(crate) fn set_active(&self, active: bool) {
+        if !active {
+            // Another process may change what is stored.
+            self.observers.bitmaps.forget_persistent();
+        }
         self.active.store(active, Ordering::Relaxed);
     }
 
@@ -222,6 +234,12 @@ impl Node {
     #[must_use]
     pub fn activity(&self) -> Activity {
         self.counters.now()
+    }
+
+    /// The node's dirty bitmaps.
+    #[must_use]
+    pub fn bitmaps(&self) -> &NodeBitmaps {
+        &self.observers.bitmaps
     }
 
     pub(crate) fn detects_zeroes(&self) -> bool {

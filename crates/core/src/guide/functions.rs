@@ -88,6 +88,7 @@
 //! | `Plan::remember` | `&mut Plan` | control |  |
 //! | `Plan::set_policy` | `&mut Plan` | control |  |
 //! | `Plan::hold` | `&mut Plan` | control |  |
+//! | `Plan::change_bitmap` | `&mut Plan` | control |  |
 //! | `Plan::close` | `Plan` | control | gives the plan up |
 //! | `Plan::close` | `Plan` | control | waits for what it would have brought in |
 //! | `Plan::remove` | `&mut Plan` | control |  |
@@ -119,6 +120,53 @@
 //! | `Settled::abort` | `Settled` | control | opens the gates, then drivers take back |
 //! | `After::finish` | `After` | control | closes what has left |
 //! | `After::removed` | `&After` | control |  |
+//!
+//! # Bitmaps
+//!
+//! In [`bitmap`](crate::bitmap). Changes of them are steps of a plan.
+//!
+//! | function | needs | thread | |
+//! |---|---|---|---|
+//! | `Bits::new` | a granularity | any | clean |
+//! | `Bits::granularity` | `&Bits` | any |  |
+//! | `Bits::len_bytes` | `&Bits` | any |  |
+//! | `Bits::bits` | `&Bits` | any |  |
+//! | `Bits::set_bits` | `&Bits` | any |  |
+//! | `Bits::dirty_bytes` | `&Bits` | any |  |
+//! | `Bits::is_clean` | `&Bits` | any |  |
+//! | `Bits::get` | `&Bits` | any |  |
+//! | `Bits::set` | `&mut Bits` | any |  |
+//! | `Bits::reset` | `&mut Bits` | any |  |
+//! | `Bits::clear` | `&mut Bits` | any |  |
+//! | `Bits::next_dirty` | `&Bits` | any |  |
+//! | `Bits::next_zero` | `&Bits` | any |  |
+//! | `Bits::areas` | `&Bits` | any |  |
+//! | `Bits::all_areas` | `&Bits` | any |  |
+//! | `Bits::next_dirty_area` | `&Bits` | any |  |
+//! | `Bits::truncate` | `&mut Bits` | any |  |
+//! | `Bits::merge` | `&mut Bits` | any |  |
+//! | `Bits::at_granularity` | `&Bits` | any | a copy |
+//! | `Bits::stored_len` | `&Bits` | any |  |
+//! | `Bits::stored_part` | `&Bits` | any |  |
+//! | `Bits::store` | `&Bits` | any |  |
+//! | `Bits::load` | `&mut Bits` | any | adds to what is set |
+//! | `Bits::load_set` | `&mut Bits` | any |  |
+//! | `Granularity::from_bytes` | a number | any |  |
+//! | `Granularity::from_log2` | a number | any |  |
+//! | `Granularity::by_default` | a number | any |  |
+//! | `Granularity::bytes` | `&Granularity` | any |  |
+//! | `Granularity::log2` | `&Granularity` | any |  |
+//! | `Granularity::bits_of` | `&Granularity` | any |  |
+//! | `Node::bitmaps` | `&Node` | any | what plans change; gives no right to |
+//! | `NodeBitmaps::is_empty` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::list` | `&NodeBitmaps` | any | complete |
+//! | `NodeBitmaps::info` | `&NodeBitmaps` | any | complete |
+//! | `NodeBitmaps::bits` | `&NodeBitmaps` | any | a cheap copy |
+//! | `NodeBitmaps::run` | `&NodeBitmaps` | any | for I/O threads |
+//! | `NodeBitmaps::set_busy` | `&NodeBitmaps` | any | keeps plans off a bitmap |
+//! | `NodeBitmaps::to_store` | `&NodeBitmaps` | any | for drivers |
+//! | `NodeBitmaps::any_persistent` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::memory_bytes` | `&NodeBitmaps` | any |  |
 //!
 //! # Requests
 //!
@@ -206,6 +254,7 @@
 //! | function | needs | thread | |
 //! |---|---|---|---|
 //! | `Publish::len` | `&Publish`, lent to a commit | control |  |
+//! | `Publish::bitmaps` | `&Publish`, lent to a commit | control |  |
 //! | `Publish::request_alignment` | `&Publish`, lent to a commit | control |  |
 //! | `StageRequest::new_child` | `&StageRequest` | control |  |
 //! | `Completion::ready` | nothing | any |  |

@@ -7,13 +7,16 @@
 //! | `gate` | a drain ends, nobody is inside then, and nobody waits for ever at a gate that opens |
 //! | `grace` | what is freed is not used again while a request that knows of it is inside |
 //! | `slot` | an edge is not written while a request reads it |
+//! | `bitmap` | a write that has ended is in what is harvested of a bitmap's marks |
 //! | `flush` | a flush that does nothing has nothing to do |
 
+mod bitmap;
 mod flush;
 mod gate;
 mod grace;
 mod slot;
 
+pub use bitmap::*;
 pub use flush::*;
 pub use gate::*;
 pub use grace::*;

@@ -4,12 +4,12 @@
 //! that node's coordinates, and tells them after its last I/O and before it is acknowledged, on errors too: a failed
 //! write may have changed bytes.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drystone_base::GuestRange;
 use smallvec::SmallVec;
 
+use crate::bitmap::NodeBitmaps;
 use crate::disk::Disk;
 use crate::graph::node::Node;
 
@@ -20,37 +20,39 @@ pub trait WriteObserver: Send + Sync + 'static {
     fn written(&self, range: GuestRange);
 }
 
-/// The observers of one node.
+/// The observers of one node: its dirty bitmaps, and others.
 #[derive(Default)]
 pub(crate) struct Observers {
-    /// How many there are. The only thing that a request looks at when there are none.
-    word: AtomicU32,
+    /// They have the word that is the only thing that a request looks at when there are no observers.
+    pub(crate) bitmaps: NodeBitmaps,
     list: Mutex<Vec<Arc<dyn WriteObserver>>>,
 }
 
 impl Observers {
     pub(crate) fn any(&self) -> bool {
-        self.word.load(Ordering::Acquire) != 0
+        self.bitmaps.recorder.any()
     }
 
     pub(crate) fn add(&self, observer: Arc<dyn WriteObserver>) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.push(observer);
-        self.word.fetch_add(1, Ordering::Release);
+        self.bitmaps.recorder.add_listener();
     }
 
     pub(crate) fn remove(&self, observer: &Arc<dyn WriteObserver>) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         let before = list.len();
         list.retain(|known| !Arc::ptr_eq(known, observer));
-        if list.len() < before {
-            self.word.fetch_sub(1, Ordering::Release);
+        for _ in list.len()..before {
+            self.bitmaps.recorder.remove_listener();
         }
     }
 
     fn tell(&self, range: GuestRange) {
-        for observer in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            observer.written(range);
+        if self.bitmaps.recorder.mark(range) {
+            for observer in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                observer.written(range);
+            }
         }
     }
 }
@@ -86,18 +88,19 @@ impl<'t> Crossed<'t> {
         self.grown.extend(walked.grown);
     }
 
-    /// The last I/O of the request has ended.
+    /// The last I/O of the request has ended. Nobody is told of one that was to leave what the disks show `unchanged`.
     #[inline]
-    pub(crate) fn finish(self, ok: bool) {
-        for (node, range) in self.observed {
-            node.observers.tell(range);
-        }
+    pub(crate) fn finish(self, ok: bool, unchanged: bool) {
+        // Lengths first: a bitmap has no bits past the end of its disk.
         for (node, end) in self.grown {
             // Of a failed request, a device that grows may have stored something: reads must go there from now on, not
             // only once another write has made it longer. What it does not have reads as zeroes.
             if ok || node.driver().disk().is_some_and(Disk::can_grow) {
                 node.grow_len(end);
             }
+        }
+        for (node, range) in self.observed.into_iter().filter(|_| !unchanged) {
+            node.observers.tell(range);
         }
     }
 }

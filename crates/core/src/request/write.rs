@@ -61,7 +61,7 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
     if flags.fua && result.is_ok() {
         result = flush(io).await;
     }
-    crossed.finish(result.is_ok());
+    crossed.finish(result.is_ok(), flags.unchanged);
     (result.map_err(|error| error.on_node(io.node().name())), buf)
 }
 

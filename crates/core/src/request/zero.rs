@@ -32,7 +32,7 @@ pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags
     if flags.fua && result.is_ok() {
         result = flush(io).await;
     }
-    crossed.finish(result.is_ok());
+    crossed.finish(result.is_ok(), flags.unchanged);
     result.map_err(|error| error.on_node(io.node().name()))
 }
 
@@ -110,7 +110,7 @@ pub(crate) async fn discard(io: Io<'_>, range: GuestRange) -> Result<()> {
         }
         None => io.node().driver().discard(io, range).await,
     };
-    crossed.finish(result.is_ok());
+    crossed.finish(result.is_ok(), false);
     result.map_err(|error| error.on_node(io.node().name()))
 }
 

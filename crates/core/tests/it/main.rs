@@ -9,6 +9,7 @@ mod activity;
 mod admission;
 mod alignment;
 mod backend;
+mod bitmap;
 mod chain;
 mod check;
 mod compressed;

@@ -31,4 +31,7 @@ models! {
     an_edge_is_not_replaced_while_it_is_read
     an_edge_is_not_replaced_while_a_sub_task_reads_it
     a_flush_that_is_left_out_had_nothing_to_do
+    a_mark_is_in_the_next_harvest_or_in_one_before
+    all_harvests_together_have_every_mark
+    whoever_finds_its_bit_set_is_harvested_like_whoever_set_it
 }

@@ -22,6 +22,8 @@ pub(super) struct Crowd(Mutex<Members>);
 struct Members {
     members: BTreeMap<u64, Member>,
     joined: u64,
+    /// The last connection has gone, and it had entered an export.
+    is_deserted: bool,
     /// Whoever waits for connections to go.
     waiting: Vec<Waker>,
 }
@@ -113,6 +115,20 @@ impl Crowd {
     }
 }
 
+impl Crowd {
+    /// Waits until the last connection goes, after it had entered an export.
+    pub(super) fn deserted(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(move |cx| {
+            let mut members = self.members();
+            if members.is_deserted {
+                return Poll::Ready(());
+            }
+            members.waiting.push(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
 impl Members {
     /// The one of `threads` that has the fewest connections.
     fn idlest(&self, threads: &[Shard]) -> Option<Shard> {
@@ -176,7 +192,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let waiting = {
             let mut members = self.crowd.members();
-            members.members.remove(&self.id);
+            let had_entered = members.members.remove(&self.id).is_some_and(|member| member.export.is_some());
+            members.is_deserted |= had_entered && members.members.is_empty();
             std::mem::take(&mut members.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);

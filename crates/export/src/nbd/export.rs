@@ -99,8 +99,9 @@ impl Export {
 
     fn flags(&self) -> TransmissionFlags {
         use TransmissionFlags as F;
-        let both = [F::SEND_FLUSH, F::SEND_FUA, F::SEND_CACHE, F::SEND_DF, F::CAN_MULTI_CONN];
+        let both = [F::SEND_FLUSH, F::SEND_FUA, F::SEND_CACHE, F::SEND_DF];
         let both = both.into_iter().fold(F::BLOCK_STATUS_PAYLOAD, F::with);
+        let both = if self.options.connections_max == 1 { both } else { both.with(F::CAN_MULTI_CONN) };
         match self.writer {
             None => both.with(F::READ_ONLY),
             Some(_) => both.with(F::SEND_TRIM).with(F::SEND_WRITE_ZEROES).with(F::SEND_FAST_ZERO),

@@ -306,6 +306,11 @@ impl NbdServer {
         self.shared.registry.all().iter().map(describe).collect()
     }
 
+    /// Waits until the last client goes: one that had entered an export, and left nobody behind.
+    pub async fn deserted(&self) {
+        self.shared.crowd.deserted().await;
+    }
+
     /// Connections now, and since the server was started.
     #[must_use]
     pub fn connections(&self) -> (usize, u64) {

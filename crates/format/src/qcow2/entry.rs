@@ -177,6 +177,11 @@ pub(super) const fn l1_shape(raw: u64) -> Option<Allocated> {
     allocated(raw)
 }
 
+/// The entry, of any table, that says whether what it points to may be written in place.
+pub(super) const fn with_copied(raw: u64, copied: bool) -> u64 {
+    if copied { raw | COPIED } else { raw & !COPIED }
+}
+
 /// The reserved bits that an L1 entry has set.
 pub(super) const fn l1_reserved(raw: u64) -> u64 {
     raw & !(OFFSET | COPIED)
@@ -253,6 +258,14 @@ impl L2Entry {
             (false, Some(place)) => Self::Data(place),
             (false, None) => Self::Unallocated,
         }
+    }
+
+    /// The cluster of the image that an entry with this descriptor refers to, whatever its bitmap says.
+    pub(super) const fn counted_place(descriptor: u64, l2: L2Format) -> Option<Allocated> {
+        if descriptor & COMPRESSED != 0 || l2.has_data_file() {
+            return None;
+        }
+        allocated(descriptor)
     }
 
     /// The first rule that the entry breaks.

@@ -7,10 +7,11 @@
 //!  extra: 40 vm state (64 bits) | 48 disk size | 56 icount          each entry is padded to a multiple of 8
 //! ```
 //! Invariants: the table is at most [`TABLE_BYTES_MAX`] long, an entry's extra data at most [`EXTRA_BYTES_MAX`]. Offsets
-//! and lengths of the L1 tables are as stored: [`Snapshot::l1`] checks them.
-//! Not here: making, applying and deleting snapshots; their clusters' counts ([`super::check`]).
+//! and lengths of the L1 tables are as stored: [`Snapshot::l1`] checks them. Extra data that this build does not know
+//! comes out as it went in.
+//! Not here: making, applying and deleting snapshots ([`super::driver`]); their clusters' counts ([`super::check`]).
 
-use drystone_base::{Be, HostOffset, Truncated};
+use drystone_base::{Be, BeMut, HostOffset, Truncated};
 
 use super::geometry::{ClusterBits, ENTRY_BYTES, HOST_END, L1_BYTES_MAX};
 use super::header::{L1Table, SNAPSHOTS_MAX, Version};
@@ -24,6 +25,12 @@ pub const EXTRA_BYTES_MAX: u32 = 1024;
 const ENTRY_FIXED_BYTES: usize = 40;
 /// Spec "Snapshots": extra data that entries of version 3 images must have.
 const EXTRA_BYTES_V3: u32 = 16;
+/// Spec "Snapshots": entries start at multiples of this many bytes.
+const ENTRY_ALIGNMENT: usize = 8;
+/// Spec "Snapshots": extra data that is defined.
+const EXTRA_BYTES_KNOWN: usize = 24;
+/// Spec "Snapshots": the instruction count of a machine that does not count them.
+const NO_ICOUNT: u64 = u64::MAX;
 
 /// An internal snapshot, as the table describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +55,10 @@ pub struct Snapshot {
     pub l1_at: u64,
     /// Entries of its L1 table, as stored.
     pub l1_entries: u32,
-    /// Bytes of extra data.
+    /// Bytes of extra data, as stored.
     pub extra_len_bytes: u32,
+    /// Those of them that this build does not know, in the order of the entry.
+    pub extra_unknown: Vec<u8>,
 }
 
 /// The snapshots of an image.
@@ -59,6 +68,17 @@ pub struct Snapshots {
     pub list: Vec<Snapshot>,
     /// Bytes of the table, from its start to the end of its last name.
     pub table_len_bytes: u64,
+}
+
+/// What can be saved of a table that breaks rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// The snapshots that are left.
+    pub snapshots: Snapshots,
+    /// Entries whose extra data was too long: the number in the table, and how long it was. It is cut.
+    pub extra_cut: Vec<(u32, u32)>,
+    /// Snapshots at the end that had to go because the table is too long.
+    pub discarded: u32,
 }
 
 /// What is wrong with the table of snapshots.
@@ -100,28 +120,119 @@ impl Snapshots {
     /// [`SnapshotError`]; [`SnapshotError::Truncated`] is also the answer to bytes that are only the start of the
     /// table: read more, up to [`TABLE_BYTES_MAX`], and parse again. Allocates at most the bytes given.
     pub fn parse(bytes: &[u8], count: u32) -> Result<Self, SnapshotError> {
-        let mut be = Be(bytes);
-        let mut list = Vec::new();
-        let mut table_len_bytes = 0;
+        let mut table = Table::new(bytes);
         for index in 0..count {
-            let start = be.len();
-            let snapshot = parse_entry(&mut be).map_err(|error| match error {
-                EntryError::Truncated if bytes.len() as u64 > TABLE_BYTES_MAX => SnapshotError::TooLong,
-                EntryError::Truncated => SnapshotError::Truncated(index),
-                EntryError::Extra(len_bytes) => SnapshotError::Extra { index, len_bytes },
-            })?;
-            table_len_bytes = (bytes.len() - be.len()) as u64;
-            if table_len_bytes > TABLE_BYTES_MAX {
+            let parsed = table.entry(index, count)?;
+            if let Some(len_bytes) = parsed.extra_cut {
+                return Err(SnapshotError::Extra { index, len_bytes });
+            }
+            table.list.push(parsed.snapshot);
+        }
+        Ok(table.into_snapshots())
+    }
+
+    /// As [`Self::parse`], but for a repair: extra data that is too long is cut, and what is behind the longest table
+    /// that is possible is left out.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Truncated`] if more bytes are needed.
+    pub fn save(bytes: &[u8], count: u32) -> Result<Saved, SnapshotError> {
+        let mut table = Table::new(bytes);
+        let mut extra_cut = Vec::new();
+        for index in 0..count {
+            match table.entry(index, count) {
+                Ok(parsed) => {
+                    extra_cut.extend(parsed.extra_cut.map(|len_bytes| (index, len_bytes)));
+                    table.list.push(parsed.snapshot);
+                }
+                Err(SnapshotError::Extra { len_bytes, .. })
+                    if !table.is_all() && u64::from(len_bytes) <= TABLE_BYTES_MAX =>
+                {
+                    return Err(SnapshotError::Truncated(index));
+                }
+                Err(SnapshotError::Extra { len_bytes, .. }) => {
+                    extra_cut.push((index, len_bytes));
+                    let snapshots = table.into_snapshots();
+                    return Ok(Saved { snapshots, extra_cut, discarded: count - index });
+                }
+                Err(SnapshotError::TooLong) => {
+                    let snapshots = table.into_snapshots();
+                    return Ok(Saved { snapshots, extra_cut, discarded: count - index });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Saved { snapshots: table.into_snapshots(), extra_cut, discarded: 0 })
+    }
+
+    /// The bytes of a table with these snapshots. Entries get all extra data that is defined; one that does not say how
+    /// long the disk was gets `len_guest`.
+    ///
+    /// # Errors
+    /// [`SnapshotError::TooLong`].
+    pub fn encode(list: &[Snapshot], len_guest: u64) -> Result<Vec<u8>, SnapshotError> {
+        let mut out = Vec::new();
+        for snapshot in list {
+            out.resize(out.len().next_multiple_of(ENTRY_ALIGNMENT), 0);
+            snapshot.encode(&mut out, len_guest);
+            if out.len() as u64 > TABLE_BYTES_MAX {
                 return Err(SnapshotError::TooLong);
             }
-            let len = start - be.len();
-            // The padding behind the last entry may be missing.
-            if be.take(len.next_multiple_of(8) - len).is_err() && index + 1 < count {
-                return Err(SnapshotError::Truncated(index + 1));
-            }
-            list.push(snapshot);
         }
-        Ok(Self { list, table_len_bytes })
+        Ok(out)
+    }
+}
+
+/// A table on the way.
+struct Table<'a> {
+    whole: &'a [u8],
+    be: Be<'a>,
+    list: Vec<Snapshot>,
+    /// Where the last entry that is kept ends.
+    len_bytes: u64,
+}
+
+/// An entry, and how much extra data it had if that was too much.
+struct Parsed {
+    snapshot: Snapshot,
+    extra_cut: Option<u32>,
+}
+
+impl<'a> Table<'a> {
+    const fn new(bytes: &'a [u8]) -> Self {
+        Self { whole: bytes, be: Be(bytes), list: Vec::new(), len_bytes: 0 }
+    }
+
+    fn into_snapshots(self) -> Snapshots {
+        Snapshots { list: self.list, table_len_bytes: self.len_bytes }
+    }
+
+    /// Whether there are more bytes than the longest table has.
+    const fn is_all(&self) -> bool {
+        self.whole.len() as u64 > TABLE_BYTES_MAX
+    }
+
+    /// The next entry, of `count`.
+    fn entry(&mut self, index: u32, count: u32) -> Result<Parsed, SnapshotError> {
+        let is_all = self.is_all();
+        let truncated = |index| if is_all { SnapshotError::TooLong } else { SnapshotError::Truncated(index) };
+        let start = self.be.len();
+        let parsed = parse_entry(&mut self.be).map_err(|error| match error {
+            EntryError::Extra(len_bytes) => SnapshotError::Extra { index, len_bytes },
+            EntryError::Truncated => truncated(index),
+        })?;
+        let end = (self.whole.len() - self.be.len()) as u64;
+        if end > TABLE_BYTES_MAX {
+            return Err(SnapshotError::TooLong);
+        }
+        let len = start - self.be.len();
+        // The padding behind the last entry may be missing.
+        let padding = len.next_multiple_of(ENTRY_ALIGNMENT) - len;
+        if self.be.take(padding).is_err() && index + 1 < count {
+            return Err(truncated(index + 1));
+        }
+        self.len_bytes = end;
+        Ok(parsed)
     }
 }
 
@@ -150,6 +261,28 @@ impl Snapshot {
     pub const fn is_incomplete(&self, version: Version) -> bool {
         matches!(version, Version::V3) && self.extra_len_bytes < EXTRA_BYTES_V3
     }
+
+    fn encode(&self, out: &mut Vec<u8>, len_guest: u64) {
+        // Names were stored, or checked against this limit, before.
+        let len_16 = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let extra_len = EXTRA_BYTES_KNOWN + self.extra_unknown.len();
+        BeMut(out)
+            .u64(self.l1_at)
+            .u32(self.l1_entries)
+            .u16(len_16(&self.id))
+            .u16(len_16(&self.name))
+            .u32(self.date_s)
+            .u32(self.date_ns)
+            .u64(self.vm_clock_ns)
+            .u32(u32::try_from(self.vm_state_bytes).unwrap_or(0))
+            .u32(u32::try_from(extra_len).unwrap_or(u32::MAX))
+            .u64(self.vm_state_bytes)
+            .u64(self.len_guest.unwrap_or(len_guest))
+            .u64(self.icount.unwrap_or(NO_ICOUNT))
+            .bytes(&self.extra_unknown)
+            .bytes(self.id.get(..len_16(&self.id).into()).unwrap_or_default())
+            .bytes(self.name.get(..len_16(&self.name).into()).unwrap_or_default());
+    }
 }
 
 enum EntryError {
@@ -163,20 +296,20 @@ impl From<Truncated> for EntryError {
     }
 }
 
-fn parse_entry(be: &mut Be<'_>) -> Result<Snapshot, EntryError> {
+fn parse_entry(be: &mut Be<'_>) -> Result<Parsed, EntryError> {
     let mut fixed = Be(be.take(ENTRY_FIXED_BYTES)?);
     let (l1_at, l1_entries) = (fixed.u64()?, fixed.u32()?);
     let (id_len, name_len) = (fixed.u16()?, fixed.u16()?);
     let (date_s, date_ns, vm_clock_ns) = (fixed.u32()?, fixed.u32()?, fixed.u64()?);
     let (vm_state_bytes_32, extra_len_bytes) = (fixed.u32()?, fixed.u32()?);
-    if extra_len_bytes > EXTRA_BYTES_MAX {
-        return Err(EntryError::Extra(extra_len_bytes));
-    }
-    let extra_len = usize::try_from(extra_len_bytes).map_err(|_| EntryError::Extra(extra_len_bytes))?;
-    let mut extra = Be(be.take(extra_len)?);
+    let too_much = (extra_len_bytes > EXTRA_BYTES_MAX).then_some(extra_len_bytes);
+    let missing = || too_much.map_or(EntryError::Truncated, EntryError::Extra);
+    let extra_len = usize::try_from(extra_len_bytes).map_err(|_| missing())?;
+    let mut extra = Be(be.take(extra_len).map_err(|_| missing())?);
     // A field is there if all of it is.
     let (vm_state_bytes, len_guest, icount) = (extra.u64().ok(), extra.u64().ok(), extra.u64().ok());
-    Ok(Snapshot {
+    let unknown_max = EXTRA_BYTES_MAX as usize - EXTRA_BYTES_KNOWN;
+    let snapshot = Snapshot {
         id: be.take(usize::from(id_len))?.to_vec(),
         name: be.take(usize::from(name_len))?.to_vec(),
         date_s,
@@ -184,11 +317,16 @@ fn parse_entry(be: &mut Be<'_>) -> Result<Snapshot, EntryError> {
         vm_clock_ns,
         vm_state_bytes: vm_state_bytes.unwrap_or_else(|| vm_state_bytes_32.into()),
         len_guest,
-        icount: icount.filter(|&icount| icount != u64::MAX),
+        icount: icount.filter(|&icount| icount != NO_ICOUNT),
         l1_at,
         l1_entries,
         extra_len_bytes,
-    })
+        extra_unknown: match icount {
+            Some(_) => extra.0.get(..unknown_max).unwrap_or(extra.0).to_vec(),
+            None => Vec::new(),
+        },
+    };
+    Ok(Parsed { snapshot, extra_cut: too_much })
 }
 
 #[cfg(test)]

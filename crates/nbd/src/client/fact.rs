@@ -5,7 +5,7 @@
 use super::HandshakeError;
 use crate::export::BlockSizes;
 use crate::limit;
-use crate::wire::{TransmissionFlags, info};
+use crate::wire::{Style, TransmissionFlags, info};
 use drystone_base::{Be, BeMut, codec::Truncated};
 
 /// An entry of a server's list.
@@ -30,6 +30,10 @@ pub struct ExportFacts {
     pub flags: TransmissionFlags,
     /// The block sizes; the defaults if the server said none.
     pub block: BlockSizes,
+    /// The server said the block sizes.
+    pub says_block: bool,
+    /// The best headers that server and client both know.
+    pub style: Style,
     /// Metadata contexts with their numbers on the wire: the selected ones, or those that exist (with no useful number).
     pub contexts: Vec<(u32, String)>,
 }
@@ -134,7 +138,7 @@ impl Facts {
     }
 
     /// All facts. Spec "`NBD_REP_INFO`": length and flags have to be among them.
-    pub(super) fn finish(self) -> Result<ExportFacts, HandshakeError> {
+    pub(super) fn finish(self, style: Style) -> Result<ExportFacts, HandshakeError> {
         let Some((len_bytes, flags)) = self.export else {
             return Err(HandshakeError::Unexpected("no length of the export"));
         };
@@ -143,7 +147,8 @@ impl Facts {
             Some([min, preferred, max]) => BlockSizes::checked(min, preferred, max, len_bytes)
                 .ok_or(HandshakeError::Unexpected("impossible block sizes"))?,
         };
+        let says_block = self.block.is_some();
         let Self { name, description, contexts, .. } = self;
-        Ok(ExportFacts { name, description, len_bytes, flags, block, contexts })
+        Ok(ExportFacts { name, description, len_bytes, flags, block, says_block, style, contexts })
     }
 }

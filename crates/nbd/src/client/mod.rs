@@ -437,7 +437,7 @@ impl ClientHandshake {
     }
 
     fn entered(&mut self) -> Result<Step, HandshakeError> {
-        let facts = mem::take(&mut self.facts).finish()?;
+        let facts = mem::take(&mut self.facts).finish(self.style)?;
         Ok(Step::Entered(Box::new(Transmission::new(self.style, facts))))
     }
 
@@ -445,7 +445,7 @@ impl ClientHandshake {
         let facts = mem::take(&mut self.facts);
         Ok(match self.goal {
             Goal::List => Step::Listed(facts.listed),
-            Goal::Inspect { .. } | Goal::Enter { .. } => Step::Inspected(facts.finish()?),
+            Goal::Inspect { .. } | Goal::Enter { .. } => Step::Inspected(facts.finish(self.style)?),
         })
     }
 }

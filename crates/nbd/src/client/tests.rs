@@ -224,6 +224,8 @@ fn transmission(style: Style) -> Transmission {
         len_bytes: 1 << 20,
         flags: TransmissionFlags::from_wire(0x1dfd),
         block: crate::BlockSizes::DEFAULT,
+        says_block: true,
+        style,
         contexts: vec![(4, "a:b".into()), (9, "c:d".into())],
     };
     Transmission::new(style, facts)

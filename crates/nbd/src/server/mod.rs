@@ -24,7 +24,7 @@ use crate::export::{ContextSet, ExportInfo, Exports};
 use crate::gather::Gather;
 use crate::limit;
 use crate::session::Session;
-use crate::wire::{self, Style, handshake, rep};
+use crate::wire::{self, Style, handshake, opt, rep};
 use drystone_base::{Be, BeMut, Error, Kind};
 use option::{InfoRequest, MetaRequest, name_of};
 use rule::{Answer, Mode, Plan};
@@ -300,7 +300,12 @@ impl ServerHandshake {
         let request = InfoRequest::parse(data)?;
         let info = exports.find(request.name).ok_or_else(|| Refused::unknown(request.name))?;
         let negotiated = self.negotiated(&info);
-        answer::inform(output, option, &request, &info, negotiated.session.flags);
+        // Whoever only asks may still negotiate contexts.
+        let flags = match option {
+            opt::INFO => info.flags(negotiated.session.style, true),
+            _ => negotiated.session.flags,
+        };
+        answer::inform(output, option, &request, &info, flags);
         Ok(negotiated)
     }
 

@@ -56,9 +56,11 @@ pub async fn list(
     network: &Network,
     address: &Address,
 ) -> Result<Vec<(ListedExport, ExportFacts)>> {
-    let listed = match negotiate(lane, network, address, Goal::List).await? {
-        Ended::Listed(listed) => listed,
-        Ended::Entered(_) | Ended::Inspected(_) => return Err(HandshakeError::Over.into()),
+    let listed = match negotiate(lane, network, address, Goal::List).await {
+        Ok(Ended::Listed(listed)) => listed,
+        Ok(Ended::Entered(_) | Ended::Inspected(_)) => return Err(HandshakeError::Over.into()),
+        Err(error) if is_oldstyle(&error) => return only_one(lane, network, address).await,
+        Err(error) => return Err(error),
     };
     let mut exports = Vec::with_capacity(listed.len());
     for entry in listed {
@@ -68,6 +70,22 @@ pub async fn list(
         }
     }
     Ok(exports)
+}
+
+fn is_oldstyle(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(HandshakeError::Oldstyle))
+}
+
+/// The export of a server of the old style: whoever connects has entered it.
+async fn only_one(
+    lane: &mut Lane,
+    network: &Network,
+    address: &Address,
+) -> Result<Vec<(ListedExport, ExportFacts)>> {
+    let entered = enter(lane, network, address, "", "").await?;
+    let entry = ListedExport { name: String::new(), description: String::new() };
+    Ok(vec![(entry, entered.transmission.facts().clone())])
 }
 
 async fn negotiate(lane: &mut Lane, network: &Network, address: &Address, goal: Goal) -> Result<Ended> {

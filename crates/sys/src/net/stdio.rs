@@ -36,24 +36,25 @@ impl Stdio {
     /// # Errors
     /// Those of the operating system.
     pub fn take() -> Result<(Stream, Self)> {
-        let failed = |cause: std::io::Error| {
-            Error::os(cause.raw_os_error().unwrap_or(libc::EIO), "use standard input and output")
-        };
-        let (near, far) = UnixStream::pair().map_err(failed)?;
-        let input = far.try_clone().map_err(failed)?;
+        let (near, far) = UnixStream::pair().map_err(|cause| failed(&cause))?;
+        let input = far.try_clone().map_err(|cause| failed(&cause))?;
         let (sender, printing) = mpsc::channel();
-        let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(name.into()).spawn(body).map(drop).map_err(failed)
-        };
-        start("drystone-stdin", Box::new(move || read(input)))?;
-        start(
-            "drystone-stdout",
-            Box::new(move || {
-                print(far);
-                drop(sender);
-            }),
-        )?;
+        start("drystone-stdin", move || read(input))?;
+        start("drystone-stdout", move || {
+            print(far);
+            drop(sender);
+        })?;
         Ok((Stream::from_fd(OwnedFd::from(near))?, Self { printing }))
+    }
+
+    /// Takes standard input alone, as a connection on which there is nothing to send. To be called once.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn take_input() -> Result<Stream> {
+        let (near, far) = UnixStream::pair().map_err(|cause| failed(&cause))?;
+        start("drystone-stdin", move || read(far))?;
+        Stream::from_fd(OwnedFd::from(near))
     }
 
     /// Waits until everything has been printed that was sent before the connection was closed, for a second at most: an
@@ -61,6 +62,15 @@ impl Stdio {
     pub fn finish(self) {
         let _ = self.printing.recv_timeout(FINISH_MAX);
     }
+}
+
+fn failed(cause: &std::io::Error) -> Error {
+    Error::os(cause.raw_os_error().unwrap_or(libc::EIO), "use standard input and output")
+}
+
+fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = thread::Builder::new().name(name.into()).spawn(body);
+    started.map(drop).map_err(|cause| failed(&cause))
 }
 
 fn read(mut socket: UnixStream) {

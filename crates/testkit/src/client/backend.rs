@@ -30,6 +30,12 @@ impl BackendClient {
         ticket.write(GuestOffset::new(at), Buf::copy_of(bytes), flags).await.0
     }
 
+    /// Sets the length, with space for what is new.
+    pub async fn resize_with(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.resize(len, preallocation).await
+    }
+
     /// How the first part of `range` is allocated, through all layers.
     pub async fn status(&mut self, range: GuestRange) -> Result<Status> {
         let mut ticket = self.lane.enter(&self.backend).await;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use drystone_base::{GuestRange, Result};
+use drystone_core::disk::Preallocation;
 use drystone_core::driver::Status;
 
 use super::{BackendClient, SharedModel, Target};
@@ -92,6 +93,14 @@ impl<T: Target> Watched<T> {
 }
 
 impl Watched<BackendClient> {
+    /// Sets the length, with space for what is new.
+    pub async fn resize_with(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
+        let resize = self.model.borrow_mut().begin_resize(len);
+        let result = self.target.resize_with(len, preallocation).await;
+        self.model.borrow_mut().end_write(resize, Ending::from(&result));
+        result
+    }
+
     /// As [`Self::write`], stored compressed: every second sector holds the stamp, the others zeroes.
     pub async fn write_compressed(&mut self, range: GuestRange) -> Result<()> {
         let mut bytes = Vec::new();

@@ -1,15 +1,11 @@
 //! Comparing two disks: several stripes at a time, the first difference counts.
 //!
-//! ```text
-//!  disk    |  stripe 0  |  stripe 1  |   zeroes in both, to here -->|  stripe 2  | ...
-//!              worker 0     worker 1                                   worker 0
-//! ```
 //! A worker takes the next stripe, asks both images how it is allocated, and reads what is data in one of them. Where
 //! both say that a stripe and more behind it are zeroes, all of it is passed at once. Workers are on several threads; each
 //! reads both images at the same time.
 //!
 //! Invariants: what is found is the difference at the lowest offset, whichever worker comes first; no stripe behind a
-//! difference is begun. Not here: what is printed.
+//! difference is begun. Not here: stripes ([`super::super::stripes`]); what is printed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -23,20 +19,14 @@ use drystone_core::driver::Status;
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 
+use crate::img::stripes::Stripes;
 use crate::tool::Tool;
 use crate::tool::disk::Disk;
-use crate::tool::progress::Progress;
 
-/// What a worker takes at once.
-const STRIPE_BYTES: u64 = 2 << 20;
 /// What is read at once: both halves fit into the cache of a processor.
 const READ_BYTES: u64 = 256 << 10;
 /// Offsets of differences are those of their sectors.
 const SECTOR_BYTES: usize = 512;
-/// Workers of one thread: one compares while the reads of the others are under way.
-const WORKERS_PER_THREAD: usize = 3;
-/// Shorter disks are compared by one thread.
-const ALONE_BYTES_MAX: u64 = 8 << 20;
 
 const CANNOT_ASK: u8 = 3;
 const CANNOT_READ: u8 = 4;
@@ -78,26 +68,16 @@ pub(super) async fn compare(tool: &Tool, disks: [&Disk<ReadOnly>; 2], is_strict:
         lens,
         len_bytes,
         is_strict,
-        progress: Arc::clone(tool.progress()),
-        state: Mutex::new(State { next: 0, first: None }),
+        stripes: Stripes::new(tool, len_bytes),
+        first: Mutex::default(),
     });
-    if len_bytes <= ALONE_BYTES_MAX {
-        Worker::new(&shared, tool.local()).run().await;
-    } else {
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut workers = Vec::new();
-        for thread in tool.io_threads(count)? {
-            for _ in 0..WORKERS_PER_THREAD {
-                let shared = Arc::clone(&shared);
-                workers
-                    .push(thread.call(move |local| async move { Worker::new(&shared, &local).run().await }));
-            }
-        }
-        for worker in workers {
-            worker.await?;
-        }
-    }
-    let first = shared.state().first.take();
+    let own = Arc::clone(&shared);
+    let worker = move |local| {
+        let shared = Arc::clone(&own);
+        async move { Worker::new(&shared, &local).run().await }
+    };
+    shared.stripes.run(tool, worker).await?;
+    let first = shared.first().take();
     Ok(Outcome { lens, first })
 }
 
@@ -107,46 +87,20 @@ struct Shared {
     lens: [u64; 2],
     len_bytes: u64,
     is_strict: bool,
-    progress: Arc<Progress>,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// Where the next stripe begins.
-    next: u64,
-    first: Option<(u64, Difference)>,
+    stripes: Stripes,
+    first: Mutex<Option<(u64, Difference)>>,
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next stripe; `None` if there is none before the first difference.
-    fn take_stripe(&self) -> Option<(u64, u64)> {
-        let mut state = self.state();
-        let end = state.first.as_ref().map_or(self.len_bytes, |(at, _)| *at);
-        let start = state.next;
-        if start >= end {
-            return None;
-        }
-        state.next = (start + STRIPE_BYTES).min(self.len_bytes);
-        let next = state.next;
-        drop(state);
-        self.progress.set(start, self.len_bytes);
-        Some((start, next))
-    }
-
-    /// Nobody needs to look before `end`.
-    fn pass_to(&self, end: u64) {
-        let mut state = self.state();
-        state.next = state.next.max(end);
+    fn first(&self) -> MutexGuard<'_, Option<(u64, Difference)>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn found(&self, at: u64, difference: Difference) {
-        let mut state = self.state();
-        if state.first.as_ref().is_none_or(|(first, _)| at < *first) {
-            state.first = Some((at, difference));
+        let mut first = self.first();
+        if first.as_ref().is_none_or(|(known, _)| at < *known) {
+            *first = Some((at, difference));
+            self.stripes.end_at(at);
         }
     }
 }
@@ -167,7 +121,7 @@ impl<'s> Worker<'s> {
     }
 
     async fn run(mut self) {
-        while let Some((start, end)) = self.shared.take_stripe() {
+        while let Some((start, end)) = self.shared.stripes.take() {
             if let Err((at, difference)) = self.stripe(start, end).await {
                 self.shared.found(at, difference);
             }
@@ -185,7 +139,7 @@ impl<'s> Worker<'s> {
             let is_data = both.map(|status| status.data && !status.zero);
             if !is_data[0] && !is_data[1] {
                 at += len;
-                self.shared.pass_to(at);
+                self.shared.stripes.pass_to(at);
                 continue;
             }
             let len = len.min(end - at);

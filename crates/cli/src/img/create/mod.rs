@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::disk::Preallocation;
 use drystone_core::runtime::LocalRef;
 use drystone_sys::FileId;
 
@@ -165,6 +166,83 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         }
         write::image(&local, &path, format, &values, &chain).await
     })
+}
+
+/// A new image that another command makes and fills.
+pub(super) struct NewImage {
+    format: Format,
+    values: Values,
+}
+
+impl NewImage {
+    /// An image in this format with a list of options, of which several are one.
+    ///
+    /// # Errors
+    /// Options that the format does not have and values that are none.
+    pub(super) fn parse(format: &str, lists: &[String]) -> Result<Self> {
+        let format = Format::named(format)?;
+        let joined = lists.iter().try_fold(None, |before, list| join(before, list).map(Some))?;
+        Ok(Self { format, values: Values::parse(format, &joined.unwrap_or_default())? })
+    }
+
+    /// The list that `-o help` asks for; `None` if it does not.
+    ///
+    /// # Errors
+    /// A format that there is not.
+    pub(super) fn help(format: &str, lists: &[String]) -> Result<Option<String>> {
+        let format = Format::named(format)?;
+        Ok(lists.iter().any(|list| list::asks_for_help(list)).then(|| table::help(format, true)))
+    }
+
+    /// Sets the backing file and its format.
+    ///
+    /// # Errors
+    /// A format that has none.
+    pub(super) fn set_backing(&mut self, name: &OsStr, format: Option<&str>) -> Result<()> {
+        self.values.set_backing(text(name)?)?;
+        format.map_or(Ok(()), |format| self.values.set_backing_format(format))
+    }
+
+    /// The backing file as it will be recorded, and its format.
+    pub(super) fn backing(&self) -> Option<(&str, Option<&str>)> {
+        Some((self.values.backing()?, self.values.backing_format()))
+    }
+
+    /// Whether its space is reserved when it is made.
+    pub(super) fn is_preallocated(&self) -> bool {
+        self.values.preallocation().is_ok_and(|mode| mode != Preallocation::Off)
+    }
+
+    /// Bytes of its clusters, if it has such.
+    pub(super) fn cluster_bytes(&self) -> Option<u64> {
+        (self.format == Format::Qcow2)
+            .then(|| self.values.to_qcow2().ok().map(|options| options.cluster_bytes))?
+    }
+
+    /// The file that it is going to be in.
+    ///
+    /// # Errors
+    /// A name that is no path.
+    pub(super) fn path(name: &OsStr) -> Result<std::path::PathBuf> {
+        target(name)
+    }
+
+    /// Makes it at `path`, for a disk of `len_bytes`. `in_use`: files that it must not be.
+    ///
+    /// # Errors
+    /// What the format does not take, before anything is touched; those of the operating system.
+    pub(super) async fn make(
+        &mut self,
+        local: &LocalRef,
+        path: &Path,
+        len_bytes: u64,
+        in_use: &BTreeSet<FileId>,
+    ) -> Result<()> {
+        self.values.replace_size(len_bytes)?;
+        self.values.check_support()?;
+        write::refuse_overlap(local, path, in_use).await?;
+        write::image(local, path, self.format, &self.values).await
+    }
 }
 
 /// The file that a name stands for. That there is none without a name is left to whoever opens it.

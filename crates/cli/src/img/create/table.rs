@@ -226,6 +226,11 @@ impl Values {
         self.set("size", &bytes.to_string())
     }
 
+    /// Sets the size, whatever was said.
+    pub(super) fn replace_size(&mut self, bytes: u64) -> Result<()> {
+        self.set("size", &bytes.to_string())
+    }
+
     /// Sets the size unless there is one.
     pub(super) fn set_default_size(&mut self, bytes: u64) {
         if self.get("size").is_none() {

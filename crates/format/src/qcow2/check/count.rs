@@ -8,6 +8,9 @@
 //! Invariants: memory is at most what was allowed; an ordinary image takes two bits per cluster.
 //! Not here: who refers to what ([`super::walk`]), what the image says about it ([`super::compare`]).
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use crate::qcow2::geometry::HostCluster;
 use crate::qcow2::refcount::RefcountWidth;
 
@@ -44,6 +47,8 @@ pub(super) enum Claim {
 pub(super) struct Counters {
     slots: Vec<Option<Box<Chunk>>>,
     memory: Memory,
+    /// What [`Self::free_run`] leaves alone as well: sorted, without overlaps.
+    avoided: Vec<Range<u64>>,
 }
 
 /// The references to the clusters of a chunk.
@@ -70,7 +75,7 @@ impl Counters {
     pub(super) fn new(clusters: u64, mut memory: Memory) -> Result<Self, OutOfMemory> {
         let slots = usize::try_from(clusters.div_ceil(CHUNK as u64)).map_err(|_| OutOfMemory)?;
         memory.take(slots.saturating_mul(size_of::<Option<Box<Chunk>>>()))?;
-        Ok(Self { slots: std::iter::repeat_with(|| None).take(slots).collect(), memory })
+        Ok(Self { slots: std::iter::repeat_with(|| None).take(slots).collect(), memory, avoided: Vec::new() })
     }
 
     /// Memory that is left.
@@ -107,6 +112,65 @@ impl Counters {
     pub(super) fn get(&self, of: HostCluster) -> Count {
         let (slot, index) = place(of);
         self.chunk(slot).map_or_else(Count::default, |chunk| chunk.get(index))
+    }
+
+    /// Makes room for the first `clusters` clusters.
+    pub(super) fn extend_to(&mut self, clusters: u64) -> Result<(), OutOfMemory> {
+        let slots = usize::try_from(clusters.div_ceil(CHUNK as u64)).map_err(|_| OutOfMemory)?;
+        if let Some(more) = slots.checked_sub(self.slots.len()) {
+            self.memory.take(more.saturating_mul(size_of::<Option<Box<Chunk>>>()))?;
+            self.slots.resize_with(slots, || None);
+        }
+        Ok(())
+    }
+
+    /// Forgets the references to a cluster.
+    pub(super) fn clear(&mut self, of: HostCluster) -> Result<(), OutOfMemory> {
+        self.change(of, |chunk, index, memory| chunk.references.set(index, 0, memory))
+    }
+
+    /// Clusters, behind the end of the file, that are not free although nothing is counted there.
+    pub(super) fn avoid(&mut self, mut ranges: Vec<Range<u64>>) {
+        ranges.sort_unstable_by_key(|range| range.start);
+        self.avoided = Vec::new();
+        for range in ranges {
+            match self.avoided.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => self.avoided.push(range),
+            }
+        }
+    }
+
+    /// The first of `clusters` clusters in a row without references, from `from` on; the row may end behind everything
+    /// that is counted.
+    pub(super) fn free_run(&self, clusters: u64, from: u64) -> u64 {
+        let end = self.slots.len() as u64 * CHUNK as u64;
+        let (mut start, mut next) = (from, from);
+        while next - start < clusters {
+            let chunk = usize::try_from(next / CHUNK as u64).ok().and_then(|slot| self.chunk(slot));
+            let after = self.avoided.partition_point(|range| range.start <= next);
+            let avoided = after.checked_sub(1).and_then(|last| self.avoided.get(last));
+            if let Some(range) = avoided.filter(|range| range.end > next) {
+                (start, next) = (range.end, range.end);
+            } else if next < end && chunk.is_some() && self.get(HostCluster::new(next)).references > 0 {
+                (start, next) = (next + 1, next + 1);
+            } else {
+                next += 1;
+            }
+        }
+        start
+    }
+
+    /// The indices of the blocks of `per_block` clusters that have references.
+    pub(super) fn blocks_in_use(&self, per_block: u64) -> BTreeSet<u64> {
+        let mut blocks = BTreeSet::new();
+        for (slot, chunk) in self.slots.iter().enumerate() {
+            let Some(chunk) = chunk else { continue };
+            let first = slot as u64 * CHUNK as u64;
+            let used = (0..CHUNK).filter(|&index| chunk.references.get(index) > 0);
+            blocks.extend(used.map(|index| (first + index as u64) / per_block));
+        }
+        blocks
     }
 
     /// The references to the clusters from `slot * CHUNK` on; `None` if there are none.

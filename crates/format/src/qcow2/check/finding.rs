@@ -128,6 +128,18 @@ pub enum Finding {
         /// Its number in the table, counted from 0.
         index: usize,
     },
+    /// The entry of a snapshot has more extra data than is possible.
+    SnapshotExtra {
+        /// Its number in the table, counted from 0.
+        index: u32,
+        /// Bytes of extra data.
+        len_bytes: u32,
+    },
+    /// The table of snapshots is too long for the last of them.
+    SnapshotsTooMany {
+        /// How many.
+        count: u32,
+    },
     /// A snapshot's L1 table is nowhere.
     SnapshotL1 {
         /// Its number in the table, counted from 0.
@@ -246,6 +258,12 @@ impl fmt::Display for Finding {
             }
             Self::SnapshotIncomplete { index } => {
                 write!(f, "entry {index} of the snapshot table is incomplete")
+            }
+            Self::SnapshotExtra { index, len_bytes } => {
+                write!(f, "entry {index} of the snapshot table has {len_bytes} bytes of extra data, too many")
+            }
+            Self::SnapshotsTooMany { count } => {
+                write!(f, "the snapshot table is too long for its last {count} snapshot(s)")
             }
             Self::SnapshotL1 { index, error } => write!(f, "snapshot {index}: {error}"),
             Self::Bitmaps(error) => write!(f, "bitmap directory: {error}"),

@@ -13,25 +13,31 @@
 //! read once: where tables overlap so much that reading all of them would take longer than reading the file twice, the
 //! rest is a check error.
 //!
-//! Invariants: nothing is written; memory stays below [`MEMORY_BYTES_MAX`] and time is proportional to the file,
+//! [`repair`] puts right what can be put right.
+//!
+//! Invariants: a check writes nothing; memory stays below [`MEMORY_BYTES_MAX`] and time is proportional to the file,
 //! whatever the image claims; the walk ends because no table is followed twice.
-//! Not here: repair; images whose features are not supported.
+//! Not here: images whose features are not supported.
 
 mod compare;
 mod count;
 mod finding;
 mod reader;
+pub mod repair;
 mod walk;
 
 pub use finding::{Class, Finding, Structure};
 pub use reader::Source;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use drystone_base::{Error, HostOffset};
 
+use self::compare::Compare;
 use self::count::{Claim, Counters, Memory, OutOfMemory};
 use self::reader::Reader;
+use self::repair::Mending;
 use super::geometry::{ClusterBits, HostCluster};
 use super::header::{Access, Crypt, Header, RefusedReason};
 use super::snapshot::SnapshotError;
@@ -41,6 +47,8 @@ pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Most clusters that a file can have: with more, even one bit for each would be too much.
 pub const CLUSTERS_MAX: u64 = 1 << 31;
 
+/// What claims about a cluster behind the end of the file take in memory, with room for the map's own needs.
+const OUTSIDE_MEMORY_BYTES: usize = 64;
 /// Disks and files are seen in sectors of this many bytes.
 const SECTOR_BYTES: u64 = 512;
 
@@ -83,6 +91,18 @@ pub enum CheckError {
     /// The table of snapshots breaks a rule.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
+    /// The refcounts are damaged so much that a repair of leaks alone could make it worse.
+    #[error("the refcounts must be rebuilt, which a repair of 'leaks' does not do; 'all' does")]
+    NeedsRebuild,
+    /// A repair could not write.
+    #[error("cannot write the {0}")]
+    Write(Structure, #[source] Error),
+    /// The refcounts of such a file cannot be stored.
+    #[error("the file is so long that its refcounts do not fit into a table")]
+    RefcountTable,
+    /// The repaired header breaks a rule.
+    #[error(transparent)]
+    Header(#[from] super::header::HeaderError),
 }
 
 impl From<OutOfMemory> for CheckError {
@@ -103,20 +123,21 @@ pub async fn check<S: Source>(
     header: &Header,
     on_finding: impl FnMut(&Finding),
 ) -> Result<Outcome, CheckError> {
-    if let Access::Refused(reason) = header.access(&[])
-        && !matches!(reason, RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks))
-    {
-        return Err(reason.into());
-    }
+    demand_access(header)?;
     let mut check = Check::new(source, header, on_finding)?;
-    check.walk_header()?;
-    check.walk_active().await?;
-    check.walk_snapshots().await?;
-    check.walk_tables().await?;
-    check.walk_bitmaps().await?;
+    check.walk().await?;
     let refcounts = check.walk_refcounts().await?;
-    check.compare(&refcounts).await?;
+    check.compare(&refcounts, Compare::All).await?;
     Ok(check.outcome)
+}
+
+/// Refuses what a check does not know.
+fn demand_access(header: &Header) -> Result<(), CheckError> {
+    match header.access(&[]) {
+        Access::Refused(RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks)) => Ok(()),
+        Access::Refused(reason) => Err(reason.into()),
+        _ => Ok(()),
+    }
 }
 
 /// How often an L2 table is referred to.
@@ -138,8 +159,38 @@ struct Check<'a, S, F> {
     counters: Counters,
     /// The L2 tables that L1 tables refer to, by offset.
     tables: BTreeMap<HostOffset, Uses>,
+    /// What is claimed about clusters behind the end of the file, by number.
+    outside: BTreeMap<u64, Claims>,
     outcome: Outcome,
+    /// How damaged the refcounts are.
+    damage: Damage,
+    /// What a repair collects; `None` while nothing is to be repaired.
+    mending: Option<Mending>,
     on_finding: F,
+}
+
+/// What references to a cluster behind the end of the file claim.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claims {
+    /// So many, that they are the only one.
+    writable: u64,
+    /// So many, that they need not be.
+    shared: u64,
+    /// The count that is stored for it, once that was looked up.
+    stored: u64,
+}
+
+/// How damaged the refcounts are.
+#[derive(Debug, Clone, Default)]
+struct Damage {
+    /// Their structures must be made anew: they overlap with something or lack a block.
+    needs_rebuild: bool,
+    /// The same, as soon as they are written: a block is outside of the file, or cannot be read.
+    needs_care: bool,
+    /// A cluster has more references than a count can say.
+    too_many: bool,
+    /// The entries of the table whose blocks differ from the references.
+    differing: Vec<usize>,
 }
 
 impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
@@ -153,7 +204,28 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         let len_guest = header.len_guest() / SECTOR_BYTES * SECTOR_BYTES;
         let outcome = Outcome { clusters_total: cluster.clusters(len_guest), ..Outcome::default() };
         let counters = Counters::new(clusters + 1, Memory(MEMORY_BYTES_MAX))?;
-        Ok(Self { reader, header, cluster, clusters, counters, tables: BTreeMap::new(), outcome, on_finding })
+        Ok(Self {
+            reader,
+            header,
+            cluster,
+            clusters,
+            counters,
+            tables: BTreeMap::new(),
+            outside: BTreeMap::new(),
+            outcome,
+            damage: Damage::default(),
+            mending: None,
+            on_finding,
+        })
+    }
+
+    /// Counts everything that is referred to but the refcounts themselves.
+    async fn walk(&mut self) -> Result<(), CheckError> {
+        self.walk_header()?;
+        self.walk_active().await?;
+        self.walk_snapshots().await?;
+        self.walk_tables().await?;
+        self.walk_bitmaps().await
     }
 
     /// Reports something that was found `times` times.
@@ -175,6 +247,7 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         let end = self.reader.len_file().checked_add(self.cluster.bytes() - 1);
         let last = at.checked_add(more).filter(|last| end.is_some_and(|end| last.get() < end));
         let Some(last) = last else {
+            self.note_lost(at, len_bytes);
             self.report(&Finding::OutsideOfFile { what: to, at, len_bytes }, times);
             return Ok(());
         };
@@ -182,11 +255,23 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
             let cluster = HostCluster::new(index);
             let too_many = self.counters.add(cluster, times, self.header.width().count_max())?;
             if too_many > 0 {
+                self.damage.too_many = true;
                 self.report(&Finding::TooManyReferences { cluster }, too_many);
             }
             self.clusters = self.clusters.max(index + 1);
         }
         Ok(())
+    }
+
+    /// Notes where something lies behind the end of the file, for a repair that looks for room there.
+    fn note_lost(&mut self, at: HostOffset, len_bytes: u64) {
+        let first = self.cluster.host_cluster(at).index();
+        let end = first.saturating_add(self.cluster.clusters(len_bytes)).saturating_add(1);
+        if let Some(mending) = &mut self.mending
+            && self.counters.memory().take(size_of::<Range<u64>>()).is_ok()
+        {
+            mending.lost.push(first..end);
+        }
     }
 
     /// Notes that `times` references to the cluster at `at` claim, or do not claim, to be the only one.
@@ -195,6 +280,12 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
         let claim = if copied { Claim::Writable } else { Claim::Shared };
         if cluster.index() < self.clusters {
             self.counters.claim(cluster, times, claim)?;
+        } else if self.outside.contains_key(&cluster.index())
+            || self.counters.memory().take(OUTSIDE_MEMORY_BYTES).is_ok()
+        {
+            let claims = self.outside.entry(cluster.index()).or_default();
+            let count = if copied { &mut claims.writable } else { &mut claims.shared };
+            *count = count.saturating_add(times);
         } else if copied {
             self.report(&Finding::NotTheOnlyReference { cluster, stored: 0, times }, times);
         }

@@ -49,11 +49,18 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
         for (index, snapshot) in snapshots.list.iter().enumerate() {
             if snapshot.is_incomplete(self.header.version()) {
                 self.report(&Finding::SnapshotIncomplete { index }, 1);
+                if let Some(mending) = &mut self.mending {
+                    mending.snapshots.faults += 1;
+                }
             }
             match snapshot.l1(self.cluster) {
                 Ok(l1) => self.walk_l1(l1, false).await?,
                 Err(error) => self.report(&Finding::SnapshotL1 { index, error }, 1),
             }
+        }
+        if let Some(mending) = &mut self.mending {
+            mending.snapshots.old_len_bytes = snapshots.table_len_bytes;
+            mending.snapshots.list = snapshots.list;
         }
         Ok(())
     }
@@ -66,7 +73,11 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             let more = bytes.len().max(SNAPSHOT_BYTES_FIRST);
             let read = self.reader.read(at, more).await;
             bytes.append(&mut read.map_err(|error| CheckError::Read(Structure::SnapshotTable, error))?);
-            match Snapshots::parse(&bytes, table.count) {
+            let parsed = match &self.mending {
+                Some(_) => self.save_snapshots(&bytes),
+                None => Snapshots::parse(&bytes, table.count),
+            };
+            match parsed {
                 Err(SnapshotError::Truncated(_)) if bytes.len() as u64 <= TABLE_BYTES_MAX => {}
                 result => return Ok(result?),
             }
@@ -153,6 +164,9 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
         let l2 = self.header.l2();
         for (index, raw) in (0..).zip(l2.raws(bytes)) {
             if raw.is_empty() {
+                continue;
+            }
+            if self.drops_place(at, index, raw)? {
                 continue;
             }
             let bitmap_fault = L2Entry::bitmap_fault(raw, l2);

@@ -184,6 +184,21 @@ impl Slices {
         bucket.store(number, Ordering::Release);
     }
 
+    /// Takes out a slice that is not dirty, if it is there.
+    pub(super) fn forget(&self, id: SliceId) {
+        let mut pool = self.pool();
+        let mut number = self.bucket(id).load(Ordering::Acquire);
+        while let Some(frame) = self.frame(number) {
+            if frame.holds(id) {
+                assert!(frame.try_vacate(), "a slice that is given up was changed");
+                self.unlink(id, number);
+                pool.empty.push(number);
+                return;
+            }
+            number = frame.next.load(Ordering::Acquire);
+        }
+    }
+
     /// Takes out a slice that is clean and was not used lately, or at least clean; `false` if there is none.
     fn evict_one(&self, pool: &mut Pool) -> bool {
         // The first round takes the marks away, the second finds what is left.

@@ -170,6 +170,6 @@ impl Qcow2 {
         let stored = Compressed::checked(piece.at, len, self.cluster).ok_or_else(|| {
             Error::new(Kind::NoSpace, "the image has reached the largest size of its format")
         })?;
-        self.replace_entry(io, at, L2Entry::Compressed(stored)).await
+        self.replace_entries(io, at, &[L2Entry::Compressed(stored)]).await
     }
 }

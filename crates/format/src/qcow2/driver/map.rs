@@ -140,6 +140,16 @@ impl Map {
         self.l1.set(self.l1_index(slice), raw);
     }
 
+    /// Takes the table of an L1 entry out of the mapping, and its slices, which are stored, out of memory. With all tables and
+    /// the storing of metadata locked.
+    pub(super) fn drop_table(&self, index: usize) -> Result<Option<Allocated>> {
+        let Some(table) = self.parse_table(index, self.l1.raw(index))? else { return Ok(None) };
+        self.l1.set(index, 0);
+        let first = (index as u64) << self.table_bits;
+        (first..first + (1 << self.table_bits)).for_each(|slice| self.slices.forget(SliceId(slice)));
+        Ok(Some(table))
+    }
+
     /// The whole L1 table, grown to `len` entries.
     pub(super) fn l1_grown(&self, len: usize) -> Vec<u64> {
         let mut entries: Vec<u64> = self.l1.raws().collect();

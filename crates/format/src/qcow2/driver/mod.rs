@@ -18,7 +18,7 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
-//! | `resize` | growing the disk |
+//! | `resize`, `preallocate`, `shrink` | another length of the disk |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -39,11 +39,13 @@ pub mod open;
 mod owned;
 mod pack;
 mod place;
+mod preallocate;
 mod read;
 mod refs;
 mod reserve;
 mod resize;
 mod segments;
+mod shrink;
 mod source;
 mod stage;
 mod store;
@@ -95,6 +97,8 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    /// The disk has become shorter, so the file may.
+    trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
     decompressed: read::Cache,
@@ -216,7 +220,7 @@ impl Driver for Qcow2 {
         preallocation: Preallocation,
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.grow(io, len, preallocation).await;
+            let result = self.set_len(io, len, preallocation).await;
             self.watch(io, result).await
         })
     }

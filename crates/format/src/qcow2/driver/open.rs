@@ -115,6 +115,7 @@ impl Qcow2 {
             structure: RangeLocks::default(),
             resizing: RangeLocks::default(),
             rounds: Rounds::default(),
+            trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
             decompressed: super::read::Cache::default(),
             presses: Presses::new(header.compression()),

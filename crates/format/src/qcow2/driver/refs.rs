@@ -316,6 +316,16 @@ impl State {
         }
     }
 
+    /// A block and its count of itself are gone.
+    pub(super) fn forget_block(&mut self, index: usize) {
+        self.blocks.remove(&index);
+        self.dirty_blocks.remove(&index);
+        if let Some(entry) = self.table.get_mut(index) {
+            *entry = 0;
+        }
+        self.dirty_table.insert(index);
+    }
+
     /// Lets clean blocks leave until one more fits.
     fn make_room(&mut self, blocks_max: usize) {
         while self.blocks.len() >= blocks_max {

@@ -70,7 +70,7 @@ impl Qcow2 {
             self.reap(io).await?;
             self.store_locked(io).await?;
         }
-        Ok(())
+        self.trim(io).await
     }
 
     /// Stores with the structure lock held.

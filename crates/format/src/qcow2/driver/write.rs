@@ -24,10 +24,10 @@ use super::{ALLOCATION_BYTES_MAX, Qcow2};
 use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 
 /// What clusters in one slice are before a write: raw entries and what they say. All are written in the same way.
-struct Before {
+pub(super) struct Before {
     spot: Spot,
     raw: Vec<RawEntry>,
-    entries: Vec<L2Entry>,
+    pub(super) entries: Vec<L2Entry>,
 }
 
 impl Before {
@@ -118,7 +118,7 @@ impl Qcow2 {
 
     /// The entries of the clusters from `at` on that a write of `len` bytes touches, up to the end of the slice and up to
     /// where another way of writing begins.
-    async fn look(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<Before> {
+    pub(super) async fn look(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<Before> {
         let spot = self.map.spot(at);
         self.own_table(io, spot.slice).await?;
         let wanted = self.cluster.clusters(spot.byte + len.min(ALLOCATION_BYTES_MAX));
@@ -283,10 +283,17 @@ impl Qcow2 {
         Mixed { place, data: data | touched, zero: zero & !touched }.entry(self.map.l2())
     }
 
-    /// Makes a new entry of one cluster visible and sets free what it had before.
-    pub(super) async fn replace_entry(&self, io: Io<'_>, at: GuestOffset, new: L2Entry) -> Result<()> {
-        let before = self.look(io, at, 1).await?;
-        self.map.publish(io, before.spot, &before.raw, &[new.encode(self.map.l2())]).await?;
+    /// Makes new entries of clusters in one slice visible, which were all written in the same way, and sets free what they
+    /// had before.
+    pub(super) async fn replace_entries(&self, io: Io<'_>, at: GuestOffset, new: &[L2Entry]) -> Result<()> {
+        let before = self.look(io, at, new.len() as u64 * self.cluster.bytes()).await?;
+        assert_eq!(
+            before.entries.len(),
+            new.len(),
+            "the entries were looked at before, and nobody else changes them"
+        );
+        let raw: Vec<RawEntry> = new.iter().map(|entry| entry.encode(self.map.l2())).collect();
+        self.map.publish(io, before.spot, &before.raw, &raw).await?;
         before.entries.iter().for_each(|entry| self.unlink_entry(io, *entry));
         Ok(())
     }

@@ -25,6 +25,8 @@ pub(super) enum Become {
     Discarded,
     /// They show what is at their places in the data file.
     Mapped,
+    /// They are nowhere, whatever shows through: behind the end of the disk.
+    Unmapped,
 }
 
 impl Qcow2 {
@@ -134,6 +136,16 @@ impl Qcow2 {
         }
         self.mark_for_writing(io).await?;
         let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        self.change_clusters_locked(io, range, goal).await
+    }
+
+    /// As [`Self::change_clusters`], of clusters that are locked.
+    pub(super) async fn change_clusters_locked(
+        &self,
+        io: Io<'_>,
+        range: GuestRange,
+        goal: Become,
+    ) -> Result<()> {
         let mut rest = range;
         while !rest.is_empty() {
             self.reap_some(io).await?;
@@ -148,7 +160,8 @@ impl Qcow2 {
     async fn change_slice(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<u64> {
         let spot = self.map.spot(range.start());
         let has_backing = self.has_backing(io);
-        let hides_nothing = goal != Become::Mapped && (!has_backing || self.version == Version::V2);
+        let hides_nothing = !has_backing || self.version == Version::V2 || goal == Become::Unmapped;
+        let hides_nothing = hides_nothing && goal != Become::Mapped;
         if hides_nothing && self.map.table(spot.slice)?.is_none() {
             return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
@@ -254,6 +267,7 @@ impl Qcow2 {
             // Reads as zeroes already.
             (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
             (Become::ZeroKeeping | Become::Zero, _) => L2Entry::Zero(None),
+            (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,
             (Become::Discarded, _) => L2Entry::Zero(None),

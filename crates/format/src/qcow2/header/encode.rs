@@ -7,7 +7,9 @@
 use drystone_base::{Be, BeMut};
 
 use super::fields::{Fields, parse_compression};
-use super::{Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, Version};
+use super::{
+    Crypt, Header, HeaderError, L1Table, LEN_V2, LEN_V3, MAGIC, RefcountTable, SnapshotTable, Version,
+};
 use crate::qcow2::compress::Compression;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
 
@@ -20,6 +22,8 @@ pub struct HeaderChange {
     pub l1: Option<L1Table>,
     /// Where the refcount table is.
     pub refcounts: Option<RefcountTable>,
+    /// Where the table of internal snapshots is.
+    pub snapshots: Option<SnapshotTable>,
     /// Features that must be understood to open the image.
     pub incompatible: Option<Incompatible>,
     /// Features that may be ignored.
@@ -61,6 +65,7 @@ impl Header {
         header.len_guest = change.len_guest.unwrap_or(self.len_guest);
         header.l1 = change.l1.unwrap_or(self.l1);
         header.refcounts = change.refcounts.unwrap_or(self.refcounts);
+        header.snapshots = change.snapshots.unwrap_or(self.snapshots);
         header.incompatible = change.incompatible.unwrap_or(self.incompatible);
         header.compatible = change.compatible.unwrap_or(self.compatible);
         header.autoclear = change.autoclear.unwrap_or(self.autoclear);
@@ -83,6 +88,7 @@ impl Header {
         fields.check_len_guest()?;
         fields.parse_l1()?;
         fields.parse_refcounts()?;
+        fields.parse_snapshots()?;
         parse_compression(&self.additional, self.incompatible).map(drop)
     }
 
@@ -99,6 +105,8 @@ impl Header {
         put(40, &self.l1.at.get().to_be_bytes());
         put(48, &self.refcounts.at.get().to_be_bytes());
         put(56, &self.refcounts.clusters.to_be_bytes());
+        put(60, &self.snapshots.count.to_be_bytes());
+        put(64, &self.snapshots.at.get().to_be_bytes());
         if self.version == Version::V3 {
             put(72, &self.incompatible.raw().to_be_bytes());
             put(80, &self.compatible.raw().to_be_bytes());

@@ -18,7 +18,7 @@ macro_rules! for_each_change {
             l1_grows_over_many_refcount_blocks: new("c512 r64 64K").after("write 0..1K"), "grow 130M; write 129M+512; flush";
             l1_growth_fails_and_its_place_is_used: new("c512 64K").after("write 0..1K"), "grow 2200K; write 1124+100; flush; write 2K+100";
             grows_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K; flush; write 9K..11K";
-            grows_from_a_shared_and_a_compressed_tail: new("v2 6K").after("write 0..6K").snapshot(), "grow 64K; flush; write 5K..10K";
+            grows_from_a_shared_and_a_compressed_tail: new("6K").after("write 0..6K").snapshot(), "grow 64K; flush; write 5K..10K";
             header_marks: new("64K").edit(|image| image.write(95, &[4])), "write 0..1K; flush";
             discard_and_reuse: new("64K").after("write 0..16K"), "discard 0..8K; flush; write 20K..24K; write 30K..32K; flush";
             freed_and_wanted_at_once: new("64K").after("write 0..16K"), "discard 0..8K; write 20K..24K; write 24K..28K; write 28K..40K; flush; unmap 8K..12K; write 40K..44K; write 44K..60K & discard 12K..16K; write 60K..64K";
@@ -40,10 +40,6 @@ macro_rules! for_each_change {
             backing_file_of_version_2_gets_another_name: new("v2 64K").after("write 0..20K").overlay("v2 64K"), "write 1K..2K; name other.img; write 9K..10K; flush; name base";
             narrow_counts: new("c1K r1 48K"), "write 0..5K & write 20K..22K; flush; discard 0..2K; write 30K..34K; flush; write 0..1K";
             large_clusters: new("c64K 1M"), "write 1000..2000; flush; write 64K..200K & zero 300K..400K; flush; discard 64K..128K; write 900K..901K";
-            subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
-            subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
-            subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
-            subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
             compressed_writes_share_clusters: new("64K"), "press 0..12K & press 20K..28K; flush; press 12K..20K; write 2K..3K; flush; press 32K..40K & press 40K..44K";
             compressed_writes_replace_others: new("zstd 64K").after("write 0..8K; press 8K..24K; zero 24K..28K").overlay("zstd 64K"), "press 4K..12K; flush; press 4K..8K & write 8K..9K; press 24K..28K; flush; discard 0..8K; flush; press 0..4K";
             compressed_clusters_with_narrow_counts: new("c4K r1 64K"), "press 0..16K; flush; press 4K..8K & press 16K..24K; flush; write 100..200";
@@ -51,10 +47,23 @@ macro_rules! for_each_change {
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
             freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
+            subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
+            subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
+            subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
+            subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
             data_in_a_file_of_its_own: new("data 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
             data_in_a_file_of_its_own_over_backing: new("64K").after("write 0..64K").overlay("data 64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; discard 20K..24K; flush; write 21K..22K; write 0..512";
             data_in_a_raw_file: new("rawdata 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_files_change_their_length: new("rawdata 64K").after("write 0..64K"), "shrink 30K; write 29K..30K; flush; grow 50K metadata; write 49K..50K; shrink 8K; grow 20K";
             subclusters_in_a_data_file: new("c16K x 128K").after("write 0..128K").overlay("c16K x data 128K"), "write 1K..1536 & write 20K..21K; flush; zero 1K..2K; unmap 16K..32K; write 17K+300; flush; write 1200+20";
+            grows_with_metadata: new("c512 r64 30K").after("write 0..1K; write 8K..20K; discard 8K..20K"), "write 2K..3K; grow 40448 metadata; flush; write 36K..37K; grow 80K metadata; write 60K..61K";
+            grows_with_space: new("c4K 30K").after("write 0..30K; discard 8K..20K"), "write 2K..3K; grow 50K falloc; flush; write 36K..37K; grow 80K full; write 60K..61K";
+            grows_with_metadata_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K metadata; flush; write 9K..11K; grow 64K falloc";
+            shrinks: new("c4K 64K").after("write 0..64K"), "write 1K..2K; shrink 30K; write 29K..30K; flush; grow 64K; write 31K..33K; shrink 5K; flush";
+            shrinks_and_gives_tables_back: new("c512 r64 256K").after("write 0..4K; write 100K..140K; write 200K..202K"), "write 1K..2K & write 110K..111K; shrink 100352; flush; write 8K..9K; shrink 5K; grow 300K; write 120K..121K; flush";
+            shrinks_beside_others: new("c512 r64 128K").after("write 0..128K"), "shrink 40K & write 2K..3K; flush & write 5K..7K; grow 128K; read 40K..128K; write 90K..91K";
+            shrinks_over_a_snapshot_and_a_backing_file: new("64K").after("write 0..64K").overlay("c1K 64K").after("write 8K..40K").snapshot(), "write 1K..2K; shrink 20K; flush; write 19K..20K; grow 64K; write 50K..51K";
+            a_shrunk_image_is_closed: new("c512 r64 256K").after("write 0..4K; write 60K..250K"), "shrink 5K";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

@@ -5,7 +5,8 @@
 //! | `write RANGE`, `write RANGE fua` | new data |
 //! | `press RANGE` | new data, stored compressed |
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
-//! | `discard RANGE`, `flush`, `grow LEN`, `read RANGE` | |
+//! | `discard RANGE`, `flush`, `read RANGE` | |
+//! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
@@ -14,6 +15,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::Result;
+use drystone_core::disk::Preallocation;
 use drystone_core::driver::BackingFile;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
@@ -122,7 +124,10 @@ async fn request(client: &mut Client, text: &str) -> Result<()> {
         ["unmap", at] => client.write_zeroes(range(at), true).await,
         ["discard", at] => client.discard(range(at), DiscardRule::OldOrZero).await,
         ["read", at] => client.read(range(at)).await.map(drop),
-        ["grow", to] => client.resize(len(to)).await,
+        ["grow" | "shrink", to] => client.resize(len(to)).await,
+        ["grow", to, "metadata"] => client.resize_with(len(to), Preallocation::Metadata).await,
+        ["grow", to, "falloc"] => client.resize_with(len(to), Preallocation::Falloc).await,
+        ["grow", to, "full"] => client.resize_with(len(to), Preallocation::Full).await,
         ["flush"] => client.flush().await,
         _ => panic!("'{text}' is no request"),
     }

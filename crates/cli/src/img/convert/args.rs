@@ -1,0 +1,270 @@
+//! What the command line of `convert` says.
+
+use std::ffi::{OsStr, OsString};
+
+use drystone_base::{Error, Kind, Result};
+
+use crate::args::UsageError;
+use crate::args::getopt::{Flag, Getopt};
+use crate::args::number::{NumberError, parse_number, parse_size};
+use crate::img::Failure;
+use crate::img::create::NewImage;
+use crate::img::options::{self, text};
+use crate::img::spec::Format;
+use crate::tool::image::{CacheMode, ImageArgs};
+use crate::tool::object::Secrets;
+
+const FLAGS: &[Flag] = &[
+    options::HELP,
+    Flag::switch(Some('q'), "quiet"),
+    Flag::switch(Some('p'), "progress"),
+    Flag::value(Some('f'), "source-format"),
+    Flag::switch(None, "source-image-opts"),
+    Flag::switch(None, "image-opts"),
+    Flag::value(Some('T'), "source-cache"),
+    Flag::value(Some('O'), "target-format"),
+    Flag::switch(None, "target-image-opts"),
+    Flag::value(Some('o'), "target-options"),
+    Flag::switch(Some('c'), "compress"),
+    Flag::value(Some('t'), "target-cache"),
+    Flag::value(Some('B'), "backing"),
+    Flag::value(Some('F'), "backing-format"),
+    Flag::switch(Some('n'), "no-create"),
+    Flag::switch(None, "target-is-zero"),
+    Flag::value(Some('S'), "sparse-size"),
+    Flag::switch(Some('U'), "force-share"),
+    Flag::value(Some('r'), "rate"),
+    Flag::value(Some('m'), "parallel"),
+    Flag::switch(None, "salvage"),
+    Flag::switch(Some('W'), "oob-writes"),
+    options::OBJECT,
+];
+
+/// Requests at the same time if nobody says how many.
+const WORKERS_DEFAULT: u64 = 8;
+/// The most.
+const WORKERS_MAX: u64 = 16;
+/// Zeroes that are left out if nobody says how many must come together.
+const SPARSE_BYTES_DEFAULT: u64 = 4096;
+/// The most that can be asked for.
+const SPARSE_BYTES_MAX: u64 = 16 << 20;
+/// Sizes are multiples of this.
+const SECTOR_BYTES: u64 = 512;
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// `-q`.
+    pub(super) is_quiet: bool,
+    /// `-p`.
+    pub(super) is_progress: bool,
+    /// In their order.
+    pub(super) sources: Vec<ImageArgs>,
+    /// The target as it was named.
+    pub(super) target: OsString,
+    /// `-O`.
+    pub(super) target_format: String,
+    /// `--target-image-opts`.
+    pub(super) is_target_options: bool,
+    /// `-o`, each as it was said.
+    pub(super) target_options: Vec<String>,
+    /// `-t`.
+    pub(super) target_cache: CacheMode,
+    /// `-c`.
+    pub(super) is_compressed: bool,
+    /// `-n`.
+    pub(super) skips_creation: bool,
+    /// `--target-is-zero`.
+    pub(super) is_target_zero: bool,
+    /// `-S`.
+    pub(super) sparse_bytes: u64,
+    /// `-r`; 0 for no limit.
+    pub(super) bytes_per_second: u64,
+    /// `-m`.
+    pub(super) workers: usize,
+    /// `-W`.
+    pub(super) is_unordered: bool,
+    /// `--salvage`.
+    pub(super) salvages: bool,
+    backing: Option<OsString>,
+    backing_format: Option<String>,
+}
+
+/// What was said, before it is put together.
+#[derive(Default)]
+struct Said {
+    source_format: Option<String>,
+    is_source_options: bool,
+    source_cache: Option<String>,
+    target_cache: Option<String>,
+    target_format: Option<String>,
+    force_share: bool,
+    sparse: Option<OsString>,
+    rate: Option<OsString>,
+    workers: Option<OsString>,
+    secrets: Secrets,
+}
+
+fn usage(error: UsageError) -> Failure {
+    Failure::Usage { command: "convert", error }
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(Kind::InvalidInput, text)
+}
+
+/// Reads the arguments. `None`: help is asked for.
+pub(super) fn parse(args: Vec<OsString>) -> Result<Option<Request>, Failure> {
+    let mut getopt = Getopt::new(FLAGS, args);
+    let (mut request, mut said) = (Request::default(), Said::default());
+    while let Some((name, value)) = getopt.next_option().map_err(usage)? {
+        if name == "help" {
+            return Ok(None);
+        }
+        take(name, value, &mut request, &mut said)?;
+    }
+    let mut names = getopt.into_free();
+    let (target, sources) = match (names.pop(), names) {
+        (Some(target), sources) if !sources.is_empty() => (target, sources),
+        _ => return Err(usage(UsageError::Other("a source and a target are expected".into()))),
+    };
+    request.target = target;
+    said.finish(&mut request, sources)?;
+    Ok(Some(request))
+}
+
+fn take(name: &str, value: OsString, request: &mut Request, said: &mut Said) -> Result<()> {
+    let words = || text(&value).map(str::to_owned);
+    match name {
+        "quiet" => request.is_quiet = true,
+        "progress" => request.is_progress = true,
+        "source-format" => said.source_format = Some(words()?),
+        "source-image-opts" | "image-opts" => said.is_source_options = true,
+        "source-cache" => said.source_cache = Some(words()?),
+        "target-format" => said.target_format = Some(words()?),
+        "target-image-opts" => request.is_target_options = true,
+        "target-options" => request.target_options.push(words()?),
+        "compress" => request.is_compressed = true,
+        "target-cache" => said.target_cache = Some(words()?),
+        "backing" => request.backing = Some(value),
+        "backing-format" => request.backing_format = Some(words()?),
+        "no-create" => request.skips_creation = true,
+        "target-is-zero" => request.is_target_zero = true,
+        "sparse-size" => said.sparse = Some(value),
+        "force-share" => said.force_share = true,
+        "rate" => said.rate = Some(value),
+        "parallel" => said.workers = Some(value),
+        "salvage" => request.salvages = true,
+        "oob-writes" => request.is_unordered = true,
+        _ => said.secrets.define(&value)?,
+    }
+    Ok(())
+}
+
+impl Said {
+    fn finish(self, request: &mut Request, sources: Vec<OsString>) -> Result<()> {
+        let cache = |said: Option<String>, default, option| match said {
+            None => Ok(default),
+            Some(name) => CacheMode::named(&name)
+                .ok_or_else(|| invalid(format!("there is no cache mode '{name}'")).in_option(option)),
+        };
+        if self.is_source_options && self.source_format.is_some() {
+            return Err(invalid("--source-image-opts and --source-format exclude each other"));
+        }
+        if request.is_target_options && self.target_format.is_some() {
+            return Err(invalid("--target-image-opts and --target-format exclude each other"));
+        }
+        request.target_cache = cache(self.target_cache, CacheMode::UNSAFE, "target-cache")?;
+        let source_cache = cache(self.source_cache, CacheMode::WRITEBACK, "source-cache")?;
+        request.target_format = self.target_format.unwrap_or_else(|| "raw".to_owned());
+        request.sparse_bytes = self.sparse.map_or(Ok(SPARSE_BYTES_DEFAULT), |size| parse_sparse(&size))?;
+        request.bytes_per_second = self.rate.map_or(Ok(0), |rate| parse_bytes(&rate, "rate"))?;
+        request.workers =
+            self.workers.map_or(Ok(WORKERS_DEFAULT), |count| parse_workers(&count))?.try_into().unwrap_or(1);
+        request.is_progress &= !request.is_quiet;
+        let source = |name: OsString| ImageArgs {
+            is_options: self.is_source_options,
+            cache: source_cache,
+            force_share: self.force_share,
+            ..ImageArgs::of(name, self.source_format.clone())
+        };
+        request.sources = sources.into_iter().map(source).collect();
+        Ok(())
+    }
+}
+
+impl Request {
+    /// Fails if options do not go together.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] naming them.
+    pub(super) fn check(&self) -> Result<()> {
+        let faults = [
+            (self.is_target_options && !self.skips_creation, "--target-image-opts needs -n"),
+            (self.is_target_zero && !self.skips_creation, "--target-is-zero needs -n"),
+            (
+                self.skips_creation && !self.target_options.is_empty(),
+                "-o is for new images, and -n makes none",
+            ),
+        ];
+        if let Some((_, text)) = faults.iter().find(|(is_wrong, _)| *is_wrong) {
+            return Err(invalid(*text));
+        }
+        if self.skips_creation {
+            return Ok(());
+        }
+        let format = Format::named(&self.target_format)?;
+        if self.is_compressed && format == Format::Raw {
+            return Err(Error::new(Kind::Unsupported, "a raw image cannot be compressed"));
+        }
+        match self.new_image()?.backing() {
+            Some((_, None)) => Err(invalid("the format of the backing file must be given (-F)")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The image that is to be made.
+    ///
+    /// # Errors
+    /// Options that its format does not have.
+    pub(super) fn new_image(&self) -> Result<NewImage> {
+        let mut image = NewImage::parse(&self.target_format, &self.target_options)?;
+        if let Some(backing) = &self.backing {
+            image.set_backing(backing, self.backing_format.as_deref())?;
+        }
+        Ok(image)
+    }
+
+    /// Whether the target's space is reserved before anything is written.
+    pub(super) fn is_preallocated(&self) -> bool {
+        !self.skips_creation && self.new_image().is_ok_and(|image| image.is_preallocated())
+    }
+
+    /// Whether the target shows a backing file where nothing is written.
+    pub(super) fn has_backing(&self) -> Result<bool> {
+        Ok(self.backing.is_some() || (!self.skips_creation && self.new_image()?.backing().is_some()))
+    }
+}
+
+fn parse_bytes(value: &OsStr, option: &str) -> Result<u64> {
+    let parsed = value.to_str().map_or(Err(NumberError::Malformed), parse_size);
+    parsed.ok().filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(|| {
+        invalid(format!("'{}' is no size from 0 to {}", value.display(), i64::MAX)).in_option(option)
+    })
+}
+
+fn parse_sparse(value: &OsStr) -> Result<u64> {
+    let bytes = parse_bytes(value, "sparse-size")?;
+    if bytes % SECTOR_BYTES != 0 || bytes > SPARSE_BYTES_MAX {
+        let text = format!("{bytes} is no multiple of {SECTOR_BYTES} up to {SPARSE_BYTES_MAX}");
+        return Err(invalid(text).in_option("sparse-size"));
+    }
+    Ok(bytes)
+}
+
+fn parse_workers(value: &OsStr) -> Result<u64> {
+    let parsed = value.to_str().and_then(|text| parse_number(text).ok());
+    parsed.filter(|count| (1..=WORKERS_MAX).contains(count)).ok_or_else(|| {
+        invalid(format!("'{}' is no number from 1 to {WORKERS_MAX}", value.display())).in_option("parallel")
+    })
+}

@@ -1,0 +1,147 @@
+//! From opened disks to a full target.
+
+use std::sync::Arc;
+
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_core::backend::ReadWrite;
+use drystone_core::driver::{WriteFlags, ZeroFlags};
+use drystone_core::graph::node::ChildKey;
+use drystone_format::qcow2::driver::Qcow2;
+use drystone_job::copy::Copy;
+use drystone_job::copy::spec::{CopySource, CopySpec, Watch};
+
+use super::Source;
+use super::args::Request;
+use crate::console;
+use crate::tool::Tool;
+use crate::tool::disk::Disk;
+use crate::tool::progress::Progress;
+
+/// Zeroes are looked for in blocks of this many bytes, unless fewer are asked for.
+const BLOCK_BYTES: u64 = 4096;
+
+/// What is known of the target.
+struct Target {
+    /// Length of its clusters in bytes, if it has such.
+    cluster_bytes: Option<u64>,
+    /// Length of its backing image.
+    backing_bytes: Option<u64>,
+    /// It is a device: what is on it when it is new is not known.
+    is_device: bool,
+}
+
+/// Copies everything.
+///
+/// # Errors
+/// The first of those of reading and writing.
+pub(super) async fn fill(
+    tool: &Tool,
+    request: &Request,
+    sources: &[Source],
+    disk: &Disk<ReadWrite>,
+) -> Result<()> {
+    let target = look_at(tool, disk).await?;
+    let is_raw = target.cluster_bytes.is_none();
+    if request.is_compressed && is_raw {
+        return Err(Error::new(Kind::Unsupported, "the target's format has no compression"));
+    }
+    let has_backing = request.has_backing()?;
+    let source_of = |source: &Source| CopySource {
+        backend: source.backend.clone(),
+        start: 0,
+        len_bytes: source.len_bytes,
+    };
+    let block_bytes = match request.sparse_bytes {
+        0 => BLOCK_BYTES,
+        sparse => BLOCK_BYTES.min(1 << sparse.ilog2()),
+    };
+    // Clusters that have their space already need not be filled with zeroes.
+    let cluster_bytes = target.cluster_bytes.filter(|_| request.is_compressed || !request.is_preallocated());
+    let spec = CopySpec {
+        sources: sources.iter().map(source_of).collect(),
+        target: disk.backend.clone(),
+        unit_bytes: cluster_bytes.map_or(block_bytes, |cluster| block_bytes.max(cluster)),
+        sparse_bytes: request.sparse_bytes,
+        zero_from: zero_from(tool, request, disk, &target).await?,
+        own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
+        flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
+        // Where raw data lies does not depend on the order.
+        is_ordered: !request.is_unordered && !is_raw,
+        bytes_per_second: request.bytes_per_second,
+        salvages: request.salvages,
+    };
+    let watch = Watching { progress: Arc::clone(tool.progress()), is_quiet: request.is_quiet };
+    let copy = Arc::new(Copy::new(spec, Arc::new(watch)));
+    let shared = Arc::clone(&copy);
+    let work = move |mut lane| {
+        let copy = Arc::clone(&shared);
+        async move { copy.work(&mut lane).await }
+    };
+    let worked = tool.workers(request.workers, work).await;
+    copy.result().and(worked)
+}
+
+async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
+    let top = disk.node;
+    let file = disk.layers.first().and_then(|layer| layer.file).unwrap_or(top);
+    tool.on_control(async move |task| {
+        Ok(task.gs().with(|graph| {
+            let qcow2 = graph.node_handle(top);
+            let qcow2 = qcow2.as_ref().and_then(|node| node.driver_as::<Qcow2>());
+            let backing = graph.child(top, ChildKey::Backing).and_then(|backing| graph.node(backing));
+            Target {
+                cluster_bytes: qcow2.map(|image| image.header_now().cluster().bytes()),
+                backing_bytes: backing.map(|backing| backing.len),
+                is_device: graph.node(file).is_some_and(|file| file.format_name == "host_device"),
+            }
+        }))
+    })
+    .await
+}
+
+/// From where on the target reads as zeroes. A target that is there already is made to, if that is quick.
+async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, target: &Target) -> Result<u64> {
+    if request.has_backing()? {
+        return Ok(target.backing_bytes.unwrap_or(0));
+    }
+    if request.is_target_zero && target.backing_bytes.is_some() {
+        let text = "a target with a backing file does not read as zeroes";
+        return Err(Error::new(Kind::InvalidInput, text).in_option("target-is-zero"));
+    }
+    let keeps_contents = target.is_device && target.cluster_bytes.is_none();
+    let is_new = !request.skips_creation && !keeps_contents;
+    if is_new || request.is_target_zero {
+        return Ok(0);
+    }
+    if request.sparse_bytes == 0 || target.backing_bytes.is_some() {
+        return Ok(u64::MAX);
+    }
+    let range = GuestRange::new(GuestOffset::ZERO, disk.len_bytes);
+    let flags = ZeroFlags { may_unmap: true, fast_only: true, ..ZeroFlags::default() };
+    match tool.lane().enter(&disk.backend).await.write_zeroes(range, flags).await {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == Kind::Unsupported => Ok(u64::MAX),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells the user how it goes.
+struct Watching {
+    progress: Arc<Progress>,
+    is_quiet: bool,
+}
+
+impl Watch for Watching {
+    fn advanced(&self, done: u64, all: u64) {
+        self.progress.set(done, all);
+    }
+
+    fn unreadable(&self, offset: u64, error: &Error) {
+        if !self.is_quiet {
+            console::note(format_args!(
+                "warning: at offset {offset}, zeroes stand for what cannot be read: {}",
+                error.report()
+            ));
+        }
+    }
+}

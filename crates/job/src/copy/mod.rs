@@ -1,0 +1,125 @@
+//! The copy engine: everything of one or several disks to another, by extents, with any number of workers.
+//!
+//! ```text
+//!   source  |==== done ====|#1#|#2#|#3#|......hole......|.......|     #n#: a piece that a worker has claimed
+//!                                      ^ cursor: what nobody has claimed; a hole that a worker finds moves it on
+//!   worker  claim ─► status ─► nothing there: skip    zeroes: skip or zero    data: read ─► look for zeroes ─► write
+//! ```
+//! | module | what |
+//! |---|---|
+//! | [`spec`] | what is copied, and how |
+//! | `claim` | who copies what |
+//! | `turns` | writes that begin in the order of the disk |
+//! | [`zeroes`] | runs of zero bytes in what was read |
+//! | `worker` | one worker: from the claim to the last write |
+//!
+//! Workers share nothing but a [`Copy`], so they may be on one I/O thread or on many. Whoever starts them decides how many
+//! requests are in flight: one for each.
+//!
+//! Invariants: every byte is claimed once; memory is at most a piece for each worker; after the first failure nothing new
+//! is begun; no ticket is alive while a worker waits for its turn or for the rate limit. Does not know: threads, images.
+
+mod claim;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+mod turns;
+mod worker;
+pub mod zeroes;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drystone_base::{Error, Result};
+use drystone_buf::Pool;
+
+use self::claim::Claims;
+use self::spec::{CopySpec, Watch};
+use self::turns::Turns;
+use crate::limit::RateLimit;
+
+/// Least bytes that are read and written at once, as far as there are that many.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// One copy, shared by its workers. Any thread.
+pub struct Copy {
+    spec: CopySpec,
+    watch: Arc<dyn Watch>,
+    piece_bytes: u64,
+    len_bytes: u64,
+    done_bytes: AtomicU64,
+    claims: Mutex<Claims>,
+    turns: Turns,
+    limit: Mutex<RateLimit>,
+    pool: Pool,
+    is_over: AtomicBool,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Copy {
+    /// A copy that nobody works at yet; `watch` is told how it goes.
+    #[must_use]
+    pub fn new(mut spec: CopySpec, watch: Arc<dyn Watch>) -> Self {
+        let unit_bytes = spec.unit_bytes;
+        spec.own_layer_until -= spec.own_layer_until % unit_bytes;
+        spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
+        let len_bytes = spec.sources.iter().map(|source| source.len_bytes).sum();
+        let piece_bytes = PIECE_BYTES.max(unit_bytes);
+        let mut limit = RateLimit::default();
+        limit.set_speed(spec.bytes_per_second);
+        Self {
+            watch,
+            piece_bytes,
+            len_bytes,
+            done_bytes: AtomicU64::new(0),
+            claims: Mutex::new(Claims::new(len_bytes)),
+            turns: Turns::default(),
+            limit: Mutex::new(limit),
+            pool: Pool::new(usize::try_from(4 * piece_bytes).unwrap_or(0)),
+            is_over: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            spec,
+        }
+    }
+
+    /// Bytes of all sources together.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// What came of it, when all workers have ended.
+    ///
+    /// # Errors
+    /// What failed first.
+    pub fn result(&self) -> Result<()> {
+        match lock(&self.failure).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the workers end: nothing new is begun.
+    pub fn stop(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.turns.stop();
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+        self.stop();
+    }
+
+    fn advance(&self, bytes: u64) {
+        let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.watch.advanced(done, self.len_bytes);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,50 @@
+//! [`CopySpec`]: what is copied and how; [`Watch`]: who is told.
+
+use drystone_base::Error;
+use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
+use drystone_core::driver::WriteFlags;
+
+/// A disk that is copied.
+pub struct CopySource {
+    /// Whence.
+    pub backend: Backend<ReadOnly>,
+    /// The first byte of it that is copied.
+    pub start: u64,
+    /// How many bytes from there on.
+    pub len_bytes: u64,
+}
+
+/// What is copied and how.
+pub struct CopySpec {
+    /// The disks, which lie one after the other on the target.
+    pub sources: Vec<CopySource>,
+    /// Where to. At least as long as all sources together.
+    pub target: Backend<ReadWrite>,
+    /// The target's own unit (a cluster), a power of two from 512 bytes on: what is written and what is left out are whole
+    /// units, as far as the disk is.
+    pub unit_bytes: u64,
+    /// Zero bytes that are left out where at least this many come together. 0: nothing is looked for, and everything
+    /// is written, holes as well.
+    pub sparse_bytes: u64,
+    /// From here on, the target reads as zeroes where nothing is written. `u64::MAX` if nothing is known of it.
+    pub zero_from: u64,
+    /// Up to here, only what the sources' own top layer has is copied: the target shows the rest from a layer below.
+    pub own_layer_until: u64,
+    /// How data is written.
+    pub flags: WriteFlags,
+    /// Writes begin in the order of the disk, whoever does them.
+    pub is_ordered: bool,
+    /// Bytes of data per second; 0 for no limit.
+    pub bytes_per_second: u64,
+    /// What cannot be read is taken for zeroes.
+    pub salvages: bool,
+}
+
+/// Who is told how a copy goes. On the threads of the workers.
+pub trait Watch: Send + Sync {
+    /// `done` of `all` bytes are done.
+    fn advanced(&self, done: u64, all: u64);
+
+    /// The sector at `offset` of the target could not be read, and is taken for zeroes.
+    fn unreadable(&self, offset: u64, error: &Error);
+}

@@ -1,0 +1,85 @@
+//! [`Turns`]: writes begin in the order of the disk, on whatever threads.
+//!
+//! Images then come out the same each time, and what lies together on the disk lies together in the file.
+//!
+//! Invariant: whoever waits holds nothing, and the piece whose turn it is waits for nobody here.
+
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::{Poll, Waker};
+
+use super::lock;
+
+/// Whose turn it is.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// All pieces before this one have had their turn.
+    next: u64,
+    /// Pieces after it that need none any more.
+    over: BTreeSet<u64>,
+    waiting: Vec<Waker>,
+    is_over: bool,
+}
+
+impl Turns {
+    /// Waits for the turn of piece `index`. Whether there is one.
+    pub(super) async fn wait(&self, index: u64) -> bool {
+        poll_fn(|cx| {
+            let mut state = lock(&self.0);
+            if state.is_over || state.next >= index {
+                return Poll::Ready(!state.is_over);
+            }
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Piece `index` needs no turn any more.
+    pub(super) fn pass(&self, index: u64) {
+        let mut state = lock(&self.0);
+        if index < state.next {
+            return;
+        }
+        state.over.insert(index);
+        while let Some(first) = state.over.first().copied().filter(|first| *first == state.next) {
+            state.over.remove(&first);
+            state.next += 1;
+        }
+        wake(state);
+    }
+
+    /// Nobody gets a turn any more.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.0);
+        state.is_over = true;
+        wake(state);
+    }
+}
+
+fn wake(mut state: std::sync::MutexGuard<'_, State>) {
+    let waiting = std::mem::take(&mut state.waiting);
+    drop(state);
+    waiting.into_iter().for_each(Waker::wake);
+}
+
+/// Runs `future`, and calls `begun` when it has got as far as it can without waiting.
+pub(super) async fn once_begun<F: Future>(future: F, begun: impl FnOnce()) -> F::Output {
+    let mut future = pin!(future);
+    let mut begun = Some(begun);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        if let Some(begun) = begun.take() {
+            begun();
+        }
+        polled
+    })
+    .await
+}
