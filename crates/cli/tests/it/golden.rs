@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::common::serve::PATIENCE;
-use crate::common::{Scratch, normalised, our_qemu_img, our_tool, parse_od, run, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -84,18 +84,25 @@ pub(crate) fn stored_image(name: &str, to: &Path) {
 }
 
 /// The tools under test.
-struct Programs {
-    /// Ours, or none when the installed ones are recorded.
-    ours: Option<PathBuf>,
+struct Programs<'s> {
+    /// Where ours are, or nothing when the installed ones are recorded.
+    ours: Option<&'s Scratch>,
 }
 
-impl Programs {
-    fn ours(scratch: &Scratch) -> Self {
-        Self { ours: our_qemu_img(scratch).parent().map(Path::to_owned) }
+impl Programs<'_> {
+    fn named(&self, name: &str) -> PathBuf {
+        assert!(name.starts_with("qemu-"), "'{name}' is none of the tools");
+        self.ours.map_or_else(|| name.into(), |scratch| our_tool(scratch, name))
     }
 
-    fn named(&self, name: &str) -> PathBuf {
-        self.ours.as_ref().map_or_else(|| name.into(), |bin| our_tool(bin, name))
+    /// Runs a command line; what stands behind `<` is what it can read, with `\n` for the end of a line.
+    fn run(&self, command: &str, dir: &Path) -> Ran {
+        let args = in_dir(words(command), dir);
+        let (args, input) = match args.iter().position(|word| word == "<") {
+            Some(at) => (&args[..at], args[at + 1].replace("\\n", "\n")),
+            None => (&args[..], String::new()),
+        };
+        run_with_input(&self.named(&args[0]), &args[1..], dir, &input)
     }
 }
 
@@ -105,7 +112,7 @@ fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
 }
 
 /// Starts `qemu-nbd` in the background, and comes back when clients can connect.
-fn serve(programs: &Programs, socket: &str, args: &[&str], dir: &Path) {
+fn serve(programs: &Programs<'_>, socket: &str, args: &[&str], dir: &Path) {
     let place =
         ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
     let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
@@ -128,7 +135,7 @@ fn stop(socket: &str, dir: &Path) {
 }
 
 /// Does what a line behind `> ` says.
-fn prepare(line: &str, programs: &Programs, dir: &Path) {
+fn prepare(line: &str, programs: &Programs<'_>, dir: &Path) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -152,9 +159,9 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
         ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
         ["stop", socket] => stop(socket, dir),
-        ["qemu-img", ref args @ ..] => {
-            let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
-            let ran = run(&programs.named("qemu-img"), &args, dir);
+        ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
+        ["qemu-img" | "qemu-io", ..] => {
+            let ran = programs.run(line, dir);
             assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
         }
         _ => panic!("no such preparation: {line}"),
@@ -162,7 +169,7 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
+fn replay(name: &str, programs: &Programs<'_>, dir: &Path) -> (String, String) {
     let path = golden().join(format!("{name}.txt"));
     let (mut differences, mut recorded) = (String::new(), String::new());
     for step in parse(&std::fs::read_to_string(&path).unwrap()) {
@@ -173,15 +180,16 @@ fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
                 writeln!(recorded, "> {line}").unwrap();
             }
             Step::Case { command, theirs, ours } => {
-                let args = in_dir(words(&command), dir);
-                let ran = run(&programs.named(&args[0]), &args[1..], dir);
+                let ran = programs.run(&command, dir);
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 let expected = ours.as_ref().unwrap_or(&theirs);
                 if here != *expected {
                     let about = format!("{name}: $ {command}\n--- recorded\n{expected}--- here\n{here}");
                     writeln!(differences, "{about}--- standard error\n{}", ran.stderr).unwrap();
                 }
-                if here.status != 0 && ran.stderr.is_empty() {
+                // Requests that fail say so on standard output.
+                let is_told = !ran.stderr.is_empty() || command.starts_with("qemu-io");
+                if here.status != 0 && !is_told {
                     writeln!(differences, "{name}: $ {command}: failed without a word").unwrap();
                 }
                 write!(recorded, "$ {command}\n{here}").unwrap();
@@ -196,7 +204,7 @@ fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
 
 /// Prepares the images of a file of cases, and calls `look` for each with its folder.
 pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&str, &Path)) {
-    let programs = Programs::ours(scratch);
+    let programs = Programs { ours: Some(scratch) };
     let mut last = String::new();
     for step in parse(&std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap()) {
         match step {
@@ -216,7 +224,7 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
 fn check(name: &str) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
-    let programs = if is_recording { Programs { ours: None } } else { Programs::ours(&scratch) };
+    let programs = Programs { ours: (!is_recording).then_some(&scratch) };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
     let (differences, recorded) = replay(name, &programs, &dir);
@@ -263,11 +271,16 @@ fn golden_servers_offer_what_those_of_the_c_tool_offer() {
 }
 
 #[test]
+fn golden_requests_are_made_and_reported_alike() {
+    check("io");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

@@ -236,6 +236,13 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
+    }
+
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
         Box::pin(async move { self.prepare(request) })
     }

@@ -117,7 +117,7 @@ impl Qcow2 {
             rounds: Rounds::default(),
             trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
-            decompressed: super::read::Cache::default(),
+            decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };

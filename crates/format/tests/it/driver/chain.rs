@@ -4,6 +4,7 @@ use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
+use drystone_core::request::io::Io;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
@@ -100,6 +101,20 @@ impl Chain {
 
     /// Makes the image on top name another backing file, as the job or command does it that changes the chain as well.
     pub(crate) fn rename(&self, graph: &SimGraph<'_>, to: Option<BackingFile>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().change_backing_file(io, to.as_ref()).await)
+    }
+
+    /// Gives up everything that the image on top has of its own.
+    pub(crate) fn empty(&self, graph: &SimGraph<'_>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().make_empty(io).await)
+    }
+
+    /// Does something to the image on top with nobody else inside.
+    fn alone(
+        &self,
+        graph: &SimGraph<'_>,
+        work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let top = self.top;
         graph.call(async move |task: &mut Task<'_>| {
             let mut plan = Plan::new();
@@ -108,8 +123,7 @@ impl Chain {
             let staged = task.stage(checked).await?;
             let change = task.admit(staged).await?;
             let private = change.private(top)?;
-            let io = private.io();
-            let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
+            let result = work(private.io()).await;
             drop(private);
             change.abort().await;
             result

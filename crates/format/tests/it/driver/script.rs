@@ -8,19 +8,20 @@
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
+//! | `empty` | nor is this: gives up all of an image whose backing file shows zeroes |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use drystone_base::Result;
+use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::BackingFile;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::DiscardRule;
+use drystone_testkit::model::{Content, DiscardRule, Ending};
 use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
@@ -80,6 +81,13 @@ impl Stage<'_, '_> {
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
+            ["empty"] => {
+                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
+                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
+                let result = chain.empty(graph);
+                model.borrow_mut().end_write(zeroing, Ending::from(&result));
+                result
+            }
             _ => run_step(sim, chain, model, step),
         }
     }
