@@ -281,6 +281,7 @@ fn there_are_enough_cases() {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
+    let total: usize =
+        ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

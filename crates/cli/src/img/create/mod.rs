@@ -241,7 +241,7 @@ impl NewImage {
         self.values.replace_size(len_bytes)?;
         self.values.check_support()?;
         write::refuse_overlap(local, path, in_use).await?;
-        write::image(local, path, self.format, &self.values).await
+        write::image(local, path, self.format, &self.values, in_use).await
     }
 }
 
