@@ -9,6 +9,7 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
+use super::caches::{CacheOptions, Cleaning};
 use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
@@ -31,21 +32,13 @@ pub struct Qcow2Options {
     pub drop_bitmaps: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
-    /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment). A few slices of 4 KiB at least.
-    pub l2_cache_bytes: u64,
-    /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment). A few blocks at least.
-    pub refcount_cache_bytes: u64,
+    /// How much memory is taken for tables.
+    pub caches: CacheOptions,
 }
 
 impl Default for Qcow2Options {
     fn default() -> Self {
-        Self {
-            read_only: false,
-            drop_bitmaps: false,
-            pass_discard: false,
-            l2_cache_bytes: 32 << 20,
-            refcount_cache_bytes: 8 << 20,
-        }
+        Self { read_only: false, drop_bitmaps: false, pass_discard: false, caches: CacheOptions::default() }
     }
 }
 
@@ -98,6 +91,7 @@ impl Qcow2 {
     pub async fn open(file: Io<'_>, options: Qcow2Options) -> Result<Opened> {
         let Loaded { header, bytes, l1, refcounts } = load_image(file, options).await?;
         let cluster = header.cluster();
+        let sizes = options.caches.sizes(&header)?;
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
         let backing_format = header.extensions().backing_format().map(<[u8]>::to_vec);
@@ -108,8 +102,9 @@ impl Qcow2 {
             condition: Condition::new(),
             options: Mutex::new(options),
             owned: Owned::new(l1.len() + refcounts.len()),
-            map: Map::new(header.l2(), l1, options.l2_cache_bytes),
-            refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
+            map: Map::new(header.l2(), l1, (sizes.l2_bytes, sizes.l2_entry_bytes)),
+            cleaning: Cleaning::every(sizes.clean_interval_ns),
+            refs: Refs::new(cluster, header.width(), refcounts, sizes.refcount_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),
             structure: RangeLocks::default(),

@@ -4,13 +4,14 @@ use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
-use drystone_core::request::io::Io;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::{DataFile, Qcow2Options};
 use drystone_format::qcow2::header::MAGIC;
 use drystone_testkit::disk::{Image, SimDisk};
@@ -32,8 +33,7 @@ pub(crate) const SMALL: Qcow2Options = Qcow2Options {
     read_only: false,
     drop_bitmaps: false,
     pass_discard: false,
-    l2_cache_bytes: 0,
-    refcount_cache_bytes: 0,
+    caches: CacheOptions::of_bytes(0),
 };
 
 impl Chain {
