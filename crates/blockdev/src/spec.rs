@@ -31,6 +31,9 @@ use crate::settings::Settings;
 /// caches, say, are the user's memory.)
 const IMAGE_OPTIONS: [&str; 2] = ["offset", "size"];
 
+/// What options say of children, rather than of the node.
+pub(crate) const CHILDREN: [&str; 4] = ["file", "backing", "data-file", "image"];
+
 /// A node to be opened, with what is below it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NodeSpec {
@@ -77,6 +80,8 @@ pub(crate) struct ImageSpec {
     pub(crate) format: Option<String>,
     pub(crate) file: NodeSpec,
     pub(crate) backing: BackingSpec,
+    /// What is said of the file that its data is in, if that is another one.
+    pub(crate) data_file: Option<NodeSpec>,
     /// The format's own.
     pub(crate) options: Options,
 }
@@ -175,6 +180,7 @@ impl NodeSpec {
                 driver: ProtocolDriver::File(file),
             }),
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             options: Options::default(),
         })))
     }
@@ -189,6 +195,7 @@ impl NodeSpec {
             format: format.map(str::to_owned),
             file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             options: Options::default(),
         })))
     }
@@ -222,6 +229,11 @@ impl NodeSpec {
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
+        let data_file = match options.take_child("data-file")? {
+            Child::Unsaid | Child::None => None,
+            Child::New(data) => Some(Self::file(data, speaker.about_file(settings))?),
+            Child::Node(name) => Some(speaker.existing(name)?),
+        };
         speaker.own(&options)?;
         Ok(Self::Image(Box::new(ImageSpec {
             node_name,
@@ -230,8 +242,16 @@ impl NodeSpec {
             format: driver,
             file,
             backing,
+            data_file,
             options,
         })))
+    }
+
+    /// A file that an image names for its data: this path, as it is, from the folder where the program runs.
+    pub(crate) fn data_file(path: OsString, settings: Settings) -> Result<Self> {
+        let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
+        let driver = ProtocolDriver::File(file_options(path, settings));
+        Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -278,9 +298,6 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
     }
     Ok(said)
 }
-
-/// Options that are children.
-pub(crate) const CHILDREN: [&str; 3] = ["file", "backing", "image"];
 
 /// The option of a driver that is its child `file`.
 pub(crate) fn file_key(driver: &str) -> &'static str {

@@ -327,7 +327,9 @@ fn there_are_enough_cases() {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize =
-        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io"]
+        .into_iter()
+        .map(cases)
+        .sum();
     assert!(total >= 600, "{total} cases");
 }
