@@ -126,8 +126,9 @@ pub(crate) fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, and
-/// the list of options, of which we have fewer and describe them in our words.
+/// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, how
+/// long something took, how often it was said how far it is; and the list of options, of which we have fewer and describe
+/// them in our words.
 pub(crate) fn normalised(printed: &str) -> String {
     let lines = printed.split_inclusive('\n').filter_map(|line| {
         let key = line.trim_start();
@@ -143,6 +144,12 @@ pub(crate) fn normalised(printed: &str) -> String {
             let name = key.split('=').next().unwrap();
             let ours = !name.starts_with("encrypt") && !name.starts_with("data_file");
             return ours.then(|| format!("{option} - ...\n"));
+        }
+        if line.starts_with("Run completed in ") {
+            return Some("Run completed in ... seconds.\n".to_owned());
+        }
+        if let Some((_, rest)) = line.rsplit_once("/100%)\r") {
+            return Some(format!("(...)\r{rest}"));
         }
         if line.starts_with("The protocol level") || line.starts_with("Specify the target") {
             return None;

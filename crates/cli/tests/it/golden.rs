@@ -143,6 +143,11 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
             let file = File::options().write(true).open(dir.join(file)).unwrap();
             file.write_all_at(&bytes, offset).unwrap();
         }
+        ["fill", file, offset, len, byte] => {
+            let bytes = vec![u8::from_str_radix(byte, 16).unwrap(); len.parse().unwrap()];
+            let file = File::options().write(true).open(dir.join(file)).unwrap();
+            file.write_all_at(&bytes, offset.parse().unwrap()).unwrap();
+        }
         ["cut", file, len] => {
             let file = File::options().write(true).open(dir.join(file)).unwrap();
             file.set_len(len.parse().unwrap()).unwrap();
@@ -162,10 +167,9 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
-    let path = golden().join(format!("{name}.txt"));
+fn replay(name: &str, steps: Vec<Step>, programs: &Programs, dir: &Path) -> (String, String) {
     let (mut differences, mut recorded) = (String::new(), String::new());
-    for step in parse(&std::fs::read_to_string(&path).unwrap()) {
+    for step in steps {
         match step {
             Step::Text(line) => recorded.push_str(&line),
             Step::Prepare(line) => {
@@ -181,7 +185,7 @@ fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
                     let about = format!("{name}: $ {command}\n--- recorded\n{expected}--- here\n{here}");
                     writeln!(differences, "{about}--- standard error\n{}", ran.stderr).unwrap();
                 }
-                if here.status != 0 && ran.stderr.is_empty() {
+                if here.status != 0 && here.stdout.is_empty() && ran.stderr.is_empty() {
                     writeln!(differences, "{name}: $ {command}: failed without a word").unwrap();
                 }
                 write!(recorded, "$ {command}\n{here}").unwrap();
@@ -213,13 +217,48 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
     }
 }
 
+/// The commands of a file that was made from a table, with what is recorded for them.
+fn merged(name: &str, made: &str) -> Vec<Step> {
+    let mut recorded = parse(&load(name)).into_iter().filter(|step| matches!(step, Step::Case { .. })).peekable();
+    let step = |line: &str| match line.strip_prefix("$ ") {
+        Some(command) => {
+            let is_same = |step: &Step| matches!(step, Step::Case { command: known, .. } if known == command);
+            let nothing = Expected { stdout: String::new(), status: 0 };
+            let new = Step::Case { command: command.into(), theirs: nothing, ours: None };
+            recorded.next_if(is_same).unwrap_or(new)
+        }
+        None => match line.strip_prefix("> ") {
+            Some(preparation) => Step::Prepare(preparation.into()),
+            None => Step::Text(format!("{line}\n")),
+        },
+    };
+    made.lines().map(step).collect()
+}
+
+fn load(name: &str) -> String {
+    std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap_or_default()
+}
+
+/// As [`check`], of a file whose commands are made from a table.
+pub(crate) fn check_made(name: &str, made: &str) {
+    check_steps(name, merged(name, made));
+    let commands = |text: &str| {
+        text.lines().filter(|line| line.starts_with("$ ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(commands(&load(name)), commands(made), "{name}: to be recorded again");
+}
+
 fn check(name: &str) {
+    check_steps(name, parse(&load(name)));
+}
+
+fn check_steps(name: &str, steps: Vec<Step>) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
     let programs = if is_recording { Programs { ours: None } } else { Programs::ours(&scratch) };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
-    let (differences, recorded) = replay(name, &programs, &dir);
+    let (differences, recorded) = replay(name, steps, &programs, &dir);
     if is_recording {
         std::fs::write(golden().join(format!("{name}.txt")), recorded).unwrap();
     } else {
@@ -265,9 +304,10 @@ fn golden_servers_offer_what_those_of_the_c_tool_offer() {
 #[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
-        let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
-        parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
+        parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
-    assert!(total >= 600, "{total} cases");
+    let written: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
+    assert!(written >= 600, "{written} cases");
+    let made: usize = ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
+    assert!(made >= 600, "{made} cases made from the table");
 }

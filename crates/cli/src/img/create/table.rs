@@ -314,6 +314,7 @@ impl Values {
             version,
             refcount_bits: number("refcount_bits"),
             lazy_refcounts: self.is_on("lazy_refcounts"),
+            extended_l2: self.is_on("extended_l2"),
             compression: Compression::from_name(compression)
                 .ok_or_else(|| no_such("compression_type", compression))?,
             backing_name: self.backing().map(|name| name.as_bytes().to_vec()),
