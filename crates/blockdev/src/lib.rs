@@ -17,6 +17,7 @@
 //! | [`given`] | what a node was given when it was opened or reopened |
 //! | `known` | options by name: which a reopen can change |
 //! | [`mod@resize`] | another length for a disk |
+//! | [`snapshots`] | internal snapshots |
 //! | [`query`] | reports of nodes and of the graph |
 //!
 //! Invariants: an image decides only what a policy lets it decide; a guess about a format is never written to. Does not
@@ -39,4 +40,5 @@ pub mod report;
 pub mod request;
 pub mod resize;
 pub mod settings;
+pub mod snapshots;
 mod spec;

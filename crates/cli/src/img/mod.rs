@@ -7,6 +7,7 @@
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`repair`] | an image as something to repair |
+//! | [`snapshot`] | internal snapshots |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
@@ -31,6 +32,7 @@ mod options;
 mod rebase;
 mod repair;
 mod resize;
+mod snapshot;
 mod snapshots;
 mod spec;
 mod stripes;
@@ -90,6 +92,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("measure", "says how long the file of a new image would become", measure::run),
     ("rebase", "makes an image lie on another backing file", rebase::run),
     ("resize", "makes a disk longer or shorter", resize::run),
+    ("snapshot", "internal snapshots of an image", snapshot::run),
 ];
 
 /// Why a command failed.

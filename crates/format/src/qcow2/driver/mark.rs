@@ -152,7 +152,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn collect_tables(&self, io: Io<'_>) -> Result<()> {
+    pub(super) async fn collect_tables(&self, io: Io<'_>) -> Result<()> {
         let header = self.header_now();
         let whole = |at: HostOffset, bytes: u64| self.clusters_of(at, self.cluster.clusters(bytes));
         let mut runs = vec![
@@ -236,7 +236,7 @@ fn cannot_change(error: crate::qcow2::header::HeaderError) -> Error {
     Error::new(Kind::InvalidImage, "cannot change the header").because(error)
 }
 
-async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
+pub(super) async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
     let damaged = |error| Error::new(Kind::Corrupt, "the table of snapshots is damaged").because(error);
     let table = header.snapshots();
     let left = file.len().saturating_sub(table.at.get());

@@ -19,6 +19,7 @@
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -45,7 +46,9 @@ mod refs;
 mod reserve;
 mod resize;
 mod segments;
+mod shared;
 mod shrink;
+mod snapshot;
 mod source;
 mod stage;
 mod store;
@@ -65,6 +68,7 @@ use drystone_core::driver::{
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
+use drystone_core::snapshots::InternalSnapshots;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
@@ -101,6 +105,8 @@ pub struct Qcow2 {
     trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
+    /// The mapping is that of an internal snapshot.
+    shows_snapshot: AtomicBool,
     decompressed: read::Cache,
     presses: compressed::Presses,
 }
@@ -241,6 +247,10 @@ impl Driver for Qcow2 {
             let result = self.empty(io).await;
             self.watch(io, result).await
         })
+    }
+
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

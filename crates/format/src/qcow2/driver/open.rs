@@ -98,7 +98,8 @@ impl Qcow2 {
             rounds: Rounds::default(),
             trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
-            decompressed: super::read::Cache::default(),
+            shows_snapshot: AtomicBool::new(false),
+            decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
@@ -144,7 +145,7 @@ async fn load_start(file: Io<'_>, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Reads a table of 8-byte entries that must lie inside of the file.
-async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
+pub(super) async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
     let len = entries * 8;
     if at.get().checked_add(len).is_none_or(|end| end > file.len()) && len > 0 {
         let text =

@@ -109,12 +109,11 @@ impl Qcow2 {
         if !shows_something {
             return Ok(());
         }
-        self.write_zeroes_behind(io, old_len).await
+        self.write_zeroes_behind(io, old_len, end).await
     }
 
-    /// Writes zero bytes from the end of the disk to the end of its last cluster.
-    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64) -> Result<()> {
-        let end = old_len.next_multiple_of(self.cluster.bytes());
+    /// Writes zero bytes from the end of the disk to `end`, in its last cluster.
+    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64, end: u64) -> Result<()> {
         let zeroes = Buf::zeroed(usize::try_from(end - old_len).unwrap_or(0));
         self.write_clusters(io, GuestOffset::new(old_len), zeroes, WriteFlags::default()).await.0
     }

@@ -41,6 +41,10 @@ impl Qcow2 {
             })?,
         };
         let reads = !new.read_only && new.active && (old.read_only || !old.active);
+        if reads && self.shows_snapshot.load(Ordering::Acquire) {
+            let text = "an image that shows an internal snapshot can only be read";
+            return Err(Error::new(Kind::ReadOnly, text).on_node(request.node.name()));
+        }
         if !reads && request.options.is_none() {
             return Ok(Box::new(NothingStaged));
         }

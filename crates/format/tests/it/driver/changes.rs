@@ -54,6 +54,8 @@ macro_rules! for_each_change {
             grows_with_metadata: new("c512 r64 30K").after("write 0..1K; write 8K..20K; discard 8K..20K"), "write 2K..3K; grow 40448 metadata; flush; write 36K..37K; grow 80K metadata; write 60K..61K";
             grows_with_space: new("c4K 30K").after("write 0..30K; discard 8K..20K"), "write 2K..3K; grow 50K falloc; flush; write 36K..37K; grow 80K full; write 60K..61K";
             grows_with_metadata_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K metadata; flush; write 9K..11K; grow 64K falloc";
+            grows_with_space_for_subclusters: new("c16K x 100K").after("write 0..30K"), "write 50K..51K; grow 200K metadata; flush; write 101K..102K; grow 256K full; write 250K..251K";
+            subclusters_are_compressed: new("c16K x 128K").after("write 512..1K; write 16K..48K"), "press 0..16K & press 32K..64K; flush; write 1K..2K; press 16K..32K; flush; shrink 20K; flush";
             shrinks: new("c4K 64K").after("write 0..64K"), "write 1K..2K; shrink 30K; write 29K..30K; flush; grow 64K; write 31K..33K; shrink 5K; flush";
             shrinks_and_gives_tables_back: new("c512 r64 256K").after("write 0..4K; write 100K..140K; write 200K..202K"), "write 1K..2K & write 110K..111K; shrink 100352; flush; write 8K..9K; shrink 5K; grow 300K; write 120K..121K; flush";
             shrinks_beside_others: new("c512 r64 128K").after("write 0..128K"), "shrink 40K & write 2K..3K; flush & write 5K..7K; grow 128K; read 40K..128K; write 90K..91K";
