@@ -15,6 +15,7 @@
 //! | [`backing`] | another name for the backing file in a header |
 //! | [`draft`] | commands that change the graph, composed into one plan: add, delete, snapshot, reopen |
 //! | [`given`] | what a node was given when it was opened or reopened |
+//! | [`mod@bitmap`] | dirty bitmaps as users ask for them |
 //! | `known` | options by name: which a reopen can change |
 //! | [`mod@resize`] | another length for a disk |
 //! | [`snapshots`] | internal snapshots |
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+pub mod bitmap;
 pub mod create;
 pub mod draft;
 pub mod formats;

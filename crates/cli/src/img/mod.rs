@@ -11,10 +11,11 @@
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
-//! the program was called by. Images are looked at (`create`, `info`, `check`) directly, not through the block graph: also those that
-//! cannot be used.
+//! the program was called by. `create`, `info` and `check` look at images directly, not through the block graph: also at those
+//! that cannot be used.
 
 mod bench;
+mod bitmap;
 mod chain;
 mod check;
 mod commit;
@@ -81,6 +82,7 @@ type Run = fn(Vec<OsString>, &mut Console) -> Result<u8, Failure>;
 /// The commands: what they are called, what they do, and where.
 const COMMANDS: &[(&str, &str, Run)] = &[
     ("bench", "measures how fast requests are", bench::run),
+    ("bitmap", "changes a persistent bitmap of an image", bitmap::run),
     ("check", "checks the consistency of an image, and repairs it", check::run),
     ("commit", "writes what an image has of its own to one that it lies on", commit::run),
     ("compare", "says whether two images show the same", compare::run),

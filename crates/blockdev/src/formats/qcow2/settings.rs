@@ -49,7 +49,6 @@ pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Opt
     take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
-        drop_bitmaps: options.take_switch("drop-bitmaps")?.unwrap_or(default.drop_bitmaps),
         pass_discard: options
             .take_switch("pass-discard-request")?
             .unwrap_or(settings.discard == Discard::Unmap),

@@ -18,6 +18,7 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
@@ -28,6 +29,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod bitmaps;
 mod cache;
 mod compressed;
 mod frame;
@@ -61,6 +63,7 @@ use std::sync::{Mutex, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
@@ -72,6 +75,7 @@ use drystone_core::snapshots::InternalSnapshots;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
+use bitmaps::Bitmaps;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -101,6 +105,7 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    bitmaps: Bitmaps,
     /// The disk has become shorter, so the file may.
     trims: AtomicBool,
     /// Freed space is discarded in the file.
@@ -245,6 +250,17 @@ impl Driver for Qcow2 {
     fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        self.bitmaps.take_loaded()
+    }
+
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.prepare_bitmaps(io, changes).await;
             self.watch(io, result).await
         })
     }

@@ -2,6 +2,8 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::bitmap::NodeBitmaps;
+use drystone_core::bitmap::action::BitmapAction;
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
@@ -27,13 +29,8 @@ const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
-pub(crate) const SMALL: Qcow2Options = Qcow2Options {
-    read_only: false,
-    drop_bitmaps: false,
-    pass_discard: false,
-    l2_cache_bytes: 0,
-    refcount_cache_bytes: 0,
-};
+pub(crate) const SMALL: Qcow2Options =
+    Qcow2Options { read_only: false, pass_discard: false, l2_cache_bytes: 0, refcount_cache_bytes: 0 };
 
 impl Chain {
     /// Opens the images on `disks`, the last on top, the others read-only.
@@ -119,6 +116,28 @@ impl Chain {
             drop(private);
             change.abort().await;
             result
+        })
+    }
+
+    /// Does something to a bitmap of the image on top.
+    pub(crate) fn bitmap(&self, graph: &SimGraph<'_>, action: BitmapAction) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.change_bitmap(top, action);
+            task.apply(plan).await
+        })
+    }
+
+    /// Looks at the bitmaps of the image on top.
+    pub(crate) fn bitmaps<T: Send + 'static>(
+        &self,
+        graph: &SimGraph<'_>,
+        look: impl FnOnce(&NodeBitmaps) -> T + Send + 'static,
+    ) -> T {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            task.gs().with(|graph| look(graph.node_handle(top).unwrap().bitmaps()))
         })
     }
 
