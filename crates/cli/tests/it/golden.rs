@@ -384,12 +384,12 @@ fn golden_requests_are_made_and_reported_alike() {
 
 #[test]
 fn there_are_enough_cases() {
-    let cases = |name: &str| {
-        parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count()
-    };
+    let cases =
+        |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
     let written: usize =
         ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(written >= 600, "{written} cases");
-    let made: usize = ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
+    let made: usize =
+        ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
     assert!(made >= 600, "{made} cases made from the table");
 }
