@@ -126,6 +126,10 @@ impl Qcow2 {
     }
 
     async fn apply_snapshot(&self, io: Io<'_>, id: &[u8]) -> Result<u64> {
+        if !io.node().bitmaps().is_empty() {
+            let text = "the disk has dirty bitmaps, which could not tell what an internal snapshot changes";
+            return Err(Error::new(Kind::InUse, text));
+        }
         self.begin_snapshots(io).await?;
         let snapshots = self.snapshots_now(io).await?;
         let (index, table) = self.find(&snapshots, id)?;
