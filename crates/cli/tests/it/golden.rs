@@ -287,6 +287,11 @@ fn golden_repairs_fix_what_the_c_tool_fixes() {
 }
 
 #[test]
+fn golden_bitmaps_change_as_the_c_tool_changes_them() {
+    check("bitmap");
+}
+
+#[test]
 fn golden_convert_makes_what_the_c_tool_makes() {
     check("convert");
 }
