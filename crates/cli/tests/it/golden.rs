@@ -357,6 +357,11 @@ fn golden_internal_snapshots_are_those_of_the_c_tool() {
 }
 
 #[test]
+fn golden_bitmaps_change_as_the_c_tool_changes_them() {
+    check("bitmap");
+}
+
+#[test]
 fn golden_convert_makes_what_the_c_tool_makes() {
     check("convert");
 }
