@@ -144,6 +144,7 @@ impl Qcow2 {
         if self.condition.is_marked() {
             return Ok(());
         }
+        self.repair_if_dirty(io).await?;
         let _structure = self.lock_structure(io).await;
         if self.condition.is_marked() {
             return Ok(());

@@ -21,6 +21,7 @@
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
@@ -40,6 +41,7 @@ mod growth;
 mod l1;
 mod map;
 mod mark;
+mod mend;
 pub mod open;
 mod owned;
 mod pack;

@@ -18,7 +18,7 @@ use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
 use super::refs::Refs;
 use super::store::Rounds;
-use crate::qcow2::header::{Access, Header, PREFIX_BYTES};
+use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
 /// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
 const WORDS_BYTES_MAX: usize = 1 << 20;
@@ -183,6 +183,8 @@ fn demand_access(header: &Header, options: Qcow2Options) -> Result<()> {
         Access::Refused(reason) => {
             Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
         }
+        // The first write repairs it.
+        Access::ReadOnly(ReadOnlyReason::Dirty) => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
         Access::ReadOnly(reason) => {
             Err(Error::new(Kind::ReadOnly, "the image cannot be opened for writing").because(reason))
