@@ -276,11 +276,16 @@ fn golden_requests_are_made_and_reported_alike() {
 }
 
 #[test]
+fn golden_rules_let_requests_fail_alike() {
+    check("blkdebug");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io", "blkdebug"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

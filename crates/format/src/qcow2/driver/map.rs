@@ -10,6 +10,7 @@
 //! (`write`), which slices are in memory (`cache`).
 
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 
@@ -214,6 +215,7 @@ impl Map {
         }
         let Some(table) = self.table(slice)? else { return Ok(()) };
         let len = 1 << self.slice_bytes_bits();
+        io.file()?.event(Event::L2Load).await;
         let bytes = load_table(io.file()?, self.place_in(table.at, slice), len).await?;
         io.sim_point().await;
         let mut be = Be(&bytes);
