@@ -23,12 +23,14 @@ use crate::options::Options;
 use crate::settings::Settings;
 
 mod blkdebug;
+mod blkverify;
 mod copy_on_read;
 mod foreign;
 mod qcow2;
 mod raw;
 
 use blkdebug::BlkDebugFilter;
+use blkverify::BlkVerifyFilter;
 use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;
 use raw::RawFormat;
@@ -133,7 +135,7 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter), Arc::new(BlkDebugFilter)])
+        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter), Arc::new(BlkDebugFilter), Arc::new(BlkVerifyFilter)])
     }
 
     /// Adds one.

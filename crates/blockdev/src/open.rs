@@ -20,6 +20,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::runtime::LocalFuture;
+use drystone_filter::blkverify;
 use drystone_sys::FileId;
 
 use crate::formats::{Backing, BackingName, Formats, OpenedImage};
@@ -194,6 +195,8 @@ struct Pending {
     image: OpenedImage,
     role: Role,
     file: NodeId,
+    /// The second disk of a driver that has two.
+    test: Option<NodeId>,
     leaf: Leaf,
     node_name: Option<String>,
     settings: Settings,
@@ -301,6 +304,7 @@ impl<'s> Session<'s, '_> {
             is_main = place.nesting == 0;
             let format_name = image.driver.format_name();
             let mut children = vec![(ChildKey::File, role, file)];
+            children.extend(pending.test.map(|test| (blkverify::TEST, Role::DATA, test)));
             let behind = below.map(|below| below.id);
             children.extend(behind.map(|behind| (ChildKey::Backing, Role::COW, behind)));
             let id = self.opening.add(NewNode {

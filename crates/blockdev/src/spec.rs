@@ -15,7 +15,7 @@ use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
-use drystone_filter::blkdebug;
+use drystone_filter::{blkdebug, blkverify};
 use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
 use drystone_protocol::nbd::NbdOptions;
@@ -78,6 +78,8 @@ pub(crate) struct ImageSpec {
     pub(crate) format: Option<String>,
     pub(crate) file: NodeSpec,
     pub(crate) backing: BackingSpec,
+    /// A second disk, for drivers that have two (`test`).
+    pub(crate) test: Option<NodeSpec>,
     /// The format's own.
     pub(crate) options: Options,
 }
@@ -176,6 +178,7 @@ impl NodeSpec {
                 driver: ProtocolDriver::File(file),
             }),
             backing: BackingSpec::AsRecorded,
+            test: None,
             options: Options::default(),
         })))
     }
@@ -190,6 +193,7 @@ impl NodeSpec {
             format: format.map(str::to_owned),
             file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
+            test: None,
             options: Options::default(),
         })))
     }
@@ -223,6 +227,10 @@ impl NodeSpec {
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
+        let test = match file_key {
+            "raw" => Some(Self::test(&mut options, speaker, settings)?),
+            _ => None,
+        };
         speaker.own(&options)?;
         Ok(Self::Image(Box::new(ImageSpec {
             node_name,
@@ -231,8 +239,21 @@ impl NodeSpec {
             format: driver,
             file,
             backing,
+            test,
             options,
         })))
+    }
+
+    /// The image that is tested beside a plain copy of it.
+    fn test(options: &mut Options, speaker: Speaker, settings: Settings) -> Result<Self> {
+        match options.take_child("test")? {
+            Child::New(test) => Self::image(test, Speaker { settings, ..speaker }),
+            Child::Node(name) => speaker.existing(name),
+            Child::Unsaid | Child::None => {
+                let text = "the child 'test' is missing";
+                Err(Error::new(Kind::InvalidInput, text).in_option("test"))
+            }
+        }
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -281,11 +302,15 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
 }
 
 /// Options that are children.
-pub(crate) const CHILDREN: [&str; 3] = ["file", "backing", "image"];
+pub(crate) const CHILDREN: [&str; 5] = ["file", "backing", "image", "raw", "test"];
 
 /// The option of a driver that is its child `file`.
 pub(crate) fn file_key(driver: &str) -> &'static str {
-    if driver == blkdebug::FORMAT_NAME { "image" } else { "file" }
+    match driver {
+        blkdebug::FORMAT_NAME => "image",
+        blkverify::FORMAT_NAME => "raw",
+        _ => "file",
+    }
 }
 
 fn is_protocol(driver: &str) -> bool {

@@ -3,7 +3,7 @@
 use drystone_base::{Error, GuestOffset, Kind, Result};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
-use drystone_core::graph::role::ParentState;
+use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
@@ -41,7 +41,7 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, said, mut settings, format, file, backing, options } = spec;
+        let ImageSpec { node_name, said, mut settings, format, file, backing, test, options } = spec;
         let is_heir = !matches!(file, NodeSpec::Existing(_));
         let given = Given::new(said.clone(), settings);
         self.spent.image()?;
@@ -71,6 +71,14 @@ impl<'s> Session<'s, '_> {
             let text = format!("driver '{}' has no backing file", chosen.format.name());
             return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
         }
+        let test = match test {
+            Some(test) => Some(self.test(test, settings, place).await?),
+            None => None,
+        };
+        if let Some(test) = test {
+            // The one that is trusted may be longer.
+            image.facts.len = self.opening.node(test)?.len();
+        }
         let backing_is_heir = !matches!(backing, BackingSpec::Node(NodeSpec::Existing(_)));
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
@@ -84,6 +92,7 @@ impl<'s> Session<'s, '_> {
             image,
             role,
             file: file.id,
+            test,
             leaf: file.leaf,
             node_name,
             settings,
@@ -93,6 +102,17 @@ impl<'s> Session<'s, '_> {
             file_is_heir,
             backing_is_heir,
         })
+    }
+
+    /// Opens the second disk of a driver that has two.
+    async fn test(&mut self, spec: NodeSpec, settings: Settings, place: Place) -> Result<NodeId> {
+        if place.nesting >= NESTING_MAX {
+            let text = format!("more than {NESTING_MAX} images are inside each other");
+            return Err(Error::new(Kind::TooLarge, text).in_option("test"));
+        }
+        let users = default_grant(Role::DATA, parent(place, settings));
+        let place = Place { users, owned: false, nesting: place.nesting + 1, ..place };
+        Ok(self.chain(spec, place).await?.id)
     }
 
     /// Locks the file for what the image will be used for, and opens the image in it.

@@ -281,11 +281,16 @@ fn golden_rules_let_requests_fail_alike() {
 }
 
 #[test]
+fn golden_disks_side_by_side_are_compared_alike() {
+    check("blkverify");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io", "blkdebug"].into_iter().map(cases).sum();
+    let total: usize = ["info", "create", "check", "repair", "usage", "hostile", "io", "blkdebug", "blkverify"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }
