@@ -392,13 +392,24 @@ fn golden_requests_are_made_and_reported_alike() {
 }
 
 #[test]
+fn golden_rules_let_requests_fail_alike() {
+    check("blkdebug");
+}
+
+#[test]
+fn golden_disks_side_by_side_are_compared_alike() {
+    check("blkverify");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
-    let written: usize = ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io"]
-        .into_iter()
-        .map(cases)
-        .sum();
+    let written: usize =
+        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io", "blkdebug", "blkverify"]
+            .into_iter()
+            .map(cases)
+            .sum();
     assert!(written >= 600, "{written} cases");
     let made: usize =
         ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();

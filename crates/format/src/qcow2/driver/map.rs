@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 
@@ -247,6 +248,7 @@ impl Map {
         let Some(table) = self.table(slice)? else { return Ok(()) };
         let slice_len = 1 << self.slice_bytes_bits();
         let len = slice_len * usize::try_from(count).unwrap_or(1);
+        io.file()?.event(Event::L2Load).await;
         let bytes = load_table(io.file()?, self.place_in(table.at, first), len).await?;
         io.sim_point().await;
         // The one that is wanted comes last: it is the last to leave.
