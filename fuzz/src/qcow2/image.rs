@@ -22,6 +22,7 @@ use drystone_core::graph::role::Role;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_format::qcow2::feature::IncompatibleBit;
 use drystone_format::qcow2::header::Version;
@@ -53,8 +54,7 @@ impl OpenImage {
         let options = Qcow2Options {
             read_only,
             pass_discard: true,
-            l2_cache_bytes: 0,
-            refcount_cache_bytes: 0,
+            caches: CacheOptions::of_bytes(0),
         };
         graph.call(async move |task: &mut Task<'_>| {
             let mut opening = Opening::new(task);

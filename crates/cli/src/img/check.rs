@@ -85,11 +85,6 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         let text = "an image that somebody else may write to cannot be repaired";
         return Err(Error::new(Kind::InvalidInput, text).in_option("force-share").into());
     }
-    if let Some(image) = common.remote() {
-        let format = super::remote::look(&image, console)?.format;
-        console.complain(&format!("there is nothing to check in an image of format {format}"));
-        return Ok(UNSUPPORTED);
-    }
     let spec = common.spec()?;
     match super::run_here(async |local| examine(&local, &spec, &common, what).await)? {
         Verdict::Unsupported(error) => {

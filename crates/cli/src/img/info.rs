@@ -23,7 +23,6 @@ use super::chain::Chain;
 use super::doc::Doc;
 use super::image::{Content, Image};
 use super::options::{Common, Output};
-use super::remote::{self, Remote};
 use super::snapshots;
 use super::spec::{Spec, bytes_of};
 use super::{Console, Failure, options};
@@ -67,13 +66,8 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         console.print(HELP);
         return Ok(0);
     };
-    let infos = match common.remote() {
-        Some(image) => vec![Info::of_remote(remote::look(&image, console)?)],
-        None => {
-            let spec = common.spec()?;
-            super::run_here(async |local| collect(&local, spec, &common, is_chain).await)?
-        }
-    };
+    let spec = common.spec()?;
+    let infos = super::run_here(async |local| collect(&local, spec, &common, is_chain).await)?;
     match (common.output, is_chain) {
         (Output::Json, true) => {
             console.print(Doc::List(infos.iter().map(Info::to_doc).collect()).to_json());
@@ -107,12 +101,10 @@ struct Info {
     name: Vec<u8>,
     format: &'static str,
     len_guest: u64,
-    /// Nobody knows of what is behind a server.
     allocated_bytes: Option<u64>,
     cluster_bytes: Option<u64>,
     is_encrypted: bool,
-    /// Nobody knows of what is behind a server.
-    is_dirty: Option<bool>,
+    is_dirty: bool,
     backing: Option<Backing>,
     snapshots: Vec<drystone_format::qcow2::snapshot::Snapshot>,
     specific: Option<Doc>,
@@ -137,10 +129,10 @@ impl Info {
             name: image.name.clone(),
             format: image.format(),
             len_guest: image.len_guest,
-            allocated_bytes: Some(image.allocated_bytes),
+            allocated_bytes: image.allocated_bytes,
             cluster_bytes: None,
             is_encrypted: false,
-            is_dirty: Some(false),
+            is_dirty: false,
             backing: None,
             snapshots: Vec::new(),
             specific: None,
@@ -148,32 +140,16 @@ impl Info {
         };
         match &image.content {
             Content::File { .. } => info.specific = Some(Doc::Map(Vec::new())),
-            Content::Raw => {}
+            Content::Raw | Content::Nbd => {}
             Content::Qcow2(header) => info.add_qcow2(image, header).await?,
         }
         Ok(info)
     }
 
-    fn of_remote(remote: Remote) -> Self {
-        Self {
-            name: remote.name.into_bytes(),
-            format: remote.format,
-            len_guest: remote.len_bytes,
-            allocated_bytes: None,
-            cluster_bytes: None,
-            is_encrypted: false,
-            is_dirty: None,
-            backing: None,
-            snapshots: Vec::new(),
-            specific: None,
-            child: remote.child.map(|child| Box::new(Self::of_remote(*child))),
-        }
-    }
-
     async fn add_qcow2(&mut self, image: &Image, header: &Header) -> Result<()> {
         self.cluster_bytes = Some(header.cluster().bytes());
         self.is_encrypted = header.crypt() != Crypt::None;
-        self.is_dirty = Some(header.incompatible().has(IncompatibleBit::Dirty));
+        self.is_dirty = header.incompatible().has(IncompatibleBit::Dirty);
         self.backing = header.backing_name().map(|recorded| Backing {
             recorded: recorded.to_vec(),
             full: image.backing_path(recorded).ok().map(Into::into),
@@ -183,6 +159,13 @@ impl Info {
         let bitmaps = image.bytes.bitmaps(header).await?;
         self.specific = Some(qcow2_specific(header, &bitmaps, encryption(image, header).await?));
         Ok(())
+    }
+
+    /// Of what only passes on the bytes of a server nobody knows whether it was closed.
+    fn says_dirty(&self) -> bool {
+        let is_passed_on = |info: &Self| info.format == "nbd";
+        self.cluster_bytes.is_some()
+            || !(is_passed_on(self) || self.child.as_deref().is_some_and(is_passed_on))
     }
 
     fn to_doc(&self) -> Doc {
@@ -212,7 +195,7 @@ impl Info {
             ),
             ("encrypted", self.is_encrypted.then_some(Doc::Bool(true))),
             ("backing-filename", backing.map(|it| it.recorded.as_slice().into())),
-            ("dirty-flag", self.is_dirty.map(Doc::from)),
+            ("dirty-flag", self.says_dirty().then(|| self.is_dirty.into())),
         ])
     }
 
@@ -230,8 +213,8 @@ impl Info {
             words.line("file format", self.format.as_bytes());
             words.line("virtual size", length_in_words(self.len_guest).as_bytes());
         }
-        let size = self.allocated_bytes.map_or_else(|| "unavailable".to_owned(), size_in_words);
-        words.line("disk size", size.as_bytes());
+        let disk_size = self.allocated_bytes.map_or_else(|| "unavailable".to_owned(), size_in_words);
+        words.line("disk size", disk_size.as_bytes());
         self.add_format_words(&mut words);
         if let Some(child) = &self.child {
             let path = format!("{path}/file");
@@ -249,7 +232,7 @@ impl Info {
         if let Some(bytes) = self.cluster_bytes {
             words.line("cluster_size", bytes.to_string().as_bytes());
         }
-        if self.is_dirty == Some(true) {
+        if self.is_dirty {
             words.line("cleanly shut down", b"no");
         }
         if let Some(backing) = &self.backing {

@@ -6,7 +6,6 @@
 //! | [`line`], [`stripes`] | arguments of commands that use disks; work on a whole disk by several workers |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
-//! | [`remote`] | an image behind a server |
 //! | [`repair`] | an image as something to repair |
 //! | [`snapshot`] | internal snapshots |
 //! | [`snapshots`], [`doc`] | what is printed |
@@ -32,7 +31,6 @@ mod map;
 mod measure;
 mod options;
 mod rebase;
-mod remote;
 mod repair;
 mod resize;
 mod snapshot;

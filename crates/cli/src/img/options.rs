@@ -5,10 +5,9 @@ use std::ffi::{OsStr, OsString};
 use drystone_base::{Error, Kind, Result};
 
 use super::spec::Spec;
-use super::{Failure, remote};
+use super::Failure;
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
-use crate::tool::image::ImageArgs;
 
 pub(super) const HELP: Flag = Flag::switch(Some('h'), "help");
 pub(super) const FORMAT: Flag = Flag::value(Some('f'), "format");
@@ -41,15 +40,6 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The image, if it is behind a server.
-    pub(super) fn remote(&self) -> Option<ImageArgs> {
-        let image = || match self.is_options {
-            true => ImageArgs::of_options(&self.name),
-            false => ImageArgs::of(&self.name, self.format.clone()),
-        };
-        remote::is_remote(&self.name, self.is_options).then(image)
-    }
-
     /// The image.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ fn without_figures(printed: &str) -> String {
         }
         if let Some((option, _about)) = line.split_once(" - ").filter(|(option, _)| option.contains("=<")) {
             let name = key.split('=').next().unwrap();
-            let ours = !name.starts_with("encrypt") && !name.starts_with("data_file");
+            let ours = !name.starts_with("encrypt");
             return ours.then(|| format!("{option} - ...\n"));
         }
         if line.starts_with("Run completed in ") {

@@ -353,6 +353,11 @@ fn golden_repairs_fix_what_the_c_tool_fixes() {
 }
 
 #[test]
+fn golden_internal_snapshots_are_those_of_the_c_tool() {
+    check("snapshot");
+}
+
+#[test]
 fn golden_convert_makes_what_the_c_tool_makes() {
     check("convert");
 }
@@ -387,7 +392,7 @@ fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
     let written: usize =
-        ["info", "create", "check", "repair", "usage", "hostile", "io"].into_iter().map(cases).sum();
+        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io"].into_iter().map(cases).sum();
     assert!(written >= 600, "{written} cases");
     let made: usize =
         ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();

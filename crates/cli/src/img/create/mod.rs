@@ -26,12 +26,11 @@ use self::table::Values;
 use super::chain::Chain;
 use super::options::{self, text};
 use super::spec::{Format, Spec};
-use super::{Console, Failure, remote};
+use super::{Console, Failure};
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::args::list;
 use crate::args::number::{NumberError, parse_size};
-use crate::tool::image::ImageArgs;
 
 const FLAGS: &[Flag] = &[
     options::HELP,
@@ -154,7 +153,6 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
     if let Some(format) = &request.backing_format {
         values.set_backing_format(format)?;
     }
-    look_at_server(request, &mut values, console)?;
     super::run_here(async |local| {
         let chain = look_at_backing(&local, request, file, &mut values).await?;
         values.size().ok_or_else(|| {
@@ -166,7 +164,7 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        write::image(&local, &path, format, &values).await
+        write::image(&local, &path, format, &values, &chain).await
     })
 }
 
@@ -250,7 +248,7 @@ impl NewImage {
         self.values.replace_size(len_bytes)?;
         self.values.check_support()?;
         write::refuse_overlap(local, path, in_use).await?;
-        write::image(local, path, self.format, &self.values).await
+        write::image(local, path, self.format, &self.values, in_use).await
     }
 }
 
@@ -274,22 +272,6 @@ fn formatting(file: &OsStr, format: Format, values: &Values) -> Vec<u8> {
     line
 }
 
-/// Takes the length of a backing image behind a server as the new image's, unless there is one.
-fn look_at_server(request: &Request, values: &mut Values, console: &Console) -> Result<()> {
-    let Some(name) = values.backing().filter(|name| remote::is_remote(OsStr::new(name), false)) else {
-        return Ok(());
-    };
-    let Some(format) = values.backing_format().map(str::to_owned) else {
-        return Err(no_backing_format(None));
-    };
-    if !request.is_unsafe {
-        let image = ImageArgs { force_share: true, ..ImageArgs::of(name, Some(format)) };
-        let len_bytes = remote::look(&image, console)?.len_bytes;
-        values.set_default_size(len_bytes);
-    }
-    Ok(())
-}
-
 /// Opens the backing chain as far as its headers, takes its length as the new image's unless there is one, and returns
 /// which files are in it.
 async fn look_at_backing(
@@ -306,7 +288,7 @@ async fn look_at_backing(
         return Err(Error::new(Kind::InvalidInput, "the image cannot be its own backing file"));
     }
     let format = values.backing_format().map(str::to_owned);
-    if request.is_unsafe || remote::is_remote(OsStr::new(&recorded), false) {
+    if request.is_unsafe {
         return if format.is_some() { Ok(BTreeSet::new()) } else { Err(no_backing_format(None)) };
     }
     let folder = Path::new(file).parent();
