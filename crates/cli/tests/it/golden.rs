@@ -377,6 +377,11 @@ fn golden_command_lines_are_understood_and_refused_alike() {
 }
 
 #[test]
+fn golden_refusals_are_those_of_the_c_tool() {
+    check("refusals");
+}
+
+#[test]
 fn golden_hostile_images_are_judged_as_by_the_c_tool() {
     check("hostile");
 }
@@ -405,11 +410,22 @@ fn golden_disks_side_by_side_are_compared_alike() {
 fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
-    let written: usize =
-        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io", "blkdebug", "blkverify"]
-            .into_iter()
-            .map(cases)
-            .sum();
+    let written: usize = [
+        "info",
+        "create",
+        "check",
+        "repair",
+        "snapshot",
+        "usage",
+        "refusals",
+        "hostile",
+        "io",
+        "blkdebug",
+        "blkverify",
+    ]
+    .into_iter()
+    .map(cases)
+    .sum();
     assert!(written >= 600, "{written} cases");
     let made: usize =
         ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
