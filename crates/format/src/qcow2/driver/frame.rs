@@ -28,6 +28,9 @@ pub(super) struct Frame {
     id: AtomicU64,
     /// The next frame of the same bucket.
     pub(super) next: AtomicU32,
+    /// Nobody has looked at the slice since it came.
+    fresh: AtomicBool,
+    /// Somebody has, once more than whoever brought it in.
     used: AtomicBool,
     /// Made with the first slice that comes here.
     entries: OnceLock<Box<[AtomicU64]>>,
@@ -61,6 +64,7 @@ impl Default for Frame {
             version: AtomicU64::new(0),
             id: AtomicU64::new(NOBODY),
             next: AtomicU32::new(u32::MAX),
+            fresh: AtomicBool::new(false),
             used: AtomicBool::new(false),
             entries: OnceLock::new(),
             state: Mutex::default(),
@@ -97,15 +101,27 @@ impl Frame {
                 let answer = look(self.slice(words_bits));
                 fence(Ordering::Acquire);
                 if self.version.load(Ordering::Relaxed) == version {
-                    if !self.used.load(Ordering::Relaxed) {
-                        self.used.store(true, Ordering::Relaxed);
-                    }
+                    self.note_look();
                     return Some(answer);
                 }
             }
             std::hint::spin_loop();
         }
         None
+    }
+
+    /// The first look is that of whoever brought the slice in, and says nothing about others to come: random requests to a
+    /// disk that is larger than the cache would mark everything, and the search for what may leave would look at it all.
+    #[inline]
+    fn note_look(&self) {
+        if self.used.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
+        } else {
+            self.used.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The entries, for whoever knows whose they are.
@@ -148,6 +164,7 @@ impl Frame {
             }
         });
         self.used.store(false, Ordering::Relaxed);
+        self.fresh.store(true, Ordering::Relaxed);
     }
 
     /// Empties the frame, unless its slice must stay.

@@ -17,7 +17,7 @@ use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 
 use super::cache::{Published, SliceId, SliceImage, Slices};
 use super::l1::L1;
-use super::load_table;
+use super::load_table_as_is;
 use crate::qcow2::entry::{Allocated, EntryFault, L2Entry, RawEntry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
 use crate::qcow2::l2::L2Format;
@@ -247,12 +247,13 @@ impl Map {
         let Some(table) = self.table(slice)? else { return Ok(()) };
         let slice_len = 1 << self.slice_bytes_bits();
         let len = slice_len * usize::try_from(count).unwrap_or(1);
-        let bytes = load_table(io.file()?, self.place_in(table.at, first), len).await?;
+        let bytes = load_table_as_is(io.file()?, self.place_in(table.at, first), len).await?;
         io.sim_point().await;
+        let bytes = bytes.as_slice();
         // The one that is wanted comes last: it is the last to leave.
-        let others = (first.0..).zip(bytes.chunks_exact(slice_len)).filter(|(id, _)| *id != slice.0);
-        let own = bytes.chunks_exact(slice_len).nth(usize::try_from(slice.0 - first.0).unwrap_or(0));
-        for (id, bytes) in others.chain(own.map(|bytes| (slice.0, bytes))) {
+        let others = (first.0..).zip(bytes.chunks(slice_len)).filter(|(id, _)| *id != slice.0);
+        let own = bytes.chunks(slice_len).nth(usize::try_from(slice.0 - first.0).unwrap_or(0)).unwrap_or(&[]);
+        for (id, bytes) in others.chain([(slice.0, own)]) {
             let mut be = Be(bytes);
             self.slices.insert(SliceId(id), std::iter::from_fn(|| be.u64().ok()));
         }

@@ -73,6 +73,25 @@ fn a_smaller_bound_lets_slices_leave_and_keeps_no_others() {
 }
 
 #[test]
+fn a_cleaning_takes_what_nobody_looks_at_and_keeps_what_is_dirty() {
+    let slices = filled(16, 8);
+    assert_eq!(publish(&slices, 1, 0, &[0], &[7]), Published::Done);
+    let look = |id| slices.with(SliceId(id), |slice| slice.raw(1)).is_some();
+    // The first look is that of whoever brought it in.
+    assert!([2, 3, 3].map(look).iter().all(|found| *found));
+    slices.clean();
+    let left: Vec<u64> = (0..8).filter(|id| slices.has(SliceId(*id))).collect();
+    assert_eq!(left, [1, 3]);
+    slices.clean();
+    assert!(!slices.has(SliceId(3)));
+    slices.take_dirty(|_| Some(HostOffset::ZERO)).iter().for_each(|image| slices.stored(image.id, true));
+    slices.clean();
+    assert!(!slices.has(SliceId(1)));
+    slices.insert(SliceId(3), 0..4);
+    assert!(look(3));
+}
+
+#[test]
 fn what_is_forgotten_is_not_stored() {
     let slices = filled(4, 3);
     assert_eq!(publish(&slices, 1, 0, &[0], &[7]), Published::Done);
