@@ -25,8 +25,10 @@ use crate::disk::{Disk, Preallocation};
 use crate::graph::node::{ChildKey, Node};
 use crate::graph::permission::Grant;
 use crate::graph::role::{ParentState, Role, default_grant};
+use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::snapshots::InternalSnapshots;
 
 /// What a node is when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,6 +305,18 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
+    /// Whether the driver wants to hear what is about to happen to its node: see [`Self::event`]. Constant.
+    fn hears_events(&self) -> bool {
+        false
+    }
+
+    /// Something is about to happen in the node, as a parent or the core tells. Only for drivers that
+    /// [hear events](Self::hears_events).
+    fn event<'a>(&'a self, io: Io<'a>, event: Event) -> LocalFuture<'a, ()> {
+        let _ = (io, event);
+        Box::pin(async {})
+    }
+
     /// Every write that was done before this began is on stable storage when it is done. Nodes with a device of their
     /// own leave it to the core and are not asked.
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>>;
@@ -346,6 +360,11 @@ pub trait Driver: Any + Send + Sync {
     fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
         let _ = changes;
         Box::pin(async move { Err(unsupported(io, "store bitmaps").in_option("persistent")) })
+    }
+
+    /// What it can do with internal snapshots; `None` if it has none.
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        None
     }
 
     /// The node's own device, for protocol drivers.

@@ -26,7 +26,7 @@ use crate::known;
 use crate::options::{Child, Options};
 use crate::query::filename;
 use crate::settings::Settings;
-use crate::spec::{CHILDREN, ImageSpec, NodeSpec, ProtocolDriver, Speaker};
+use crate::spec::{CHILDREN, ImageSpec, NodeSpec, ProtocolDriver, Speaker, file_key};
 
 /// A node that is to be reopened.
 struct Item {
@@ -168,7 +168,7 @@ impl Reopening<'_, '_> {
         self.set(item, explicit, settings);
         self.draft.plan.reopen(item.node, options);
         let mut said = item.said.clone();
-        let file = said.take_child("file")?;
+        let file = said.take_child(file_key(&item.driver()))?;
         self.child(item, ChildKey::File, file, settings.for_file())?;
         let data_file = said.take_child("data-file")?;
         self.demand_data_file(item, &data_file)?;
@@ -278,9 +278,11 @@ impl Reopening<'_, '_> {
         let given = self.draft.given(self.task, child, &name)?;
         let comes_along = said.is_none();
         let mut said = said.unwrap_or_else(|| given.explicit.clone());
-        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has("file")) {
+        let driver = given.explicit.clone().take_text("driver")?.unwrap_or_default();
+        let file_key = file_key(&driver);
+        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has(file_key)) {
             let file = self.draft.plan.node(self.task.gs(), file).map(|file| file.name().to_owned());
-            said.set("file", file.unwrap_or_default())?;
+            said.set(file_key, file.unwrap_or_default())?;
         }
         self.run(Item { node: child, name, given, said, comes_along }, base)
     }

@@ -7,13 +7,15 @@
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`repair`] | an image as something to repair |
+//! | [`snapshot`] | internal snapshots |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
-//! the program was called by. Images are looked at (`create`, `info`, `check`) directly, not through the block graph: also those that
-//! cannot be used.
+//! the program was called by. `create`, `info` and `check` look at images directly, not through the block graph: also at those
+//! that cannot be used.
 
 mod bench;
+mod bitmap;
 mod chain;
 mod check;
 mod commit;
@@ -31,6 +33,7 @@ mod options;
 mod rebase;
 mod repair;
 mod resize;
+mod snapshot;
 mod snapshots;
 mod spec;
 mod stripes;
@@ -79,6 +82,7 @@ type Run = fn(Vec<OsString>, &mut Console) -> Result<u8, Failure>;
 /// The commands: what they are called, what they do, and where.
 const COMMANDS: &[(&str, &str, Run)] = &[
     ("bench", "measures how fast requests are", bench::run),
+    ("bitmap", "changes a persistent bitmap of an image", bitmap::run),
     ("check", "checks the consistency of an image, and repairs it", check::run),
     ("commit", "writes what an image has of its own to one that it lies on", commit::run),
     ("compare", "says whether two images show the same", compare::run),
@@ -90,6 +94,7 @@ const COMMANDS: &[(&str, &str, Run)] = &[
     ("measure", "says how long the file of a new image would become", measure::run),
     ("rebase", "makes an image lie on another backing file", rebase::run),
     ("resize", "makes a disk longer or shorter", resize::run),
+    ("snapshot", "internal snapshots of an image", snapshot::run),
 ];
 
 /// Why a command failed.

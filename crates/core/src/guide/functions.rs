@@ -165,7 +165,8 @@
 //! | `NodeBitmaps::run` | `&NodeBitmaps` | any | for I/O threads |
 //! | `NodeBitmaps::set_busy` | `&NodeBitmaps` | any | keeps plans off a bitmap |
 //! | `NodeBitmaps::to_store` | `&NodeBitmaps` | any | for drivers |
-//! | `NodeBitmaps::any_persistent` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::persistent_names` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::inconsistent_name` | `&NodeBitmaps` | any |  |
 //! | `NodeBitmaps::memory_bytes` | `&NodeBitmaps` | any |  |
 //!
 //! # Requests

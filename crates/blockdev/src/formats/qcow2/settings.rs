@@ -33,7 +33,6 @@ const OVERLAP_TEMPLATES: [(&str, ()); 4] = [("none", ()), ("constant", ()), ("ca
 
 /// Takes them from `options`.
 pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Options> {
-    let default = Qcow2Options::default();
     let caches = take_caches(options)?;
     for key in ["lazy-refcounts", "pass-discard-snapshot", "pass-discard-other"] {
         options.take_switch(key)?;
@@ -44,7 +43,6 @@ pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Opt
     take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
-        drop_bitmaps: options.take_switch("drop-bitmaps")?.unwrap_or(default.drop_bitmaps),
         pass_discard: options
             .take_switch("pass-discard-request")?
             .unwrap_or(settings.discard == Discard::Unmap),

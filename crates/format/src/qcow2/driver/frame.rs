@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::cache::SliceId;
+use super::runs::Run;
 use crate::qcow2::entry::RawEntry;
 
 /// The number of no slice.
@@ -56,6 +57,8 @@ pub(super) struct Slice<'c> {
     words: &'c [AtomicU64],
     /// Numbers of an entry, as a power of two.
     words_bits: u32,
+    /// It has no memory, and is this.
+    run: Option<Run>,
 }
 
 impl Default for Frame {
@@ -127,7 +130,7 @@ impl Frame {
     /// The entries, for whoever knows whose they are.
     #[inline]
     pub(super) fn slice(&self, words_bits: u32) -> Slice<'_> {
-        Slice { words: self.entries.get().map_or(&[], |entries| entries), words_bits }
+        Slice { words: self.entries.get().map_or(&[], |entries| entries), words_bits, run: None }
     }
 
     /// Replaces entries from `index` on, if they are still `expected`. Under the state lock.
@@ -207,9 +210,18 @@ impl<'c> Slice<'c> {
         self.words.get(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// A slice that is a run.
+    #[inline]
+    pub(super) fn of_run(run: Run) -> Self {
+        Slice { words: &[], words_bits: 0, run: Some(run) }
+    }
+
     /// The entry at `index`; an empty one past the end.
     #[inline]
     pub(super) fn raw(self, index: usize) -> RawEntry {
+        if let Some(run) = self.run {
+            return run.raw(index);
+        }
         let first = index << self.words_bits;
         let bitmap = if self.words_bits == 0 { 0 } else { self.word(first + 1) };
         RawEntry { descriptor: self.word(first), bitmap }
@@ -217,7 +229,7 @@ impl<'c> Slice<'c> {
 
     /// Up to `count` entries from `index` on.
     pub(super) fn raws(self, index: usize, count: usize) -> impl Iterator<Item = RawEntry> + use<'c> {
-        let end = self.words.len() >> self.words_bits;
+        let end = self.run.map_or(self.words.len() >> self.words_bits, Run::entries);
         (index..end.min(index.saturating_add(count))).map(move |index| self.raw(index))
     }
 

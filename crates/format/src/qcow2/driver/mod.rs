@@ -11,7 +11,7 @@
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
 //! | [`caches`] | how much of the tables is in memory, and for how long |
-//! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
+//! | `map` (`l1`, `cache`, `frame`, `runs`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
@@ -19,7 +19,10 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `mend` | the repair of an image that was not closed |
+//! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -28,6 +31,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod bitmaps;
 mod cache;
 pub mod caches;
 mod compressed;
@@ -37,6 +41,7 @@ mod growth;
 mod l1;
 mod map;
 mod mark;
+mod mend;
 pub mod open;
 mod owned;
 mod pack;
@@ -46,8 +51,11 @@ mod read;
 mod refs;
 mod reserve;
 mod resize;
+mod runs;
 mod segments;
+mod shared;
 mod shrink;
+mod snapshot;
 mod source;
 mod stage;
 mod store;
@@ -60,6 +68,7 @@ use std::sync::{Mutex, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
@@ -67,9 +76,11 @@ use drystone_core::driver::{
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
+use drystone_core::snapshots::InternalSnapshots;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
+use bitmaps::Bitmaps;
 use caches::Cleaning;
 use free::Frees;
 use map::Map;
@@ -101,10 +112,13 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    bitmaps: Bitmaps,
     /// The disk has become shorter, so the file may.
     trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
+    /// The mapping is that of an internal snapshot.
+    shows_snapshot: AtomicBool,
     decompressed: read::Cache,
     presses: compressed::Presses,
 }
@@ -246,11 +260,26 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        self.bitmaps.take_loaded()
+    }
+
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.prepare_bitmaps(io, changes).await;
+            self.watch(io, result).await
+        })
+    }
+
     fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.empty(io).await;
             self.watch(io, result).await
         })
+    }
+
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
@@ -259,7 +288,7 @@ impl Driver for Qcow2 {
 
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.store_all(io).await;
+            let result = self.store_to_leave(io).await;
             self.watch(io, result).await
         })
     }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
@@ -55,6 +56,14 @@ impl Qcow2 {
             return Ok(());
         }
         self.store_locked(io).await
+    }
+
+    /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
+    pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
+        if !self.condition.is_damaged() {
+            self.store_bitmaps(io).await?;
+        }
+        self.store_all(io).await
     }
 
     /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
@@ -102,10 +111,12 @@ impl Qcow2 {
             self.data_file(io)?.flush().await?;
         }
         for block in &round.blocks {
+            file.event(Event::RefblockUpdatePart).await;
             write_bytes(file, block.at, &block.bytes).await?;
         }
         if !round.table.is_empty() {
             file.flush().await?;
+            file.event(Event::RefblockAllocHookup).await;
             write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
@@ -114,11 +125,13 @@ impl Qcow2 {
             }
             io.sim_point().await;
             for slice in &round.slices {
+                file.event(Event::L2Update).await;
                 write_bytes(file, slice.at, &slice.bytes).await?;
             }
         }
         if !round.l1.is_empty() {
             file.flush().await?;
+            file.event(Event::L1Update).await;
             write_entries(file, self.header_now().l1().at, &round.l1).await?;
         }
         file.flush().await

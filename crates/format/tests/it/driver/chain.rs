@@ -2,6 +2,8 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::bitmap::NodeBitmaps;
+use drystone_core::bitmap::action::BitmapAction;
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
@@ -29,12 +31,8 @@ const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
-pub(crate) const SMALL: Qcow2Options = Qcow2Options {
-    read_only: false,
-    drop_bitmaps: false,
-    pass_discard: false,
-    caches: CacheOptions::of_bytes(0),
-};
+pub(crate) const SMALL: Qcow2Options =
+    Qcow2Options { read_only: false, pass_discard: false, caches: CacheOptions::of_bytes(0) };
 
 impl Chain {
     /// Opens the images on `disks`, the last on top, the others read-only. A data file comes before its image.
@@ -110,7 +108,7 @@ impl Chain {
     }
 
     /// Does something to the image on top with nobody else inside.
-    fn alone(
+    pub(crate) fn alone(
         &self,
         graph: &SimGraph<'_>,
         work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
@@ -127,6 +125,28 @@ impl Chain {
             drop(private);
             change.abort().await;
             result
+        })
+    }
+
+    /// Does something to a bitmap of the image on top.
+    pub(crate) fn bitmap(&self, graph: &SimGraph<'_>, action: BitmapAction) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.change_bitmap(top, action);
+            task.apply(plan).await
+        })
+    }
+
+    /// Looks at the bitmaps of the image on top.
+    pub(crate) fn bitmaps<T: Send + 'static>(
+        &self,
+        graph: &SimGraph<'_>,
+        look: impl FnOnce(&NodeBitmaps) -> T + Send + 'static,
+    ) -> T {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            task.gs().with(|graph| look(graph.node_handle(top).unwrap().bitmaps()))
         })
     }
 
@@ -182,7 +202,7 @@ pub(crate) async fn add_image(
 }
 
 /// An image, for the check.
-struct Bytes<'i>(&'i Image);
+pub(crate) struct Bytes<'i>(pub(crate) &'i Image);
 
 impl Source for Bytes<'_> {
     fn len_bytes(&self) -> u64 {
@@ -197,6 +217,13 @@ impl Source for Bytes<'_> {
 pub(crate) fn header(image: &Image) -> Header {
     let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
     Header::parse(&image.bytes(0..area as u64)).unwrap()
+}
+
+/// All that the consistency check finds.
+pub(crate) fn findings(image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    block_on(check(&Bytes(image), &header(image), |found| findings.push(found.clone()))).unwrap();
+    findings
 }
 
 /// What the consistency check says.

@@ -47,6 +47,14 @@ macro_rules! for_each_change {
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
             freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
+            a_bitmap_is_added: new("64K").after("write 0..4K"), "bitmap add a 512; write 4K..6K; flush; write 9K+100";
+            bitmaps_are_stored_again: new("64K").after("bitmap add a 512; bitmap add b 4096; write 0..4K"), "write 8K..10K; flush; zero 20K..21K; ro; rw; write 30K..31K & discard 8K..9K; bitmap stop a; write 40K..41K";
+            bitmaps_come_and_go: new("64K").after("bitmap add a 512; bitmap add b 1024; write 0..4K"), "bitmap drop a; write 5K..6K; bitmap add c 2048; flush; bitmap drop b; write 6K..7K; ro; rw; bitmap drop c; write 7K..8K";
+            the_last_bitmap_goes_and_one_comes: new("64K").after("bitmap add a 512; write 0..4K"), "bitmap drop a; ro; rw; bitmap add a 65536; write 1K..2K";
+            bitmaps_are_cleared_and_merged: new("64K").after("bitmap add a 512; write 0..4K; bitmap add b 512; write 10K..12K; bitmap stop a"), "bitmap merge b a; flush; bitmap clear b; write 20K..21K; bitmap start a; ro; rw; write 30K..31K";
+            a_bitmap_with_a_table_of_several_entries: new("c512 2200K").after("bitmap add a 512; write 0..1K"), "discard 0..2M; write 2150K+100; ro; rw; write 2100K+100";
+            the_disk_grows_with_bitmaps: new("c512 64K").after("bitmap add a 512; bitmap add b 65536; write 0..1K"), "grow 200K; write 190K..191K; flush; ro; rw; grow 256K; write 200K..201K";
+            bitmaps_over_backing_with_a_long_name: new("64K").after("write 0..20K").overlay("64K"), "name a-name-that-is-long-enough-to-be-in-the-way-of-the-extension-and-does-not-fit-into-the-first-sector-beside-it-as-the-feature-names-have-gone-and-more; bitmap add a 512; write 1K..2K; ro; rw; write 8K..9K; name x; bitmap add b 512";
             subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
             subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
             subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";

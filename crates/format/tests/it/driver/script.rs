@@ -7,6 +7,7 @@
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
+//! | `bitmap ...` | of a persistent bitmap ([`tracked::action`]) |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
 //! | `empty` | nor is this: gives up all of an image whose backing file shows zeroes |
 //!
@@ -27,6 +28,7 @@ use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
 use super::chain::{Chain, SMALL};
+use super::tracked::{self, Tracked};
 
 pub(crate) type Client = Watched<BackendClient>;
 
@@ -48,6 +50,8 @@ pub(crate) struct Stage<'g, 's> {
     pub(crate) model: &'g SharedModel,
     /// The names that the backing file may have on disk: the one that it has, and one that it may have.
     pub(crate) names: &'g RefCell<Vec<Option<Vec<u8>>>>,
+    /// What bitmaps must have.
+    pub(crate) bitmaps: &'g RefCell<Tracked>,
 }
 
 impl Stage<'_, '_> {
@@ -69,6 +73,7 @@ impl Stage<'_, '_> {
                 // What cannot be written any more is stored.
                 let flush = model.borrow_mut().begin_flush();
                 chain.set_read_only(graph, true)?;
+                self.bitmaps.borrow_mut().stored();
                 model.borrow_mut().end_flush(flush);
                 Ok(())
             }
@@ -79,6 +84,13 @@ impl Stage<'_, '_> {
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
+            ["bitmap", ref words @ ..] => {
+                let action = tracked::action(words, chain.top);
+                self.bitmaps.borrow_mut().before(&action);
+                chain.bitmap(graph, action.clone())?;
+                self.bitmaps.borrow_mut().after(&action);
+                Ok(())
+            }
             ["empty"] => {
                 let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
                 let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
@@ -86,7 +98,11 @@ impl Stage<'_, '_> {
                 model.borrow_mut().end_write(zeroing, Ending::from(&result));
                 result
             }
-            _ => run_step(sim, chain, model, step),
+            _ => {
+                run_step(sim, chain, model, step)?;
+                self.bitmaps.borrow_mut().acknowledged(step);
+                Ok(())
+            }
         }
     }
 
