@@ -18,6 +18,7 @@ mod keys;
 mod kill;
 mod load;
 mod monitor;
+mod nbd;
 mod output;
 mod serve;
 mod snapshot;
