@@ -77,7 +77,7 @@ fn a_server_ends_with_its_last_client_and_a_look_is_no_client() {
 fn a_persistent_server_ends_when_it_is_told_to() {
     let place = Place::new("nbd-signal");
     for signal in ["TERM", "INT", "HUP"] {
-        let server = place.serve("-t -f raw raw");
+        let server = place.serve("-t -e 2 -f raw raw");
         let mut client = Client::connect(&server.socket, "").unwrap();
         client.write(0, signal.as_bytes()).unwrap();
         drop(Client::connect(&server.socket, "nobody"));
