@@ -6,6 +6,7 @@ use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, GuestOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::graph::node::ChildKey;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -118,6 +119,7 @@ impl Qcow2 {
         let file = io.file()?;
         let left = file.len().saturating_sub(stored.at.get());
         let len = u64::from(stored.stored_bytes).min(left);
+        file.event(Event::ReadCompressed).await;
         let bytes = file.read_new(stored.at.in_child(), usize::try_from(len).unwrap_or(0)).await?;
         if out.len() == self.cluster.buffer_len() {
             return self.decompressed.decompress(stored, bytes.as_slice(), out);
@@ -159,6 +161,16 @@ impl Qcow2 {
         Ok(whole)
     }
 
+    /// The file that the guest's data is in.
+    pub(super) fn data_file<'t>(&self, io: Io<'t>) -> Result<Io<'t>> {
+        if !self.map.l2().has_data_file() {
+            return io.file();
+        }
+        io.child(ChildKey::DataFile).ok_or_else(|| {
+            Error::new(Kind::NotFound, "the node has no child 'data-file'").on_node(io.node().name())
+        })
+    }
+
     /// What the subcluster at `at` is, as a cluster of that kind, and for how many bytes.
     fn run_at(&self, at: GuestOffset, mixed: Mixed) -> (L2Entry, u64) {
         let (l2, byte) = (self.map.l2(), self.map.spot(at).byte);
@@ -191,11 +203,15 @@ impl Qcow2 {
             L2Entry::Zero(_) => Ok(None),
             L2Entry::Unallocated => match io.child(ChildKey::Backing) {
                 None => Ok(None),
-                Some(backing) => read_clamped(backing, at, len).await,
+                Some(backing) => {
+                    io.file()?.event(Event::CowRead).await;
+                    read_clamped(backing, at, len).await
+                }
             },
             L2Entry::Data(data) => {
                 let byte = self.map.spot(at).byte;
-                read_clamped(io.file()?, data.at.plus(byte).in_child(), len).await
+                io.file()?.event(Event::CowRead).await;
+                read_clamped(self.data_file(io)?, data.at.plus(byte).in_child(), len).await
             }
             L2Entry::Compressed(stored) => {
                 let mut buf = Buf::zeroed(len);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
@@ -154,6 +155,7 @@ impl Refs {
             self.block_at(&state, index)?
         };
         let Some(at) = at else { return Ok(()) };
+        io.file()?.event(Event::RefblockLoad).await;
         let bytes = load_table(io.file()?, at, self.cluster.buffer_len()).await?;
         let mut state = self.state();
         state.make_room(self.blocks_max());
@@ -275,6 +277,14 @@ impl Refs {
     pub(super) fn is_untouched(&self, first: HostCluster, len_file: u64) -> bool {
         let first = first.index();
         first << self.cluster.bits() >= len_file && first >= self.used_end.load(Ordering::Acquire)
+    }
+
+    /// Takes out every block that is clean and was not used since the last time.
+    pub(super) fn clean(&self) {
+        self.state().blocks.retain(|_, block| {
+            let is_idle = !block.dirty && !block.writing;
+            std::mem::replace(&mut block.used, false) || !is_idle
+        });
     }
 
     /// Copies every dirty block as it is now. Until [`Self::stored`] it stays in memory.

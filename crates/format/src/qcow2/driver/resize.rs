@@ -12,8 +12,9 @@
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::WriteFlags;
+use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::refs::Run;
@@ -41,6 +42,7 @@ impl Qcow2 {
         self.drop_clusters(io, (old_len, len)).await?;
         self.zero_tail(io, old_len).await?;
         self.hide_backing(io, old_len, len).await?;
+        self.grow_data(io, (old_len, len), preallocation).await?;
         self.preallocate(io, (old_len, len), preallocation).await?;
         self.store_metadata(io).await?;
         self.change_len(io, len).await
@@ -125,11 +127,39 @@ impl Qcow2 {
         self.change_clusters(io, self.clusters_between(old_len, backing.min(len)), Become::Zero).await
     }
 
+    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows.
+    async fn grow_data(
+        &self,
+        io: Io<'_>,
+        (old_len, len): (u64, u64),
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        if !self.map.l2().has_data_file() {
+            return Ok(());
+        }
+        let data = self.data_file(io)?;
+        let shows = self.is_data_raw() || preallocation != Preallocation::Off;
+        let there = data.len().min(len).saturating_sub(old_len);
+        if shows && let Some(range) = GuestRange::checked(old_len, there).filter(|range| !range.is_empty()) {
+            data.write_zeroes(range, ZeroFlags { may_unmap: true, ..ZeroFlags::default() }).await?;
+        }
+        if data.len() < len {
+            let space =
+                if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+            data.resize(len, space).await?;
+        }
+        match shows {
+            true => self.change_clusters(io, self.clusters_between(old_len, len), Become::Mapped).await,
+            false => Ok(()),
+        }
+    }
+
     async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
         let entries = usize::try_from(self.map.l2().l1_entries(len)).unwrap_or(usize::MAX);
         if entries <= self.map.l1_len() {
             return Ok(());
         }
+        io.file()?.event(Event::L1GrowAllocTable).await;
         let run = self.reserve_exactly(io, self.cluster.clusters(entries as u64 * ENTRY_BYTES)).await?;
         let result = self.move_l1(io, run, entries).await;
         if result.is_err() {
@@ -146,7 +176,9 @@ impl Qcow2 {
         self.store_locked(io).await?;
         let at = self.cluster.host_start(run.first).unwrap_or(HostOffset::ZERO);
         let bytes: Vec<u8> = self.map.l1_grown(entries).iter().flat_map(|raw| raw.to_be_bytes()).collect();
+        io.file()?.event(Event::L1GrowWriteTable).await;
         write_bytes(io.file()?, at, &bytes).await?;
+        io.file()?.event(Event::L1GrowActivateTable).await;
         let count = u32::try_from(entries)
             .map_err(|_| Error::new(Kind::TooLarge, "the L1 table exceeds the largest size of its format"))?;
         let old = self.header_now().l1();

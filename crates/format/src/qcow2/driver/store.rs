@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1  take copies:  unlinked clusters, L1, L2, refcount table, refcount blocks     (against the arrows)
-//!   2  write counts                          data of published mappings is in the file already
+//!   2  write counts                          data of published mappings is in the file already; a data file is flushed
 //!   3  ── flush ──  write the refcount table, if it has new blocks  ── flush ──
 //!   4  write L2 slices
 //!   5  ── flush ──  write L1 entries, if there are new tables
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
@@ -57,14 +58,21 @@ impl Qcow2 {
         self.store_locked(io).await
     }
 
-    /// As [`Self::store_metadata`]; also stores bitmaps, and gives back all freed space whose time has come, so that nothing leaks. Of a
+    /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
+    pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
+        if !self.condition.is_damaged() {
+            self.store_bitmaps(io).await?;
+        }
+        self.store_all(io).await
+    }
+
+    /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
     /// damaged image, only the mark of that is stored.
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
         if self.condition.is_damaged() {
             let _ = self.mark_damage(io).await;
             return Ok(());
         }
-        self.store_bitmaps(io).await?;
         let _structure = self.lock_structure(io).await;
         self.store_locked(io).await?;
         if self.frees.any() {
@@ -98,11 +106,17 @@ impl Qcow2 {
 
     async fn write_round(&self, io: Io<'_>, round: &Round) -> Result<()> {
         let file = io.file()?;
+        if self.map.l2().has_data_file() {
+            // What the mappings point to, and what the guest wrote where it was mapped already.
+            self.data_file(io)?.flush().await?;
+        }
         for block in &round.blocks {
+            file.event(Event::RefblockUpdatePart).await;
             write_bytes(file, block.at, &block.bytes).await?;
         }
         if !round.table.is_empty() {
             file.flush().await?;
+            file.event(Event::RefblockAllocHookup).await;
             write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
@@ -111,11 +125,13 @@ impl Qcow2 {
             }
             io.sim_point().await;
             for slice in &round.slices {
+                file.event(Event::L2Update).await;
                 write_bytes(file, slice.at, &slice.bytes).await?;
             }
         }
         if !round.l1.is_empty() {
             file.flush().await?;
+            file.event(Event::L1Update).await;
             write_entries(file, self.header_now().l1().at, &round.l1).await?;
         }
         file.flush().await
