@@ -11,6 +11,7 @@
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
 //! the program was called by. Images are looked at directly, not through the block graph: also those that cannot be used.
 
+mod amend;
 mod bench;
 mod chain;
 mod check;
@@ -140,6 +141,7 @@ fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
     let rest: Vec<OsString> = args.collect();
     match first.to_str() {
+        Some("amend") => amend::run(rest, console),
         Some("convert") => convert::run(rest, console),
         Some("bench") => bench::run(rest, console),
         Some("rebase") => rebase::run(rest, console),

@@ -18,7 +18,7 @@ use super::refs::Run;
 use super::{Qcow2, load_table, write_bytes};
 use crate::qcow2::feature::IncompatibleBit;
 use crate::qcow2::geometry::{ENTRY_BYTES, HostCluster};
-use crate::qcow2::header::{Header, HeaderChange, SECTOR_BYTES, Version};
+use crate::qcow2::header::{Header, HeaderChange, Renamed, SECTOR_BYTES, Version};
 use crate::qcow2::snapshot::{SnapshotError, Snapshots, TABLE_BYTES_MAX};
 
 /// First attempt at reading the table of snapshots, whose length is known only when it was read.
@@ -57,6 +57,8 @@ impl Condition {
     const MARKED: u8 = 1;
     /// Damage was found: nothing is written any more.
     const DAMAGED: u8 = 2;
+    /// The image is another one on disk than this driver knows: nothing is written any more before it is opened again.
+    const AMENDED: u8 = 3;
 
     pub(super) fn new() -> Self {
         Self(AtomicU8::new(Self::UNMARKED))
@@ -69,6 +71,14 @@ impl Condition {
 
     pub(super) fn is_damaged(&self) -> bool {
         self.0.load(Ordering::Acquire) == Self::DAMAGED
+    }
+
+    pub(super) fn is_amended(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::AMENDED
+    }
+
+    pub(super) fn set_amended(&self) {
+        self.0.store(Self::AMENDED, Ordering::Release);
     }
 
     fn set_marked(&self) {
@@ -99,6 +109,9 @@ impl Qcow2 {
     pub(super) fn demand_undamaged(&self) -> Result<()> {
         if self.condition.is_damaged() {
             return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));
+        }
+        if self.condition.is_amended() {
+            return Err(Error::new(Kind::Unsupported, "the image was amended; it has to be opened again"));
         }
         Ok(())
     }
@@ -199,10 +212,23 @@ impl Qcow2 {
             let now = self.header.get();
             now.0.renamed(&now.1, name, format).map_err(cannot_change)?
         };
+        self.write_renamed(io, renamed).await
+    }
+
+    async fn write_renamed(&self, io: Io<'_>, renamed: Renamed) -> Result<()> {
         if let Some((at, name)) = &renamed.name {
             write_bytes(io.file()?, HostOffset::new(*at), name).await?;
         }
         self.write_sector(io, renamed.header, renamed.sector).await
+    }
+
+    /// Makes the image one of another version. With the structure lock held, and everything stored.
+    pub(super) async fn change_version(&self, io: Io<'_>, version: Version) -> Result<()> {
+        let changed = {
+            let now = self.header.get();
+            now.0.in_version(&now.1, version).map_err(cannot_change)?
+        };
+        self.write_renamed(io, changed).await
     }
 
     async fn write_header(&self, io: Io<'_>, header: Header) -> Result<()> {
@@ -236,7 +262,7 @@ fn cannot_change(error: crate::qcow2::header::HeaderError) -> Error {
     Error::new(Kind::InvalidImage, "cannot change the header").because(error)
 }
 
-async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
+pub(super) async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
     let damaged = |error| Error::new(Kind::Corrupt, "the table of snapshots is damaged").because(error);
     let table = header.snapshots();
     let left = file.len().saturating_sub(table.at.get());

@@ -19,6 +19,7 @@
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `amend`, `recount` | another version of the format; refcounts of another width |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -27,6 +28,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod amend;
 mod cache;
 mod compressed;
 mod frame;
@@ -41,6 +43,7 @@ mod pack;
 mod place;
 mod preallocate;
 mod read;
+mod recount;
 mod refs;
 mod reserve;
 mod resize;
@@ -60,7 +63,7 @@ use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
+    Access, Amendment, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
 };
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
@@ -232,6 +235,20 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.rename_backing(io, backing).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn amend<'a>(&'a self, io: Io<'a>, what: Amendment) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.amend_image(io, what).await;
             self.watch(io, result).await
         })
     }

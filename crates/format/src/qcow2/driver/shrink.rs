@@ -37,6 +37,14 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Gives up everything that the image has of its own. Nobody else is inside.
+    pub(super) async fn empty(&self, io: Io<'_>) -> Result<()> {
+        self.mark_for_writing(io).await?;
+        self.drop_behind(io, 0).await?;
+        self.trims.store(true, Ordering::Release);
+        Ok(())
+    }
+
     async fn drop_behind(&self, io: Io<'_>, len: u64) -> Result<()> {
         // To the end of all tables: an earlier shrinking may have left something there.
         let len_mapped = self.map.l2().span_bytes().saturating_mul(self.map.l1_len() as u64);

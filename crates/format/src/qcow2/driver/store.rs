@@ -75,6 +75,10 @@ impl Qcow2 {
 
     /// Stores with the structure lock held.
     pub(super) async fn store_locked(&self, io: Io<'_>) -> Result<()> {
+        if self.condition.is_amended() {
+            // Everything was stored before.
+            return Ok(());
+        }
         self.demand_undamaged()?;
         self.settle_header(io).await?;
         let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;

@@ -27,7 +27,7 @@ pub(super) enum Become {
 
 impl Qcow2 {
     /// Whether something shows through where this image has nothing: now, or when it is opened with its backing file.
-    fn has_backing(&self, io: Io<'_>) -> bool {
+    pub(super) fn has_backing(&self, io: Io<'_>) -> bool {
         io.child(ChildKey::Backing).is_some() || self.names_backing()
     }
 

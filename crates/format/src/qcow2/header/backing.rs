@@ -10,7 +10,11 @@
 //!
 //! Invariant: whatever reaches the disk of the two writes, in their order, is the old header or the new one.
 
-use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError};
+use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError, Version};
+use crate::qcow2::feature::{Autoclear, Compatible, Incompatible};
+
+/// Bytes of the fields of version 3 that are new with the compression type (spec "Header": from byte 104).
+const ADDITIONAL_BYTES: usize = 8;
 
 /// What a disk writes as a whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -47,6 +51,30 @@ impl Header {
         let mut header = self.clone();
         header.backing_name = (!name.is_empty()).then(|| name.to_vec());
         header.extensions.set_backing_format(format);
+        header.replacing(self, sector)
+    }
+
+    /// The same image in another version of the format, without features. `sector` as in [`Self::renamed`].
+    ///
+    /// # Errors
+    /// As [`Self::renamed`].
+    pub fn in_version(&self, sector: &[u8], version: Version) -> Result<Renamed, HeaderError> {
+        let mut header = self.clone();
+        header.version = version;
+        header.additional = if version == Version::V3 { vec![0; ADDITIONAL_BYTES] } else { Vec::new() };
+        header.incompatible = Incompatible::EMPTY;
+        header.compatible = Compatible::EMPTY;
+        header.autoclear = Autoclear::EMPTY;
+        header.extensions.invalidate_bitmaps();
+        header.extensions.drop_feature_names();
+        header.replacing(self, sector)
+    }
+
+    /// What is to be written so that this header takes the place of `old`, whose first bytes are `sector`.
+    fn replacing(self, old: &Self, sector: &[u8]) -> Result<Renamed, HeaderError> {
+        let mut header = self;
+        let name = header.backing_name.clone().unwrap_or_default();
+        let name = name.as_slice();
         if header.area_end() > SECTOR_BYTES {
             header.extensions.drop_feature_names();
         }
@@ -55,8 +83,8 @@ impl Header {
             return Err(HeaderError::DoesNotFit(area_end));
         }
         let is_inside = area_end + name.len() <= SECTOR_BYTES;
-        let name_at = if is_inside { area_end } else { self.free_from(sector) };
-        if name_at + name.len() > self.cluster.buffer_len() {
+        let name_at = if is_inside { area_end } else { old.free_from(sector).max(area_end) };
+        if name_at + name.len() > header.cluster.buffer_len() {
             return Err(HeaderError::DoesNotFit(name_at + name.len()));
         }
         let mut fresh = Vec::with_capacity(SECTOR_BYTES);

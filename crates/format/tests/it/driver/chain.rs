@@ -7,6 +7,7 @@ use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
@@ -92,6 +93,15 @@ impl Chain {
 
     /// Makes the image on top name another backing file, as the job or command does it that changes the chain as well.
     pub(crate) fn rename(&self, graph: &SimGraph<'_>, to: Option<BackingFile>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().change_backing_file(io, to.as_ref()).await)
+    }
+
+    /// Does something to the image on top with nobody else inside.
+    pub(crate) fn alone(
+        &self,
+        graph: &SimGraph<'_>,
+        work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let top = self.top;
         graph.call(async move |task: &mut Task<'_>| {
             let mut plan = Plan::new();
@@ -100,8 +110,7 @@ impl Chain {
             let staged = task.stage(checked).await?;
             let change = task.admit(staged).await?;
             let private = change.private(top)?;
-            let io = private.io();
-            let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
+            let result = work(private.io()).await;
             drop(private);
             change.abort().await;
             result

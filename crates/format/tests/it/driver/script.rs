@@ -7,6 +7,7 @@
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
+//! | `amend v2`, `amend v3`, `amend BITS`, `amend lazy`, `empty` | likewise; to write after most of them, the image is opened again |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
@@ -16,11 +17,11 @@ use std::rc::Rc;
 
 use drystone_base::Result;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::BackingFile;
+use drystone_core::driver::{Amendment, BackingFile};
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::DiscardRule;
+use drystone_testkit::model::{Content, DiscardRule, Ending};
 use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
@@ -80,8 +81,29 @@ impl Stage<'_, '_> {
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
+            ["amend", "v2"] => self.amend(Amendment::Version(2)),
+            ["amend", "v3"] => self.amend(Amendment::Version(3)),
+            ["amend", "lazy"] => self.amend(Amendment::LazyRefcounts(true)),
+            ["amend", bits] => self.amend(Amendment::RefcountBits(len(bits))),
+            ["empty"] => self.empty(),
             _ => run_step(sim, chain, model, step),
         }
+    }
+
+    fn amend(&self, what: Amendment) -> Result<()> {
+        let flush = self.model.borrow_mut().begin_flush();
+        self.chain.alone(self.graph, async move |io| io.node().driver().amend(io, what).await)?;
+        self.model.borrow_mut().end_flush(flush);
+        Ok(())
+    }
+
+    /// For an image that has nothing behind it.
+    fn empty(&self) -> Result<()> {
+        let len = self.model.borrow().len();
+        let write = self.model.borrow_mut().begin_write(range(&format!("0..{len}")), Content::Zero);
+        let result = self.chain.alone(self.graph, async |io| io.node().driver().make_empty(io).await);
+        self.model.borrow_mut().end_write(write, Ending::from(&result));
+        result
     }
 
     fn rename(&self, name: Option<Vec<u8>>) -> Result<()> {
