@@ -56,7 +56,6 @@ const KNOWN: [Known; 5] = [
             "l2-cache-entry-size",
             "refcount-cache-size",
             "cache-clean-interval",
-            "drop-bitmaps",
         ],
         unsupported: &["encrypt", "data-file"],
     },

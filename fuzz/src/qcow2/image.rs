@@ -52,7 +52,6 @@ impl OpenImage {
         let disk = disk.clone();
         let options = Qcow2Options {
             read_only,
-            drop_bitmaps: true,
             pass_discard: true,
             l2_cache_bytes: 0,
             refcount_cache_bytes: 0,

@@ -64,6 +64,22 @@ impl Draft {
                 return Err(Error::new(Kind::InvalidInput, "it is to be reopened twice").on_node(name));
             }
         }
+        self.reopen_items(task, asked)
+    }
+
+    /// The same for one node that may have no name of its own; `said` does not name it.
+    ///
+    /// # Errors
+    /// As [`Self::reopen`].
+    pub fn reopen_node(&mut self, task: &Task<'_>, node: NodeId, said: Options) -> Result<()> {
+        let handle = self.plan.node(task.gs(), node);
+        let name = handle.map(|node| node.name().to_owned()).unwrap_or_default();
+        let given = self.given(task, node, &name)?;
+        let item = Item { node, name, given, said, comes_along: false };
+        self.reopen_items(task, BTreeMap::from([(node, item)]))
+    }
+
+    fn reopen_items(&mut self, task: &Task<'_>, asked: BTreeMap<NodeId, Item>) -> Result<()> {
         let mut reopening = Reopening { draft: self, task, asked, done: BTreeSet::new() };
         while let Some(item) = reopening.next() {
             reopening.run(item, Settings::default())?;

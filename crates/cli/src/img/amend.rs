@@ -167,7 +167,8 @@ fn parse(text: &str) -> Result<Wish> {
             (None, Some(positive)) => (positive, "off".to_owned()),
             (None, None) => (key.as_str(), "on".to_owned()),
         };
-        let switch = || parse_switch(&value).ok_or_else(|| bad(format!("'{value}' is neither 'on' nor 'off'")));
+        let switch =
+            || parse_switch(&value).ok_or_else(|| bad(format!("'{value}' is neither 'on' nor 'off'")));
         match key {
             "compat" => {
                 let version = Version::from_compat(&value);
@@ -202,9 +203,8 @@ impl Wish {
             let text = "it needs version 3 of the format (compat=1.1)";
             Err(Error::new(Kind::InvalidInput, text).in_option(option))
         };
-        match (self.lazy_refcounts, self.refcount_bits) {
-            (Some(true), _) if is_v2 => no("lazy_refcounts"),
-            (_, Some(bits)) if is_v2 && bits != 16 => no("refcount_bits"),
+        match self.refcount_bits {
+            Some(bits) if is_v2 && bits != 16 => no("refcount_bits"),
             _ => Ok(()),
         }
     }
@@ -230,7 +230,8 @@ impl Wish {
             upgrades.then_some(Step::Amend(Amendment::Version(3))),
             self.refcount_bits.map(|bits| Step::Amend(Amendment::RefcountBits(bits))),
             // Version 2 has no such bit.
-            self.lazy_refcounts.or(downgrades.then_some(false)).map(|is_on| Step::Amend(Amendment::LazyRefcounts(is_on))),
+            if downgrades { Some(false) } else { self.lazy_refcounts }
+                .map(|is_on| Step::Amend(Amendment::LazyRefcounts(is_on))),
             self.len.map(Step::Resize),
             downgrades.then_some(Step::Amend(Amendment::Version(2))),
         ];
@@ -316,7 +317,6 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (list, name) in [
             ("compat=2", "compat"),
-            ("compat=v2,lazy_refcounts=on", "lazy_refcounts"),
             ("compat=v2,refcount_bits=8", "refcount_bits"),
             ("refcount_bits=x", "refcount_bits"),
             ("cluster_size=4k", "cluster_size"),

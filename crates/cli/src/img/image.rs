@@ -209,7 +209,7 @@ impl Image {
 
     async fn on_qcow2(child: Self) -> Result<Self> {
         let header = child.bytes.header().await?;
-        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access(&[]) {
+        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access() {
             return Err(Error::new(Kind::Unsupported, "cannot open the image").because(cause));
         }
         let options = options_of(Format::Qcow2, &Window::default(), &child);

@@ -235,7 +235,8 @@ impl Info {
         }
         if !self.snapshots.is_empty() {
             words.raw(b"Snapshot list:\n");
-            for line in snapshots::to_table(&self.snapshots) {
+            let rows: Vec<_> = self.snapshots.iter().map(snapshots::Row::from).collect();
+            for line in snapshots::to_table(&rows) {
                 words.raw(&line);
             }
         }

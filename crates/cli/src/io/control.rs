@@ -3,6 +3,7 @@
 use drystone_base::{Error, Kind};
 
 use super::number::{parse_len, parse_ms};
+use super::print::errno_text;
 use super::session::{Fault, Session};
 use super::table::{Command, Verb};
 
@@ -32,12 +33,19 @@ pub(super) async fn sleep(session: &mut Session<'_>, words: &[String]) -> Result
 
 /// `break`, `resume`, `remove_break`, `wait_break`.
 pub(super) async fn breakpoint(session: &mut Session<'_>, verb: Verb, words: &[String]) -> Result<(), Fault> {
-    let _ = (session, words);
+    let tag = words.last().map_or("", String::as_str);
     let error = Error::new(Kind::Unsupported, "no node of the image has breakpoints");
-    Err(match verb {
-        Verb::Break => Fault::Print("Could not set breakpoint: Operation not supported\n".into()),
-        _ => Fault::Complain(error.report()),
-    })
+    let _ = session;
+    match verb {
+        Verb::Break => Err(told("Could not set breakpoint", &error)),
+        Verb::Resume => Err(told("Could not resume request", &error)),
+        Verb::RemoveBreak => Err(told(&format!("Could not remove breakpoint {tag}"), &error)),
+        _ => Err(error.into()),
+    }
+}
+
+fn told(what: &str, error: &Error) -> Fault {
+    Fault::Print(format!("{what}: {}\n", errno_text(error.errno())))
 }
 
 /// All commands of zoned devices: what is wrong with their numbers comes first.

@@ -3,9 +3,9 @@
 //! ```text
 //!   reader ──┐
 //!            ├──► [copy-on-read] ──► [temporary overlay] ──► image
-//!   writer ──┘  comes with the first command that writes
+//!   writer ──┘  unless the image is read-only; changes lengths from the first command on that does
 //! ```
-//! Invariant: who only reads takes no permission to write, so that an image that others use can be looked at.
+//! Invariant: what is opened read-only takes no permission to write, so that an image that others use can be looked at.
 
 use drystone_base::Result;
 use drystone_blockdev::open::Opener;
@@ -74,10 +74,16 @@ impl Image {
     /// Those of the image and what is behind it, and of making an overlay; nothing of it is open then.
     pub(super) async fn open(tool: &Tool, wish: Wish) -> Result<Self> {
         let (opener, cache, user) = (tool.opener().clone(), wish.cache, wish.user);
+        let writes = !wish.request.settings.read_only;
         let opened = tool.on_control(async move |task| open(task, &opener, &wish).await).await?;
         let Opened { reader, entry, node, overlay, warnings } = opened;
         warnings.iter().for_each(|warning| tool.warn(warning));
-        Ok(Self { reader, writer: None, can_resize: false, entry, node, cache, overlay, user })
+        let mut image = Self { reader, writer: None, can_resize: false, entry, node, cache, overlay, user };
+        if writes && let Err(error) = image.allow(tool, Needs::Write).await {
+            image.close(tool).await?;
+            return Err(error);
+        }
+        Ok(image)
     }
 
     /// How writes are to be done for the cache mode.
@@ -181,7 +187,8 @@ async fn open(task: &mut Task<'_>, opener: &Opener, wish: &Wish) -> Result<Opene
     let mut request = wish.request.clone();
     request.settings.read_only |= wish.is_snapshot;
     let grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
-    request.users = Some(grant);
+    let users = if request.settings.read_only { grant.perm } else { grant.perm.with(Perm::WRITE) };
+    request.users = Some(Grant { perm: users, ..grant });
     let opened = opener.open(task, &request).await?;
     let (node, warnings, mut opening) = (opened.top, opened.warnings, opened.opening);
     let filters = wish.is_copy_on_read && !wish.is_snapshot;

@@ -13,6 +13,10 @@ use crate::img::doc::Doc;
 
 /// Bytes that `alloc` looks at if it is not told how many.
 const ALLOC_BYTES: &str = "512";
+/// Drivers that are no protocols.
+const IMAGE_FORMATS: [&str; 3] = ["raw", "qcow2", "copy-on-read"];
+/// Drivers that know nothing of clusters, so that their `info` ends with an error.
+const NO_CLUSTERS: [&str; 3] = ["null-co", "null-aio", "nbd"];
 
 pub(super) async fn flush(session: &mut Session<'_>) -> Result<(), Fault> {
     let reader = session.image()?.reader.clone();
@@ -47,16 +51,22 @@ pub(super) async fn info(session: &mut Session<'_>) -> Result<(), Fault> {
         Ok(reports.into_iter().find(|report| report.id == node))
     });
     let report = found.await?.ok_or_else(|| Fault::Complain("the image has gone".into()))?;
+    if NO_CLUSTERS.contains(&report.image.format) {
+        print(&names(&report.image));
+        return Err(Fault::Silent);
+    }
     print(&info_text(&report.image));
     Ok(())
 }
 
+/// The name of the driver; twice for one that is also the name of a protocol.
+fn names(report: &ImageReport) -> String {
+    let line = format!("format name: {}\n", report.format);
+    if IMAGE_FORMATS.contains(&report.format) { line } else { line.repeat(2) }
+}
+
 fn info_text(report: &ImageReport) -> String {
-    let mut text = format!("format name: {}\n", report.format);
-    if is_protocol(report) {
-        // As a protocol it has a name, too.
-        text.push_str(&format!("format name: {}\n", report.format));
-    }
+    let mut text = names(report);
     let specific = specific(report);
     text.push_str(&format!("cluster size: {}\n", size_of(report.cluster_size.unwrap_or(0))));
     text.push_str(&format!("vm state offset: {}\n", size_of(machine_state_at(report))));
@@ -67,10 +77,6 @@ fn info_text(report: &ImageReport) -> String {
         text.push_str(&String::from_utf8_lossy(&words));
     }
     text
-}
-
-fn is_protocol(report: &ImageReport) -> bool {
-    !["raw", "qcow2", "copy-on-read"].contains(&report.format)
 }
 
 /// What only one format has.

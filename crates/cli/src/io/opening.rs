@@ -231,7 +231,7 @@ impl Change {
         let (opener, cache) = (session.tool.opener().clone(), self.cache);
         let reopen = session.tool.on_control(async move |task| {
             let wanted = self.wanted(task)?;
-            change(task, &opener, async |draft, task| draft.reopen(task, vec![wanted])).await
+            change(task, &opener, async |draft, task| draft.reopen_node(task, self.node, wanted)).await
         });
         reopen.await?;
         if let Some(image) = session.image.as_mut() {
@@ -243,17 +243,17 @@ impl Change {
     /// All options of the node: what it was given, and what is different now.
     fn wanted(&self, task: &Task<'_>) -> Result<Options> {
         let gone = || Error::new(Kind::NotFound, "the image has gone");
-        let (given, node, backing) = task.gs().with(|graph| {
-            let backing = graph.child(self.node, ChildKey::Backing).and_then(|id| graph.node_handle(id));
+        let (given, node, children) = task.gs().with(|graph| {
             let node = graph.node_handle(self.node).ok_or_else(gone)?;
-            Ok::<_, Error>((Given::of(graph, self.node), node, backing))
+            let name = |key| Some(graph.node_handle(graph.child(self.node, key)?)?.name().to_owned());
+            let children = [("file", name(ChildKey::File)), ("backing", name(ChildKey::Backing))];
+            Ok::<_, Error>((Given::of(graph, self.node), node, children))
         })?;
         let given: Rc<Given> = given.ok_or_else(|| {
             Error::new(Kind::Unsupported, "it was not opened by options, and cannot be reopened")
         })?;
         let mut said = Options::default();
         let switch = |on: bool| if on { "on" } else { "off" };
-        said.set("node-name", node.name())?;
         said.set("read-only", switch(self.is_read_only.unwrap_or_else(|| node.is_read_only())))?;
         said.set("cache.direct", switch(self.cache.is_direct))?;
         said.set("cache.no-flush", switch(self.cache.no_flush))?;
@@ -261,8 +261,10 @@ impl Change {
         if given.settings.force_share {
             said.set("force-share", "on")?;
         }
-        if let Some(backing) = backing {
-            said.set("backing", backing.name())?;
+        for (key, name) in children {
+            if let Some(name) = name.filter(|_| !self.options.has(key)) {
+                said.set(key, name)?;
+            }
         }
         let mut wanted = with_options(&with_options(&given.explicit, &said)?, &self.options)?;
         // A switch may be written in four ways, and a comparison knows one.

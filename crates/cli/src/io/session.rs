@@ -202,6 +202,6 @@ fn help(words: &[String]) -> Result<(), Fault> {
         return Ok(());
     };
     let command = table::find(name).ok_or_else(|| format!("command {name} not found\n"))?;
-    print(&command.description());
+    print(&command.description(name));
     Ok(())
 }

@@ -272,9 +272,10 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         count: (3, 4),
+        letters: "p",
         arguments: "offset len [len..]",
         about: "appends to a zone of a zoned device",
-        ..plain("zone_append", "zap", Verb::ZoneAppend, Needs::Write)
+        ..plain("zone_append", "zap", Verb::ZoneAppend, Needs::Image)
     },
     Command { about: "closes zones", ..zone("zone_close", "zc") },
     Command { about: "finishes zones", ..zone("zone_finish", "zf") },
@@ -289,7 +290,7 @@ pub(super) const COMMANDS: &[Command] = &[
 ];
 
 const fn zone(name: &'static str, alias: &'static str) -> Command {
-    Command { count: (2, 2), arguments: "offset len", ..plain(name, alias, Verb::ZoneManage, Needs::Write) }
+    Command { count: (2, 2), arguments: "offset len", ..plain(name, alias, Verb::ZoneManage, Needs::Image) }
 }
 
 /// The command of that name, long or short.
@@ -314,13 +315,18 @@ impl Command {
 
     /// One line: what it takes and what it does.
     pub(super) fn line(&self) -> String {
-        let space = if self.arguments.is_empty() && self.name != "map" { "" } else { " " };
-        format!("{}{space}{} -- {}\n", self.name, self.arguments, self.about)
+        self.line_of(self.name)
     }
 
-    /// All that is to be said of it.
-    pub(super) fn description(&self) -> String {
-        let mut text = self.line();
+    fn line_of(&self, name: &str) -> String {
+        // The C tool leaves room for the arguments of `map`, which has none.
+        let space = if self.arguments.is_empty() && self.verb != Verb::Map { "" } else { " " };
+        format!("{name}{space}{} -- {}\n", self.arguments, self.about)
+    }
+
+    /// All that is to be said of it, under the name by which it was asked for.
+    pub(super) fn description(&self, name: &str) -> String {
+        let mut text = self.line_of(name);
         if !self.details.is_empty() {
             text.push('\n');
         }

@@ -5,7 +5,9 @@ pub(crate) mod nbd;
 pub(crate) mod serve;
 
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,37 +75,35 @@ pub(crate) struct Ran {
     pub(crate) status: i32,
 }
 
-/// Runs a program to its end, in English and UTC.
+/// Runs a program to its end, in English and UTC, with nothing to read.
 pub(crate) fn run(program: &Path, args: &[String], dir: &Path) -> Ran {
+    run_with_input(program, args, dir, "")
+}
+
+/// Runs a program to its end, in English and UTC. `input` is what it can read, and fits in a pipe.
+pub(crate) fn run_with_input(program: &Path, args: &[String], dir: &Path, input: &str) -> Ran {
     let mut command = Command::new(program);
-    command.args(args).current_dir(dir).stdin(Stdio::null()).env("LC_ALL", "C").env("TZ", "UTC");
-    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    command.args(args).current_dir(dir).env("LC_ALL", "C").env("TZ", "UTC");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    // Whoever reads nothing may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
     Ran {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        status: output.status.code().unwrap_or(255),
+        status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap()),
     }
 }
 
-/// Our program under the name of the image tool.
-pub(crate) fn our_qemu_img(scratch: &Scratch) -> PathBuf {
-    let path = scratch.path().join("bin/qemu-img");
+/// Our program under the name of a tool.
+pub(crate) fn our_tool(scratch: &Scratch, name: &str) -> PathBuf {
+    let path = scratch.path().join("bin").join(name);
     if !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drystone"), &path).unwrap();
     }
     path
-}
-
-/// Our program under the name of a tool, in a folder for such links.
-pub(crate) fn our_tool(bin: &Path, name: &str) -> PathBuf {
-    let path = bin.join(name);
-    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drystone"), &path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            panic!("{}: {error}", path.display())
-        }
-        _ => path,
-    }
 }
 
 /// Words of a command line; quotes keep spaces together, and nothing else has a meaning.
@@ -126,9 +126,29 @@ pub(crate) fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, and
-/// the list of options, of which we have fewer and describe them in our words.
+/// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, how
+/// long it took, and the list of options and commands, which we describe in our words.
 pub(crate) fn normalised(printed: &str) -> String {
+    let mut text = without_figures(printed);
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn without_figures(printed: &str) -> String {
+    if let Some((before, _)) = printed.split_once("Usage: qemu-") {
+        return format!("{before}(help)\n");
+    }
+    if let Some((first, _)) =
+        printed.split_once("  -h, --help ").filter(|_| !printed.starts_with("Supported "))
+    {
+        let before = first.rfind("Makes ").unwrap_or(0);
+        return format!("{}(help)\n", &first[..before]);
+    }
+    if let Some(text) = requests(printed) {
+        return text;
+    }
     let lines = printed.split_inclusive('\n').filter_map(|line| {
         let key = line.trim_start();
         let indent = &line[..line.len() - key.len()];
@@ -152,6 +172,39 @@ pub(crate) fn normalised(printed: &str) -> String {
     let text: String = lines.collect();
     // What was left out behind a list of options was a paragraph of its own.
     if text.starts_with("Supported ") { text.trim_end().to_owned() + "\n" } else { text }
+}
+
+/// What the tool prints that makes requests, if it is that: without figures of time, and without descriptions.
+fn requests(printed: &str) -> Option<String> {
+    let is_command = |line: &str| line.contains(" -- ") && !line.contains("=<");
+    let has_figures = |line: &str| line.contains(" ops; ") || is_figures(line);
+    printed.lines().any(|line| is_command(line) || has_figures(line)).then(|| {
+        let mut in_help = false;
+        let lines = printed.lines().filter_map(|line| {
+            if let Some((what, _)) = line.split_once(" ops; ") {
+                return Some(format!("{what} ops; ...\n"));
+            }
+            if is_figures(line) {
+                return Some(format!("{},...\n", line.rsplitn(4, ',').last().unwrap()));
+            }
+            let is_about = line.starts_with(' ') || line.is_empty();
+            if is_command(line) && !line.starts_with("Parsing error") {
+                in_help = true;
+                return Some(format!("{} -- ...\n", line.split_once(" -- ").unwrap().0));
+            }
+            in_help &= is_about;
+            (!in_help).then(|| format!("{line}\n"))
+        });
+        lines.collect()
+    })
+}
+
+/// Whether a line is `65536,1,0:00:00.00,726442387.630,11084.631`.
+fn is_figures(line: &str) -> bool {
+    let parts: Vec<&str> = line.split(',').collect();
+    parts.len() == 5
+        && parts[1] == "1"
+        && line.bytes().all(|byte| byte.is_ascii_digit() || b",:.".contains(&byte))
 }
 
 /// Bytes out of the text that `od -A x -t x1 -w32` prints.

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::common::serve::PATIENCE;
-use crate::common::{Scratch, normalised, our_qemu_img, our_tool, parse_od, run, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -84,18 +84,25 @@ pub(crate) fn stored_image(name: &str, to: &Path) {
 }
 
 /// The tools under test.
-struct Programs {
-    /// Ours, or none when the installed ones are recorded.
-    ours: Option<PathBuf>,
+struct Programs<'s> {
+    /// Where ours are, or nothing when the installed ones are recorded.
+    ours: Option<&'s Scratch>,
 }
 
-impl Programs {
-    fn ours(scratch: &Scratch) -> Self {
-        Self { ours: our_qemu_img(scratch).parent().map(Path::to_owned) }
+impl Programs<'_> {
+    fn named(&self, name: &str) -> PathBuf {
+        assert!(name.starts_with("qemu-"), "'{name}' is none of the tools");
+        self.ours.map_or_else(|| name.into(), |scratch| our_tool(scratch, name))
     }
 
-    fn named(&self, name: &str) -> PathBuf {
-        self.ours.as_ref().map_or_else(|| name.into(), |bin| our_tool(bin, name))
+    /// Runs a command line; what stands behind `<` is what it can read, with `\n` for the end of a line.
+    fn run(&self, command: &str, dir: &Path) -> Ran {
+        let args = in_dir(words(command), dir);
+        let (args, input) = match args.iter().position(|word| word == "<") {
+            Some(at) => (&args[..at], args[at + 1].replace("\\n", "\n")),
+            None => (&args[..], String::new()),
+        };
+        run_with_input(&self.named(&args[0]), &args[1..], dir, &input)
     }
 }
 
@@ -105,7 +112,7 @@ fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
 }
 
 /// Starts `qemu-nbd` in the background, and comes back when clients can connect.
-fn serve(programs: &Programs, socket: &str, args: &[&str], dir: &Path) {
+fn serve(programs: &Programs<'_>, socket: &str, args: &[&str], dir: &Path) {
     let place =
         ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
     let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
@@ -127,8 +134,30 @@ fn stop(socket: &str, dir: &Path) {
     }
 }
 
+/// Bytes without a pattern, none of them zero; the same for the same offset.
+fn noise(offset: u64, len: usize) -> Vec<u8> {
+    let mut state = offset | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33).to_le_bytes()[0] | 1
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// What is in a file: its length and a sum (FNV-1a of 64 bits) over all bytes.
+fn digest(path: &Path) -> Ran {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Ran { stdout: String::new(), stderr: error.to_string(), status: 1 },
+    };
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    let stdout = format!("{} bytes, {sum:016x}\n", bytes.len());
+    Ran { stdout, stderr: String::new(), status: 0 }
+}
+
 /// Does what a line behind `> ` says.
-fn prepare(line: &str, programs: &Programs, dir: &Path) {
+fn prepare(line: &str, programs: &Programs<'_>, dir: &Path) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -143,6 +172,11 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
             let file = File::options().write(true).open(dir.join(file)).unwrap();
             file.write_all_at(&bytes, offset).unwrap();
         }
+        ["noise", file, offset, len] => {
+            let (offset, len): (u64, usize) = (offset.parse().unwrap(), len.parse().unwrap());
+            let file = File::options().write(true).open(dir.join(file)).unwrap();
+            file.write_all_at(&noise(offset, len), offset).unwrap();
+        }
         ["cut", file, len] => {
             let file = File::options().write(true).open(dir.join(file)).unwrap();
             file.set_len(len.parse().unwrap()).unwrap();
@@ -152,9 +186,9 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
         ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
         ["stop", socket] => stop(socket, dir),
-        ["qemu-img", ref args @ ..] => {
-            let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
-            let ran = run(&programs.named("qemu-img"), &args, dir);
+        ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
+        ["qemu-img" | "qemu-io", ..] => {
+            let ran = programs.run(line, dir);
             assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
         }
         _ => panic!("no such preparation: {line}"),
@@ -162,7 +196,7 @@ fn prepare(line: &str, programs: &Programs, dir: &Path) {
 }
 
 /// Runs the cases of one file; the differences, and the file as it would be recorded.
-fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
+fn replay(name: &str, programs: &Programs<'_>, dir: &Path) -> (String, String) {
     let path = golden().join(format!("{name}.txt"));
     let (mut differences, mut recorded) = (String::new(), String::new());
     for step in parse(&std::fs::read_to_string(&path).unwrap()) {
@@ -174,14 +208,19 @@ fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
             }
             Step::Case { command, theirs, ours } => {
                 let args = in_dir(words(&command), dir);
-                let ran = run(&programs.named(&args[0]), &args[1..], dir);
+                let ran = match args[0].as_str() {
+                    "digest" => digest(&dir.join(&args[1])),
+                    _ => programs.run(&command, dir),
+                };
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 let expected = ours.as_ref().unwrap_or(&theirs);
                 if here != *expected {
                     let about = format!("{name}: $ {command}\n--- recorded\n{expected}--- here\n{here}");
                     writeln!(differences, "{about}--- standard error\n{}", ran.stderr).unwrap();
                 }
-                if here.status != 0 && ran.stderr.is_empty() {
+                // Requests that fail say so on standard output.
+                let is_told = !ran.stderr.is_empty() || command.starts_with("qemu-io");
+                if here.status != 0 && !is_told {
                     writeln!(differences, "{name}: $ {command}: failed without a word").unwrap();
                 }
                 write!(recorded, "$ {command}\n{here}").unwrap();
@@ -196,7 +235,7 @@ fn replay(name: &str, programs: &Programs, dir: &Path) -> (String, String) {
 
 /// Prepares the images of a file of cases, and calls `look` for each with its folder.
 pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&str, &Path)) {
-    let programs = Programs::ours(scratch);
+    let programs = Programs { ours: Some(scratch) };
     let mut last = String::new();
     for step in parse(&std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap()) {
         match step {
@@ -216,7 +255,7 @@ pub(crate) fn each_image(name: &str, scratch: &Scratch, mut look: impl FnMut(&st
 fn check(name: &str) {
     let scratch = Scratch::new("golden");
     let is_recording = std::env::var_os(RECORD).is_some();
-    let programs = if is_recording { Programs { ours: None } } else { Programs::ours(&scratch) };
+    let programs = Programs { ours: (!is_recording).then_some(&scratch) };
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
     let (differences, recorded) = replay(name, &programs, &dir);
@@ -243,8 +282,23 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_amend_changes_what_the_c_tool_changes() {
+    check("amend");
+}
+
+#[test]
 fn golden_repairs_fix_what_the_c_tool_fixes() {
     check("repair");
+}
+
+#[test]
+fn golden_convert_makes_what_the_c_tool_makes() {
+    check("convert");
+}
+
+#[test]
+fn golden_dd_makes_what_the_c_tool_makes() {
+    check("dd");
 }
 
 #[test]
@@ -263,11 +317,17 @@ fn golden_servers_offer_what_those_of_the_c_tool_offer() {
 }
 
 #[test]
+fn golden_requests_are_made_and_reported_alike() {
+    check("io");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases = |name: &str| {
         let text = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
         parse(&text).iter().filter(|step| matches!(step, Step::Case { .. })).count()
     };
-    let total: usize = ["info", "create", "check", "repair", "usage", "hostile"].into_iter().map(cases).sum();
+    let total: usize =
+        ["info", "create", "check", "repair", "usage", "hostile", "io", "amend"].into_iter().map(cases).sum();
     assert!(total >= 600, "{total} cases");
 }

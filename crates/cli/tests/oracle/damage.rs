@@ -5,7 +5,7 @@ use std::path::Path;
 
 use drystone_base::rng::Rng;
 
-use crate::common::{Scratch, our_qemu_img, parse_od, run};
+use crate::common::{Scratch, our_tool, parse_od, run};
 
 const NAMES: [&str; 5] = ["c512", "c4k-v2", "c4k-r2-lazy", "c4k-r32-zstd", "c64k"];
 /// Damages of each image.
@@ -53,7 +53,7 @@ fn is_known_difference(ours: &str) -> bool {
 #[test]
 fn oracle_damaged_images_are_judged_alike() {
     let scratch = Scratch::new("damage");
-    let ours = our_qemu_img(&scratch);
+    let ours = our_tool(&scratch, "qemu-img");
     let mut compared = 0;
     for name in NAMES {
         let stored =

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::serve::Serve;
-use crate::common::{Ran, Scratch, normalised, our_qemu_img, run, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, run, words};
 
 /// One kind of image.
 struct Kind {
@@ -36,7 +36,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = Scratch::new("oracle");
-        let ours = our_qemu_img(&scratch);
+        let ours = our_tool(&scratch, "qemu-img");
         Self { scratch, ours }
     }
 

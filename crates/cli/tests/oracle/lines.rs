@@ -4,7 +4,7 @@ use std::path::Path;
 
 use drystone_base::rng::Rng;
 
-use crate::common::{Scratch, normalised, our_qemu_img, run};
+use crate::common::{Scratch, normalised, our_tool, run};
 
 /// How many lines are compared.
 const LINES: u64 = 400;
@@ -89,7 +89,7 @@ fn is_large(stdout: &str) -> bool {
 #[test]
 fn oracle_random_lines_of_create_have_the_same_meaning() {
     let scratch = Scratch::new("lines");
-    let ours = our_qemu_img(&scratch);
+    let ours = our_tool(&scratch, "qemu-img");
     let dir = scratch.path().join("work");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("base"), vec![0; 12345]).unwrap();

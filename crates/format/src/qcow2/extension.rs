@@ -178,6 +178,13 @@ impl Extensions {
         }
     }
 
+    /// Replaces where the bitmaps are.
+    pub(super) fn set_bitmaps(&mut self, bitmaps: Option<BitmapsExtension>) {
+        self.list.retain(|extension| extension.kind != BITMAPS);
+        self.list.extend(bitmaps.map(|bitmaps| Extension { kind: BITMAPS, data: bitmaps.encode() }));
+        self.bitmaps = bitmaps;
+    }
+
     /// Leaves out what features are called, which programs know anyway.
     pub(super) fn drop_feature_names(&mut self) {
         self.list.retain(|extension| extension.kind != FEATURE_NAMES);

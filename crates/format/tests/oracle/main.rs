@@ -35,3 +35,6 @@ mod snapshot;
 mod state;
 mod subclusters;
 mod tools;
+#[path = "../it/driver/tracked.rs"]
+#[expect(dead_code, reason = "there is more of it than this needs")]
+mod tracked;

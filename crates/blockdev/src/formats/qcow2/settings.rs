@@ -6,7 +6,7 @@
 //! | `pass-discard-request` | decides about all space that the image gives back; by default as `discard` says |
 //! | `pass-discard-snapshot`, `pass-discard-other`, `lazy-refcounts`, `cache-clean-interval`, `l2-cache-entry-size` | checked, and nothing: they trade one cost for another that is not there |
 //! | `overlap-check` | checked, and nothing: tables are protected always |
-//! | `discard-no-unref=on` | refused: discarded clusters go back |
+//! | `discard-no-unref` | discarded clusters keep their place |
 
 use drystone_base::{Error, Kind, Result};
 use drystone_format::qcow2::driver::open::Qcow2Options;
@@ -42,17 +42,14 @@ pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Opt
         options.take_switch(key)?;
     }
     options.take_number("cache-clean-interval")?;
-    if options.take_switch("discard-no-unref")? == Some(true) {
-        return Err(Error::new(Kind::Unsupported, "it is not supported").in_option("discard-no-unref"));
-    }
     take_l2_entry(options)?;
     take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
-        drop_bitmaps: options.take_switch("drop-bitmaps")?.unwrap_or(default.drop_bitmaps),
         pass_discard: options
             .take_switch("pass-discard-request")?
             .unwrap_or(settings.discard == Discard::Unmap),
+        discard_keeps: options.take_switch("discard-no-unref")?.unwrap_or(default.discard_keeps),
         l2_cache_bytes: caches.l2.unwrap_or(default.l2_cache_bytes),
         refcount_cache_bytes: caches.refcounts.unwrap_or(default.refcount_cache_bytes),
     })

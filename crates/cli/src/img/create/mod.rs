@@ -194,13 +194,20 @@ impl NewImage {
         Ok(lists.iter().any(|list| list::asks_for_help(list)).then(|| table::help(format, true)))
     }
 
-    /// Sets the backing file and its format.
+    /// Sets the backing file.
     ///
     /// # Errors
     /// A format that has none.
-    pub(super) fn set_backing(&mut self, name: &OsStr, format: Option<&str>) -> Result<()> {
-        self.values.set_backing(text(name)?)?;
-        format.map_or(Ok(()), |format| self.values.set_backing_format(format))
+    pub(super) fn set_backing(&mut self, name: &OsStr) -> Result<()> {
+        self.values.set_backing(text(name)?)
+    }
+
+    /// Sets the format of the backing file.
+    ///
+    /// # Errors
+    /// As [`Self::set_backing`].
+    pub(super) fn set_backing_format(&mut self, format: &str) -> Result<()> {
+        self.values.set_backing_format(format)
     }
 
     /// The backing file as it will be recorded, and its format.

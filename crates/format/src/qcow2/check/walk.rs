@@ -12,7 +12,7 @@ use drystone_base::{Error, HostOffset, LEN_MAX};
 use super::finding::{Finding, Structure};
 use super::reader::Source;
 use super::{Check, CheckError, Uses};
-use crate::qcow2::bitmap::{self, Bitmap};
+use crate::qcow2::bitmap::{self, Bitmap, TableEntry};
 use crate::qcow2::entry::{self, Allocated, Compressed, EntryFault, L2Entry, RawEntry, Table};
 use crate::qcow2::geometry::ENTRY_BYTES;
 use crate::qcow2::header::L1Table;
@@ -262,8 +262,10 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             index += entries.len() as u64;
             for raw in entries {
                 match bitmap::parse_table_entry(raw, self.cluster) {
-                    Ok(Some(data)) => self.refer(Structure::BitmapData, data, self.cluster.bytes(), 1)?,
-                    Ok(None) => {}
+                    Ok(TableEntry::Data(data)) => {
+                        self.refer(Structure::BitmapData, data, self.cluster.bytes(), 1)?
+                    }
+                    Ok(TableEntry::Clear | TableEntry::Set) => {}
                     Err(raw) => self.report(&Finding::BitmapEntry { at, raw }, 1),
                 }
             }

@@ -17,9 +17,12 @@
 //! | `compressed`, `pack` | compressed writes; places for what they store |
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
+//! | `dirty` | images whose counts were postponed |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
 //! | `amend`, `recount` | another version of the format; refcounts of another width |
+//! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -29,8 +32,10 @@
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
 mod amend;
+mod bitmaps;
 mod cache;
 mod compressed;
+mod dirty;
 mod frame;
 mod free;
 mod growth;
@@ -48,7 +53,9 @@ mod refs;
 mod reserve;
 mod resize;
 mod segments;
+mod shared;
 mod shrink;
+mod snapshot;
 mod source;
 mod stage;
 mod store;
@@ -61,6 +68,7 @@ use std::sync::{Mutex, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, Amendment, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
@@ -68,9 +76,11 @@ use drystone_core::driver::{
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
+use drystone_core::snapshots::InternalSnapshots;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
+use bitmaps::Bitmaps;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -100,10 +110,13 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    bitmaps: Bitmaps,
     /// The disk has become shorter, so the file may.
     trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
+    /// The mapping is that of an internal snapshot.
+    shows_snapshot: AtomicBool,
     decompressed: read::Cache,
     presses: compressed::Presses,
 }
@@ -251,6 +264,21 @@ impl Driver for Qcow2 {
             let result = self.amend_image(io, what).await;
             self.watch(io, result).await
         })
+    }
+
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        self.bitmaps.take_loaded()
+    }
+
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.prepare_bitmaps(io, changes).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

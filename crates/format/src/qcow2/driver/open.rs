@@ -9,6 +9,7 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
+use super::bitmaps::{Bitmaps, LoadedBitmaps, load_bitmaps};
 use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
@@ -16,7 +17,6 @@ use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
 use super::refs::Refs;
 use super::store::Rounds;
-use crate::qcow2::bitmap::Bitmap;
 use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
 /// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
@@ -27,10 +27,10 @@ const WORDS_BYTES_MAX: usize = 1 << 20;
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
-    /// Writing may invalidate the image's persistent bitmaps.
-    pub drop_bitmaps: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
+    /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
+    pub discard_keeps: bool,
     /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment). A few slices of 4 KiB at least.
     pub l2_cache_bytes: u64,
     /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment). A few blocks at least.
@@ -41,8 +41,8 @@ impl Default for Qcow2Options {
     fn default() -> Self {
         Self {
             read_only: false,
-            drop_bitmaps: false,
             pass_discard: false,
+            discard_keeps: false,
             l2_cache_bytes: 32 << 20,
             refcount_cache_bytes: 8 << 20,
         }
@@ -69,6 +69,7 @@ pub(super) struct Loaded {
     pub(super) l1: Vec<u64>,
     /// The refcount table; empty if nothing will be written.
     pub(super) refcounts: Vec<u64>,
+    pub(super) bitmaps: LoadedBitmaps,
 }
 
 impl Qcow2 {
@@ -78,7 +79,7 @@ impl Qcow2 {
     /// [`Kind::InvalidImage`] for broken rules of the format, [`Kind::Unsupported`] for features that this build does not
     /// know, [`Kind::ReadOnly`] for an image that can be read only and was not opened read-only.
     pub async fn open(file: Io<'_>, options: Qcow2Options) -> Result<Opened> {
-        let Loaded { header, bytes, l1, refcounts } = load_image(file, options).await?;
+        let Loaded { header, bytes, l1, refcounts, bitmaps } = load_image(file, options).await?;
         let cluster = header.cluster();
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
@@ -96,8 +97,10 @@ impl Qcow2 {
             structure: RangeLocks::default(),
             resizing: RangeLocks::default(),
             rounds: Rounds::default(),
+            bitmaps: Bitmaps::new(bitmaps),
             trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
+            shows_snapshot: AtomicBool::new(false),
             decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
@@ -109,7 +112,7 @@ impl Qcow2 {
 /// Reads what is always in memory of an image, if it may be opened like this.
 pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Loaded> {
     let (header, bytes) = load_header_bytes(file).await?;
-    demand_access(file, &header, options).await?;
+    demand_access(&header, options)?;
     let l1 = load_words(file, header.l1().at, u64::from(header.l1().entries)).await?;
     // Only writers count clusters.
     let entries = match options.read_only {
@@ -117,7 +120,8 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
         false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
     };
     let refcounts = load_words(file, header.refcounts().at, entries).await?;
-    Ok(Loaded { header, bytes, l1, refcounts })
+    let bitmaps = load_bitmaps(file, &header).await?;
+    Ok(Loaded { header, bytes, l1, refcounts, bitmaps })
 }
 
 /// Reads and parses the header of the image in `file`.
@@ -128,7 +132,7 @@ pub async fn load_header(file: Io<'_>) -> Result<Header> {
     load_header_bytes(file).await.map(|(header, _)| header)
 }
 
-async fn load_header_bytes(file: Io<'_>) -> Result<(Header, Vec<u8>)> {
+pub(super) async fn load_header_bytes(file: Io<'_>) -> Result<(Header, Vec<u8>)> {
     let invalid = |error| Error::new(Kind::InvalidImage, "the header is not valid").because(error);
     let start = load_start(file, PREFIX_BYTES).await?;
     let area = Header::area_len_bytes(&start).map_err(invalid)?;
@@ -144,7 +148,7 @@ async fn load_start(file: Io<'_>, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Reads a table of 8-byte entries that must lie inside of the file.
-async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
+pub(super) async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
     let len = entries * 8;
     if at.get().checked_add(len).is_none_or(|end| end > file.len()) && len > 0 {
         let text =
@@ -161,30 +165,17 @@ async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u6
     Ok(words)
 }
 
-async fn demand_access(file: Io<'_>, header: &Header, options: Qcow2Options) -> Result<()> {
-    let bitmaps = load_bitmaps(file, header).await;
-    match header.access(&bitmaps) {
+fn demand_access(header: &Header, options: Qcow2Options) -> Result<()> {
+    match header.access() {
         Access::ReadWrite => Ok(()),
         Access::Refused(reason) => {
             Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
         }
-        Access::ReadOnly(ReadOnlyReason::Bitmaps(_)) if options.drop_bitmaps => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
+        // The first write repairs it (`dirty`).
+        Access::ReadOnly(ReadOnlyReason::Dirty) => Ok(()),
         Access::ReadOnly(reason) => {
             Err(Error::new(Kind::ReadOnly, "the image cannot be opened for writing").because(reason))
         }
     }
-}
-
-/// The image's bitmaps, for naming them; none if they cannot be read.
-async fn load_bitmaps(file: Io<'_>, header: &Header) -> Vec<Bitmap> {
-    let Some(extension) = header.extensions().bitmaps() else { return Vec::new() };
-    let (at, len) = (extension.directory, extension.directory_len_bytes);
-    if at.get().checked_add(len).is_none_or(|end| end > file.len()) {
-        return Vec::new();
-    }
-    let Ok(buf) = file.read_new(at.in_child(), usize::try_from(len).unwrap_or(usize::MAX)).await else {
-        return Vec::new();
-    };
-    extension.parse_directory(buf.as_slice(), header.cluster()).unwrap_or_default()
 }

@@ -32,6 +32,7 @@ impl Qcow2 {
         if len == old_len {
             return Ok(());
         }
+        self.demand_bitmaps_can_resize(io)?;
         self.mark_for_writing(io).await?;
         if len < old_len {
             return self.shrink(io, len).await;

@@ -1,4 +1,4 @@
-//! What is given up when the disk becomes shorter.
+//! What is given up when the disk becomes shorter, or is emptied.
 //!
 //! The header says the new length first, so nothing that is done afterwards can be seen in the disk, and nothing of it has to
 //! succeed: what stays mapped behind the end is dropped when the disk grows again (`resize`).
@@ -37,7 +37,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Gives up everything that the image has of its own. Nobody else is inside.
+    /// Gives up every cluster of the disk: what is behind the image shows. A cut in between leaves some of them given up.
     pub(super) async fn empty(&self, io: Io<'_>) -> Result<()> {
         self.mark_for_writing(io).await?;
         self.drop_behind(io, 0).await?;

@@ -57,13 +57,18 @@ impl Qcow2 {
         self.store_locked(io).await
     }
 
-    /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
+    /// As [`Self::store_metadata`]; also stores bitmaps, and gives back all freed space whose time has come, so that nothing leaks. Of a
     /// damaged image, only the mark of that is stored.
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
         if self.condition.is_damaged() {
             let _ = self.mark_damage(io).await;
             return Ok(());
         }
+        if self.condition.is_amended() {
+            // Everything was stored before.
+            return Ok(());
+        }
+        self.store_bitmaps(io).await?;
         let _structure = self.lock_structure(io).await;
         self.store_locked(io).await?;
         if self.frees.any() {

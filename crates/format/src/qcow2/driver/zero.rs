@@ -1,6 +1,8 @@
 //! Zeroes and discards: whole subclusters by their entries, the rest by writing zero bytes. Only whole clusters give back
 //! their space.
 
+use std::sync::atomic::Ordering;
+
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
@@ -9,6 +11,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use super::map::Spot;
+use super::refs::Run;
 use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 use crate::qcow2::header::Version;
 
@@ -17,6 +20,8 @@ use crate::qcow2::header::Version;
 pub(super) enum Become {
     /// They read as zeroes, and keep the space that they have.
     ZeroKeeping,
+    /// Likewise, and what is in that space does not matter any more: the file may have it back.
+    Kept,
     /// They read as zeroes, and give their space back.
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
@@ -49,6 +54,7 @@ impl Qcow2 {
         }
         let goal = match (by_unmapping, flags.may_unmap) {
             (true, _) => Become::Discarded,
+            (false, true) if self.options().discard_keeps => Become::Kept,
             (false, true) => Become::Zero,
             (false, false) => Become::ZeroKeeping,
         };
@@ -76,7 +82,9 @@ impl Qcow2 {
             return Ok(());
         }
         let (_, middle, _) = split(io, range, self.cluster.bytes());
-        self.change_clusters(io, middle, Become::Discarded).await
+        let keeps = self.options().discard_keeps && self.version == Version::V3;
+        let goal = if keeps { Become::Kept } else { Become::Discarded };
+        self.change_clusters(io, middle, goal).await
     }
 
     fn demand_inside(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
@@ -166,7 +174,31 @@ impl Qcow2 {
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
             given_up.for_each(|(old, _)| self.unlink_entry(io, *old));
         }
+        if goal == Become::Kept {
+            self.discard_kept(io, entries.iter().zip(&new)).await?;
+        }
         Ok(len)
+    }
+
+    /// Gives the file back what clusters held that read as zeroes now and keep their place, once the disk knows that. Who
+    /// writes there next waits for this request.
+    async fn discard_kept<'e>(
+        &self,
+        io: Io<'_>,
+        changed: impl Iterator<Item = (&'e L2Entry, &'e L2Entry)>,
+    ) -> Result<()> {
+        if !self.pass_discard.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kept = changed.filter(|(old, new)| old != new && keeps_space(**old, **new));
+        let runs: Vec<Run> = kept.filter_map(|(_, new)| self.run_of(*new)).collect();
+        if !runs.is_empty() {
+            self.store_metadata(io).await?;
+        }
+        for run in runs {
+            self.discard_in_file(io, run).await;
+        }
+        Ok(())
     }
 
     /// The subclusters of cluster `n` from `spot` on that a range which starts there covers. Behind the end of the disk
@@ -195,14 +227,16 @@ impl Qcow2 {
     fn changed(&self, entry: L2Entry, goal: Become, has_backing: bool) -> L2Entry {
         match (goal, entry) {
             (
-                Become::ZeroKeeping,
+                Become::ZeroKeeping | Become::Kept,
                 L2Entry::Data(place @ Allocated { copied: true, .. })
                 | L2Entry::Mixed(Mixed { place: Some(place @ Allocated { copied: true, .. }), .. }),
             ) => L2Entry::Zero(Some(place)),
-            (Become::ZeroKeeping, L2Entry::Zero(_)) => entry,
+            (Become::ZeroKeeping | Become::Kept, L2Entry::Zero(_)) => entry,
             // Reads as zeroes already.
-            (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
-            (Become::ZeroKeeping | Become::Zero, _) => L2Entry::Zero(None),
+            (Become::ZeroKeeping | Become::Kept | Become::Zero, L2Entry::Unallocated) if !has_backing => {
+                entry
+            }
+            (Become::ZeroKeeping | Become::Kept | Become::Zero, _) => L2Entry::Zero(None),
             (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,

@@ -5,13 +5,11 @@
 //! | an unknown incompatible feature, encryption, external data file | no | no |
 //! | dirty bit: refcounts may be wrong | yes | no, until repaired |
 //! | corrupt bit | yes | no, until repaired |
-//! | persistent bitmaps that are consistent | yes | no, it would make them wrong |
-//! | an unknown autoclear feature, bitmaps that are not consistent any more | yes | yes; [`Header::for_writing`] first |
+//! | an unknown autoclear feature | yes | yes; [`Header::for_writing`] first |
 //!
-//! Invariant: nothing is cleared silently that a user could miss: bitmaps forbid writing until the user gives them up.
+//! Persistent bitmaps are kept up to date by whoever writes.
 
 use super::{Crypt, Header, HeaderChange, HeaderError};
-use crate::qcow2::bitmap::Bitmap;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, IncompatibleBit};
 
 /// What an image may be opened for.
@@ -36,9 +34,6 @@ pub enum ReadOnlyReason {
     /// The corrupt bit.
     #[error("the image is marked as corrupt; it needs a repair before it is written")]
     Corrupt,
-    /// Persistent bitmaps, which a write would make wrong.
-    #[error("writing would invalidate the image's persistent bitmaps{}", list(.0))]
-    Bitmaps(Vec<String>),
 }
 
 /// Why an image cannot be opened.
@@ -56,10 +51,9 @@ pub enum RefusedReason {
 }
 
 impl Header {
-    /// What the image may be opened for. `bitmaps` is its directory of bitmaps, to name them; empty if it was not or
-    /// could not be read, which changes the words only.
+    /// What the image may be opened for.
     #[must_use]
-    pub fn access(&self, bitmaps: &[Bitmap]) -> Access {
+    pub fn access(&self) -> Access {
         if let Some(reason) = self.refused() {
             return Access::Refused(reason);
         }
@@ -69,26 +63,20 @@ impl Header {
         if self.incompatible.has(IncompatibleBit::Dirty) {
             return Access::ReadOnly(ReadOnlyReason::Dirty);
         }
-        if self.autoclear.has(AutoclearBit::Bitmaps) && self.extensions.has_bitmaps_extension() {
-            let names = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
-            return Access::ReadOnly(ReadOnlyReason::Bitmaps(names.collect()));
-        }
         Access::ReadWrite
     }
 
-    /// The header that must be on disk, durably, before the first write to the image: without the autoclear features.
-    /// `None` if that is the header as it is.
-    ///
-    /// This build writes to no image whose autoclear features it could keep up to date, so all of them go. Bitmaps are
-    /// among them: ask [`Self::access`], and the user, first.
+    /// The header that must be on disk, durably, before the first write to the image: without the autoclear features that
+    /// this build does not keep up to date. `None` if that is the header as it is.
     ///
     /// # Errors
     /// As [`Self::changed`].
     pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
-        if self.autoclear.is_empty() {
+        let kept = Autoclear::EMPTY.with(AutoclearBit::Bitmaps, self.extensions.bitmaps().is_some());
+        if self.autoclear == kept {
             return Ok(None);
         }
-        self.changed(&HeaderChange { autoclear: Some(Autoclear::EMPTY), ..HeaderChange::default() }).map(Some)
+        self.changed(&HeaderChange { autoclear: Some(kept), ..HeaderChange::default() }).map(Some)
     }
 
     fn refused(&self) -> Option<RefusedReason> {
@@ -103,8 +91,4 @@ impl Header {
         let is_external = self.incompatible.has(IncompatibleBit::ExternalData) || raw_data;
         is_external.then_some(RefusedReason::ExternalData)
     }
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!(": '{}'", names.join("', '")) }
 }

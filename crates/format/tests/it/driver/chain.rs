@@ -2,6 +2,8 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::bitmap::NodeBitmaps;
+use drystone_core::bitmap::action::BitmapAction;
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
@@ -29,8 +31,8 @@ const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Gra
 /// Caches of the least size, so that tests fill them.
 pub(crate) const SMALL: Qcow2Options = Qcow2Options {
     read_only: false,
-    drop_bitmaps: false,
     pass_discard: false,
+    discard_keeps: false,
     l2_cache_bytes: 0,
     refcount_cache_bytes: 0,
 };
@@ -96,6 +98,11 @@ impl Chain {
         self.alone(graph, async move |io| io.node().driver().change_backing_file(io, to.as_ref()).await)
     }
 
+    /// Gives up everything that the image on top has of its own.
+    pub(crate) fn empty(&self, graph: &SimGraph<'_>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().make_empty(io).await)
+    }
+
     /// Does something to the image on top with nobody else inside.
     pub(crate) fn alone(
         &self,
@@ -114,6 +121,28 @@ impl Chain {
             drop(private);
             change.abort().await;
             result
+        })
+    }
+
+    /// Does something to a bitmap of the image on top.
+    pub(crate) fn bitmap(&self, graph: &SimGraph<'_>, action: BitmapAction) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.change_bitmap(top, action);
+            task.apply(plan).await
+        })
+    }
+
+    /// Looks at the bitmaps of the image on top.
+    pub(crate) fn bitmaps<T: Send + 'static>(
+        &self,
+        graph: &SimGraph<'_>,
+        look: impl FnOnce(&NodeBitmaps) -> T + Send + 'static,
+    ) -> T {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            task.gs().with(|graph| look(graph.node_handle(top).unwrap().bitmaps()))
         })
     }
 

@@ -47,6 +47,14 @@ macro_rules! for_each_change {
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
             freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
+            a_bitmap_is_added: new("64K").after("write 0..4K"), "bitmap add a 512; write 4K..6K; flush; write 9K+100";
+            bitmaps_are_stored_again: new("64K").after("bitmap add a 512; bitmap add b 4096; write 0..4K"), "write 8K..10K; flush; zero 20K..21K; ro; rw; write 30K..31K & discard 8K..9K; bitmap stop a; write 40K..41K";
+            bitmaps_come_and_go: new("64K").after("bitmap add a 512; bitmap add b 1024; write 0..4K"), "bitmap drop a; write 5K..6K; bitmap add c 2048; flush; bitmap drop b; write 6K..7K; ro; rw; bitmap drop c; write 7K..8K";
+            the_last_bitmap_goes_and_one_comes: new("64K").after("bitmap add a 512; write 0..4K"), "bitmap drop a; ro; rw; bitmap add a 65536; write 1K..2K";
+            bitmaps_are_cleared_and_merged: new("64K").after("bitmap add a 512; write 0..4K; bitmap add b 512; write 10K..12K; bitmap stop a"), "bitmap merge b a; flush; bitmap clear b; write 20K..21K; bitmap start a; ro; rw; write 30K..31K";
+            a_bitmap_with_a_table_of_several_entries: new("c512 2200K").after("bitmap add a 512; write 0..1K"), "discard 0..2M; write 2150K+100; ro; rw; write 2100K+100";
+            the_disk_grows_with_bitmaps: new("c512 64K").after("bitmap add a 512; bitmap add b 65536; write 0..1K"), "grow 200K; write 190K..191K; flush; ro; rw; grow 256K; write 200K..201K";
+            bitmaps_over_backing_with_a_long_name: new("64K").after("write 0..20K").overlay("64K"), "name a-name-that-is-long-enough-to-be-in-the-way-of-the-extension-and-does-not-fit-into-the-first-sector-beside-it-as-the-feature-names-have-gone-and-more; bitmap add a 512; write 1K..2K; ro; rw; write 8K..9K; name x; bitmap add b 512";
             subclusters_are_allocated_one_by_one: new("c16K x 256K"), "write 0..512 & write 3K..4K; flush; write 600..1500; write 30K..70K; zero 40K..42K; flush; write 41000+500; unmap 32K..48K; flush; write 33K..34K";
             subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
             subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
@@ -60,6 +68,9 @@ macro_rules! for_each_change {
             shrinks_and_gives_tables_back: new("c512 r64 256K").after("write 0..4K; write 100K..140K; write 200K..202K"), "write 1K..2K & write 110K..111K; shrink 100352; flush; write 8K..9K; shrink 5K; grow 300K; write 120K..121K; flush";
             shrinks_beside_others: new("c512 r64 128K").after("write 0..128K"), "shrink 40K & write 2K..3K; flush & write 5K..7K; grow 128K; read 40K..128K; write 90K..91K";
             shrinks_over_a_snapshot_and_a_backing_file: new("64K").after("write 0..64K").overlay("c1K 64K").after("write 8K..40K").snapshot(), "write 1K..2K; shrink 20K; flush; write 19K..20K; grow 64K; write 50K..51K";
+            an_overlay_is_emptied: new("c512 r64 256K").overlay("c512 r64 256K").after("write 0..4K; write 100K..140K; write 200K..202K"), "write 1K..2K & zero 110K..111K; empty; flush; write 8K..9K";
+            an_overlay_with_a_snapshot_is_emptied: new("64K").overlay("c1K 64K").after("write 8K..40K").snapshot(), "write 1K..2K; empty; flush; write 19K..20K";
+            an_emptied_image_is_closed: new("v2 64K").overlay("v2 64K").after("write 0..40K"), "empty";
             a_shrunk_image_is_closed: new("c512 r64 256K").after("write 0..4K; write 60K..250K"), "shrink 5K";
             becomes_version_3: new("v2 64K").after("write 0..20K").overlay("v2 64K").after("write 8K..12K"), "write 1K..2K; amend v3";
             becomes_version_2: new("c4K 64K").after("write 0..20K; zero 4K..12K; write 40K..44K; zero 40K..44K"), "write 1K..2K; zero 32K..36K; amend v2";
@@ -68,6 +79,7 @@ macro_rules! for_each_change {
             counts_become_narrower: new("c512 r64 256K").after("write 0..20K; write 100K..140K; discard 100K..130K"), "write 1K..2K; amend 1";
             refcounts_become_lazy: new("c4K 64K"), "write 1K..2K; amend lazy; write 8K..9K; flush";
             is_emptied: new("c512 r64 128K").after("write 0..64K"), "write 100K..101K; empty; write 3K..4K; flush";
+            discarded_clusters_keep_their_place: new("c4K 64K").with(|o| { o.pass_discard = true; o.discard_keeps = true; }).after("write 0..32K; press 40K..48K"), "discard 0..12K; flush; write 1K..2K; unmap 16K..24K & discard 40K..44K; flush; write 17K..20K; write 48K..52K";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

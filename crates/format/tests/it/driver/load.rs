@@ -16,6 +16,7 @@ use super::kind::Kind;
 use super::script::client;
 use super::snapshot;
 use super::state::{State, read_all};
+use super::tracked::Tracked;
 
 /// Requests of all kinds to a chain like `kind`.
 pub(crate) fn load_of(kind: Kind, requests: u64) -> Load {
@@ -75,6 +76,7 @@ fn load_new(sim: &Sim, layers: usize, requests: u64) {
     let top = kinds[layers - 1];
     let options = drystone_format::qcow2::driver::open::Qcow2Options { pass_discard: rng.one_in(2), ..SMALL };
     let state = State {
+        bitmaps: Tracked::default(),
         images: kinds.iter().map(Kind::image).collect(),
         model: ByteModel::zeroed(top.len),
         options,

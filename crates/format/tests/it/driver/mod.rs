@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
+//! | `kind`, `state`, `chain`, `script`, `snapshot`, `tracked` | images in words, what they hold, opened, used, with snapshots and bitmaps |
 //! | `changes` | every change of metadata in several steps |
 //! | `crash_points`, `scripted`, `marked` | each of them, and the mark of damage, cut at every boundary |
 //! | `change` | each of them disturbed at each of its operations |
@@ -28,3 +28,4 @@ mod script;
 mod scripted;
 mod snapshot;
 mod state;
+mod tracked;

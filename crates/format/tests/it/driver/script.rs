@@ -7,15 +7,17 @@
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
-//! | `amend v2`, `amend v3`, `amend BITS`, `amend lazy`, `empty` | likewise; to write after most of them, the image is opened again |
+//! | `amend v2`, `amend v3`, `amend BITS`, `amend lazy` | likewise; to write after most of them, the image is opened again |
+//! | `bitmap ...` | of a persistent bitmap ([`tracked::action`]) |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
+//! | `empty` | nor is this: gives up all of an image whose backing file shows zeroes |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use drystone_base::Result;
+use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{Amendment, BackingFile};
 use drystone_format::qcow2::driver::open::Qcow2Options;
@@ -26,6 +28,7 @@ use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
 use super::chain::{Chain, SMALL};
+use super::tracked::{self, Tracked};
 
 pub(crate) type Client = Watched<BackendClient>;
 
@@ -47,6 +50,8 @@ pub(crate) struct Stage<'g, 's> {
     pub(crate) model: &'g SharedModel,
     /// The names that the backing file may have on disk: the one that it has, and one that it may have.
     pub(crate) names: &'g RefCell<Vec<Option<Vec<u8>>>>,
+    /// What bitmaps must have.
+    pub(crate) bitmaps: &'g RefCell<Tracked>,
 }
 
 impl Stage<'_, '_> {
@@ -68,6 +73,7 @@ impl Stage<'_, '_> {
                 // What cannot be written any more is stored.
                 let flush = model.borrow_mut().begin_flush();
                 chain.set_read_only(graph, true)?;
+                self.bitmaps.borrow_mut().stored();
                 model.borrow_mut().end_flush(flush);
                 Ok(())
             }
@@ -85,8 +91,25 @@ impl Stage<'_, '_> {
             ["amend", "v3"] => self.amend(Amendment::Version(3)),
             ["amend", "lazy"] => self.amend(Amendment::LazyRefcounts(true)),
             ["amend", bits] => self.amend(Amendment::RefcountBits(len(bits))),
-            ["empty"] => self.empty(),
-            _ => run_step(sim, chain, model, step),
+            ["empty"] => {
+                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
+                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
+                let result = chain.empty(graph);
+                model.borrow_mut().end_write(zeroing, Ending::from(&result));
+                result
+            }
+            ["bitmap", ref words @ ..] => {
+                let action = tracked::action(words, chain.top);
+                self.bitmaps.borrow_mut().before(&action);
+                chain.bitmap(graph, action.clone())?;
+                self.bitmaps.borrow_mut().after(&action);
+                Ok(())
+            }
+            _ => {
+                run_step(sim, chain, model, step)?;
+                self.bitmaps.borrow_mut().acknowledged(step);
+                Ok(())
+            }
         }
     }
 
@@ -95,15 +118,6 @@ impl Stage<'_, '_> {
         self.chain.alone(self.graph, async move |io| io.node().driver().amend(io, what).await)?;
         self.model.borrow_mut().end_flush(flush);
         Ok(())
-    }
-
-    /// For an image that has nothing behind it.
-    fn empty(&self) -> Result<()> {
-        let len = self.model.borrow().len();
-        let write = self.model.borrow_mut().begin_write(range(&format!("0..{len}")), Content::Zero);
-        let result = self.chain.alone(self.graph, async |io| io.node().driver().make_empty(io).await);
-        self.model.borrow_mut().end_write(write, Ending::from(&result));
-        result
     }
 
     fn rename(&self, name: Option<Vec<u8>>) -> Result<()> {
