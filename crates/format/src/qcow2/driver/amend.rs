@@ -100,7 +100,7 @@ impl Qcow2 {
     /// Stores everything and gives back what was freed: the last that this driver writes but one header.
     async fn store_for_good(&self, io: Io<'_>) -> Result<()> {
         self.mark_for_writing(io).await?;
-        self.store_all(io).await
+        self.store_to_leave(io).await
     }
 
     /// Fails if the image has what version 2 has not, and what cannot be expressed otherwise.

@@ -107,6 +107,11 @@ impl Qcow2 {
         self.header.get().0.backing_name().is_some()
     }
 
+    /// Whether the data file is a raw image of the disk.
+    pub(super) fn is_data_raw(&self) -> bool {
+        self.header.get().0.is_data_raw()
+    }
+
     pub(super) fn demand_undamaged(&self) -> Result<()> {
         if self.condition.is_damaged() {
             return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));

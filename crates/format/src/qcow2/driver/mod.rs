@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
+//! | [`caches`] | how much of the tables is in memory, and for how long |
 //! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
@@ -17,11 +18,11 @@
 //! | `compressed`, `pack` | compressed writes; places for what they store |
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
-//! | `dirty` | images whose counts were postponed |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
 //! | `amend`, `recount` | another version of the format; refcounts of another width |
+//! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
@@ -34,14 +35,15 @@
 mod amend;
 mod bitmaps;
 mod cache;
+pub mod caches;
 mod compressed;
-mod dirty;
 mod frame;
 mod free;
 mod growth;
 mod l1;
 mod map;
 mod mark;
+mod mend;
 pub mod open;
 mod owned;
 mod pack;
@@ -81,6 +83,7 @@ use drystone_core::snapshots::InternalSnapshots;
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
 use bitmaps::Bitmaps;
+use caches::Cleaning;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -103,6 +106,7 @@ pub struct Qcow2 {
     refs: Refs,
     owned: Owned,
     frees: Frees,
+    cleaning: Cleaning,
     /// Guest clusters whose mapping is being changed.
     in_flight: RangeLocks,
     /// Storing metadata, growing tables, changing the header: one at a time.
@@ -170,6 +174,7 @@ impl Driver for Qcow2 {
 
     fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, _access: Access) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.map.load(io, self.map.spot(range.start()).slice).await;
             self.watch(io, result).await
         })
@@ -184,7 +189,7 @@ impl Driver for Qcow2 {
     }
 
     fn takes_compressed(&self) -> bool {
-        true
+        !self.map.l2().has_data_file()
     }
 
     fn write<'a>(
@@ -224,6 +229,7 @@ impl Driver for Qcow2 {
 
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.store_metadata(io).await;
             self.watch(io, result).await
         })
@@ -252,13 +258,6 @@ impl Driver for Qcow2 {
         })
     }
 
-    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let result = self.empty(io).await;
-            self.watch(io, result).await
-        })
-    }
-
     fn amend<'a>(&'a self, io: Io<'a>, what: Amendment) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.amend_image(io, what).await;
@@ -277,6 +276,13 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
+    }
+
     fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
         Some(self)
     }
@@ -287,7 +293,7 @@ impl Driver for Qcow2 {
 
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.store_all(io).await;
+            let result = self.store_to_leave(io).await;
             self.watch(io, result).await
         })
     }

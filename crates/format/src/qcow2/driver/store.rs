@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1  take copies:  unlinked clusters, L1, L2, refcount table, refcount blocks     (against the arrows)
-//!   2  write counts                          data of published mappings is in the file already
+//!   2  write counts                          data of published mappings is in the file already; a data file is flushed
 //!   3  ── flush ──  write the refcount table, if it has new blocks  ── flush ──
 //!   4  write L2 slices
 //!   5  ── flush ──  write L1 entries, if there are new tables
@@ -57,7 +57,15 @@ impl Qcow2 {
         self.store_locked(io).await
     }
 
-    /// As [`Self::store_metadata`]; also stores bitmaps, and gives back all freed space whose time has come, so that nothing leaks. Of a
+    /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
+    pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
+        if !self.condition.is_damaged() && !self.condition.is_amended() {
+            self.store_bitmaps(io).await?;
+        }
+        self.store_all(io).await
+    }
+
+    /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
     /// damaged image, only the mark of that is stored.
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
         if self.condition.is_damaged() {
@@ -68,7 +76,6 @@ impl Qcow2 {
             // Everything was stored before.
             return Ok(());
         }
-        self.store_bitmaps(io).await?;
         let _structure = self.lock_structure(io).await;
         self.store_locked(io).await?;
         if self.frees.any() {
@@ -106,6 +113,10 @@ impl Qcow2 {
 
     async fn write_round(&self, io: Io<'_>, round: &Round) -> Result<()> {
         let file = io.file()?;
+        if self.map.l2().has_data_file() {
+            // What the mappings point to, and what the guest wrote where it was mapped already.
+            self.data_file(io)?.flush().await?;
+        }
         for block in &round.blocks {
             write_bytes(file, block.at, &block.bytes).await?;
         }

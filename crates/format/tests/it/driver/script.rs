@@ -20,6 +20,7 @@ use std::rc::Rc;
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{Amendment, BackingFile};
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
 use drystone_testkit::graph::SimGraph;
@@ -80,10 +81,7 @@ impl Stage<'_, '_> {
             ["rw"] => chain.set_read_only(graph, false),
             ["cache", bytes] => {
                 let bytes = len(bytes);
-                chain.reopen(
-                    graph,
-                    Qcow2Options { l2_cache_bytes: bytes, refcount_cache_bytes: bytes, ..SMALL },
-                )
+                chain.reopen(graph, Qcow2Options { caches: CacheOptions::of_bytes(bytes), ..SMALL })
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
@@ -91,19 +89,19 @@ impl Stage<'_, '_> {
             ["amend", "v3"] => self.amend(Amendment::Version(3)),
             ["amend", "lazy"] => self.amend(Amendment::LazyRefcounts(true)),
             ["amend", bits] => self.amend(Amendment::RefcountBits(len(bits))),
-            ["empty"] => {
-                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
-                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
-                let result = chain.empty(graph);
-                model.borrow_mut().end_write(zeroing, Ending::from(&result));
-                result
-            }
             ["bitmap", ref words @ ..] => {
                 let action = tracked::action(words, chain.top);
                 self.bitmaps.borrow_mut().before(&action);
                 chain.bitmap(graph, action.clone())?;
                 self.bitmaps.borrow_mut().after(&action);
                 Ok(())
+            }
+            ["empty"] => {
+                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
+                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
+                let result = chain.empty(graph);
+                model.borrow_mut().end_write(zeroing, Ending::from(&result));
+                result
             }
             _ => {
                 run_step(sim, chain, model, step)?;
