@@ -31,13 +31,15 @@ pub struct Qcow2Options {
     pub read_only: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
+    /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
+    pub discard_keeps: bool,
     /// How much memory is taken for tables.
     pub caches: CacheOptions,
 }
 
 impl Default for Qcow2Options {
     fn default() -> Self {
-        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
+        Self { read_only: false, pass_discard: false, discard_keeps: false, caches: CacheOptions::default() }
     }
 }
 
