@@ -22,11 +22,13 @@ use drystone_protocol::file::create::Contents;
 use crate::options::Options;
 use crate::settings::Settings;
 
+mod blkdebug;
 mod copy_on_read;
 mod foreign;
 mod qcow2;
 mod raw;
 
+use blkdebug::BlkDebugFilter;
 use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;
 use raw::RawFormat;
@@ -101,6 +103,17 @@ pub struct OpenedImage {
     pub facts: NodeFacts,
     /// What is behind it.
     pub backing: Backing,
+    /// Where its data is.
+    pub data_file: DataFile,
+}
+
+/// Where an image has the data of its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataFile {
+    /// In its own file.
+    Same,
+    /// In another one, which it may name.
+    Apart(Option<OsString>),
 }
 
 /// What an image says of a backing file.
@@ -131,7 +144,12 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter)])
+        Self(vec![
+            Arc::new(RawFormat),
+            Arc::new(Qcow2Format),
+            Arc::new(CopyOnReadFilter),
+            Arc::new(BlkDebugFilter),
+        ])
     }
 
     /// Adds one.

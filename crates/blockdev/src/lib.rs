@@ -34,6 +34,7 @@ pub mod given;
 mod json;
 mod known;
 pub mod name;
+pub mod nbd;
 pub mod open;
 pub mod options;
 pub mod policy;

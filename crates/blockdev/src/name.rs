@@ -5,6 +5,7 @@
 //! | `json:{...}` | options, see [`crate::options`] |
 //! | `file:PATH`, `host_device:PATH` | that driver on that path |
 //! | `nbd://...`, `nbd+unix://...`, `nbd:...` | an export of an NBD server |
+//! | `blkdebug:[RULES]:NAME` | what NAME means, behind `blkdebug` with the rules of a file |
 //! | `WORD:...`, without a `/` before the colon | another protocol, unknown to this build |
 //! | anything else | a path |
 //!
@@ -32,10 +33,12 @@ pub enum Name {
     },
     /// Options.
     Options(Options),
-    /// An export of an NBD server, by the options of a node of that driver.
+    /// A node that stands where a file would, by its options: an export of an NBD server, a filter.
     Nbd(Options),
 }
 
+/// How many names are inside each other, at most: half as many colons.
+const NESTING_MAX: usize = 64;
 /// Protocols that are followed by a path.
 const PATH_PROTOCOLS: [&str; 2] = ["file", "host_device"];
 
@@ -57,6 +60,9 @@ pub fn parse(name: &OsStr) -> Result<Name> {
             .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
         return nbd_options(text).map(Name::Nbd);
     }
+    if let Some((b"blkdebug", rest)) = protocol(bytes) {
+        return blkdebug_options(rest).map(Name::Nbd);
+    }
     let path_of = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
     let (path, driver) = match protocol(bytes) {
         None => (path_of(bytes), None),
@@ -69,6 +75,41 @@ pub fn parse(name: &OsStr) -> Result<Name> {
         return Err(Error::new(Kind::InvalidInput, "the name of a file is missing"));
     }
     Ok(Name::Path { path, driver })
+}
+
+/// The options of a `blkdebug` node, from what follows its name: a file of rules or nothing, a colon, and another name.
+fn blkdebug_options(rest: &[u8]) -> Result<Options> {
+    let text = std::str::from_utf8(rest)
+        .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
+    let Some((config, image)) = text.split_once(':') else {
+        let text = "'blkdebug:' is followed by a file of rules or nothing, a colon, and the name of an image";
+        return Err(Error::new(Kind::InvalidInput, text));
+    };
+    let mut options = Options::default();
+    options.set("driver", "blkdebug")?;
+    if !config.is_empty() {
+        options.set("config", config)?;
+    }
+    options.set_nested("image", below(image)?)?;
+    Ok(options)
+}
+
+/// The options of a node that stands where a file would, by its name.
+fn below(name: &str) -> Result<Options> {
+    if name.matches(':').count() > NESTING_MAX {
+        return Err(Error::new(Kind::InvalidInput, "the names are nested too deep"));
+    }
+    match parse(OsStr::new(name))? {
+        Name::Options(options) | Name::Nbd(options) => Ok(options),
+        Name::Path { path, driver } => {
+            let mut options = Options::default();
+            options.set("filename", path.to_string_lossy().into_owned())?;
+            if let Some(driver) = driver {
+                options.set("driver", driver)?;
+            }
+            Ok(options)
+        }
+    }
 }
 
 /// The options of the NBD node that a name stands for.

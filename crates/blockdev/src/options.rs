@@ -129,6 +129,11 @@ impl Options {
             let nested = self.nested(key)?;
             return members.into_iter().try_for_each(|(inner, value)| nested.put(&inner, value, depth));
         }
+        if let Value::Array(items) = value {
+            let nested = self.nested(key)?;
+            let mut numbered = items.into_iter().enumerate();
+            return numbered.try_for_each(|(index, value)| nested.put(&index.to_string(), value, depth));
+        }
         match self.0.insert(key.to_owned(), Entry::Plain(value)) {
             None => Ok(()),
             Some(_) => Err(Fault::Twice),
@@ -217,6 +222,42 @@ impl Options {
             None => Ok(Self::default()),
             Some(Entry::Nested(options)) => Ok(options),
             Some(Entry::Plain(_)) => Err(refused(key, "options are expected")),
+        }
+    }
+
+    /// The items of a list of options below `key`, each numbered from 0 on; none if there are none.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] if it is something else, or a number is missing.
+    pub fn take_list(&mut self, key: &str) -> Result<Vec<Self>> {
+        let mut numbered = self.take_nested(key)?;
+        let mut list = Vec::new();
+        while numbered.has(&list.len().to_string()) {
+            list.push(numbered.take_nested(&list.len().to_string())?);
+        }
+        match numbered.0.into_keys().next() {
+            None => Ok(list),
+            Some(other) => {
+                Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap"))
+            }
+        }
+    }
+
+    /// The same for a list of texts.
+    ///
+    /// # Errors
+    /// As [`Self::take_list`].
+    pub fn take_texts(&mut self, key: &str) -> Result<Vec<String>> {
+        let mut numbered = self.take_nested(key)?;
+        let mut list = Vec::new();
+        while let Some(text) = numbered.take_text(&list.len().to_string())? {
+            list.push(text);
+        }
+        match numbered.0.into_keys().next() {
+            None => Ok(list),
+            Some(other) => {
+                Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap"))
+            }
         }
     }
 
@@ -394,6 +435,25 @@ mod tests {
             let mut options = of(&format!(r#"{{"a": {text}}}"#));
             assert!(fault(options.take_number("a")).starts_with("option 'a': a whole number"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_list_is_numbered_however_it_is_written() {
+        for text in [
+            r#"{"a": [{"x": 1}, {"x": 2}], "b": ["p", "q"]}"#,
+            r#"{"a.0.x": 1, "a.1.x": 2, "b.0": "p", "b.1": "q"}"#,
+        ] {
+            let mut options = of(text);
+            let list = options.take_list("a").unwrap();
+            let numbers = list.into_iter().map(|mut item| item.take_number("x").unwrap().unwrap());
+            assert_eq!(numbers.collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(options.take_texts("b").unwrap(), ["p", "q"]);
+            options.finish("x").unwrap();
+        }
+        assert!(of("{}").take_list("a").unwrap().is_empty());
+        assert!(fault(of(r#"{"a.1.x": 1}"#).take_list("a")).contains("option 'a.1'"));
+        assert!(fault(of(r#"{"a.0": "p", "a.2": "q"}"#).take_texts("a")).contains("option 'a.2'"));
+        assert!(fault(of(r#"{"a": 1}"#).take_list("a")).contains("options are expected"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
+use drystone_filter::blkdebug;
 use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
 use drystone_protocol::nbd::NbdOptions;
@@ -22,14 +23,16 @@ use drystone_protocol::null::NullOptions;
 
 use crate::known;
 use crate::name::{self, Name};
+use crate::nbd;
 use crate::options::{Child, Options};
 use crate::settings::Settings;
-
-mod nbd;
 
 /// Options of formats that images may set for the images they name: those that say which bytes are meant. (The sizes of
 /// caches, say, are the user's memory.)
 const IMAGE_OPTIONS: [&str; 2] = ["offset", "size"];
+
+/// What options say of children, rather than of the node.
+pub(crate) const CHILDREN: [&str; 4] = ["file", "backing", "data-file", "image"];
 
 /// A node to be opened, with what is below it.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +80,8 @@ pub(crate) struct ImageSpec {
     pub(crate) format: Option<String>,
     pub(crate) file: NodeSpec,
     pub(crate) backing: BackingSpec,
+    /// What is said of the file that its data is in, if that is another one.
+    pub(crate) data_file: Option<NodeSpec>,
     /// The format's own.
     pub(crate) options: Options,
 }
@@ -175,6 +180,7 @@ impl NodeSpec {
                 driver: ProtocolDriver::File(file),
             }),
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             options: Options::default(),
         })))
     }
@@ -189,29 +195,30 @@ impl NodeSpec {
             format: format.map(str::to_owned),
             file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             options: Options::default(),
         })))
     }
 
     /// A node by its options. Without a driver, it is an image whose format is probed.
     pub(crate) fn image(mut options: Options, speaker: Speaker) -> Result<Self> {
-        let said = options.without(&["file", "backing"]);
+        let said = options.without(&CHILDREN);
         let driver = options.take_text("driver")?;
         if let Some(driver) = driver.as_deref().filter(|driver| is_protocol(driver)) {
             return Self::protocol(Some(driver), options, said, speaker);
         }
         let node_name = speaker.node_name(&mut options)?;
         let settings = speaker.settings(&mut options)?;
-        let file = match options.take_child("file")? {
+        let file_key = file_key(driver.as_deref().unwrap_or_default());
+        let file = match options.take_child(file_key)? {
             Child::New(file) => Self::file(file, speaker.about_file(settings))?,
             Child::Node(name) => speaker.existing(name)?,
             Child::Unsaid | Child::None => {
-                let text = if driver.is_some() {
-                    "the child 'file' is missing"
-                } else {
-                    "driver or file is missing"
+                let text = match driver {
+                    Some(_) => format!("the child '{file_key}' is missing"),
+                    None => "driver or file is missing".to_owned(),
                 };
-                return Err(Error::new(Kind::InvalidInput, text).in_option("file"));
+                return Err(Error::new(Kind::InvalidInput, text).in_option(file_key));
             }
         };
         let backing = match options.take_child("backing")? {
@@ -222,6 +229,11 @@ impl NodeSpec {
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
+        let data_file = match options.take_child("data-file")? {
+            Child::Unsaid | Child::None => None,
+            Child::New(data) => Some(Self::file(data, speaker.about_file(settings))?),
+            Child::Node(name) => Some(speaker.existing(name)?),
+        };
         speaker.own(&options)?;
         Ok(Self::Image(Box::new(ImageSpec {
             node_name,
@@ -230,8 +242,16 @@ impl NodeSpec {
             format: driver,
             file,
             backing,
+            data_file,
             options,
         })))
+    }
+
+    /// A file that an image names for its data: this path, as it is, from the folder where the program runs.
+    pub(crate) fn data_file(path: OsString, settings: Settings) -> Result<Self> {
+        let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
+        let driver = ProtocolDriver::File(file_options(path, settings));
+        Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -277,6 +297,11 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
         FileKind::HostDevice => said.set("driver", "host_device")?,
     }
     Ok(said)
+}
+
+/// The option of a driver that is its child `file`.
+pub(crate) fn file_key(driver: &str) -> &'static str {
+    if driver == blkdebug::FORMAT_NAME { "image" } else { "file" }
 }
 
 fn is_protocol(driver: &str) -> bool {

@@ -25,6 +25,7 @@ use crate::disk::{Disk, Preallocation};
 use crate::graph::node::{ChildKey, Node};
 use crate::graph::permission::Grant;
 use crate::graph::role::{ParentState, Role, default_grant};
+use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::runtime::{LocalFuture, LocalRef};
 use crate::snapshots::InternalSnapshots;
@@ -302,6 +303,18 @@ pub trait Driver: Any + Send + Sync {
     fn discard<'a>(&'a self, io: Io<'a>, range: GuestRange) -> LocalFuture<'a, Result<()>> {
         let _ = (io, range);
         Box::pin(async { Ok(()) })
+    }
+
+    /// Whether the driver wants to hear what is about to happen to its node: see [`Self::event`]. Constant.
+    fn hears_events(&self) -> bool {
+        false
+    }
+
+    /// Something is about to happen in the node, as a parent or the core tells. Only for drivers that
+    /// [hear events](Self::hears_events).
+    fn event<'a>(&'a self, io: Io<'a>, event: Event) -> LocalFuture<'a, ()> {
+        let _ = (io, event);
+        Box::pin(async {})
     }
 
     /// Every write that was done before this began is on stable storage when it is done. Nodes with a device of their

@@ -26,21 +26,21 @@
 //!
 //! Not here: who decides what to read (a guest, or `block-stream`).
 
-use std::sync::Arc;
-
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::control::{GraphView, NewNode};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BufResult, Driver, Extent, NodeFacts, Place, Publish, StageRequest, Staged, Status, Tail,
-    WriteFlags, ZeroFlags,
+    Access, BufResult, Driver, Extent, NodeFacts, Place, StageRequest, Staged, Status, Tail, WriteFlags,
+    ZeroFlags,
 };
-use drystone_core::graph::node::{ChildKey, Node, NodeId};
+use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
+
+use crate::same_length::{self, Reopening};
 
 /// The driver's name.
 const FORMAT_NAME: &str = "copy-on-read";
@@ -357,46 +357,11 @@ impl Driver for CopyOnRead {
 
     /// A plan that inserts a filter was made some time ago: the disk may have grown since.
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
-        Box::pin(async move {
-            if request.options.is_some() {
-                let text = "driver 'copy-on-read' does not support reopening";
-                return Err(Error::new(Kind::Unsupported, text).on_node(request.node.name()));
-            }
-            Ok(Box::new(SameLength { file: request.new_child(ChildKey::File), len: None }) as _)
-        })
+        same_length::stage(request, Reopening::Refused)
     }
 
     fn grant(&self, _child: ChildKey, _role: Role, parent: ParentState) -> Grant {
         file_grant(parent)
-    }
-}
-
-/// A filter is as long as its child.
-struct SameLength {
-    /// The node that becomes the child, if it is another one.
-    file: Option<Arc<Node>>,
-    len: Option<u64>,
-}
-
-impl Staged for SameLength {
-    fn settle<'a>(&'a mut self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.len = Some(match &self.file {
-                Some(file) => file.len(),
-                None => io.file()?.len(),
-            });
-            Ok(())
-        })
-    }
-
-    fn commit(&mut self, publish: &Publish<'_>) {
-        if let Some(len) = self.len {
-            publish.len(len);
-        }
-    }
-
-    fn undo<'a>(&'a mut self) -> LocalFuture<'a, ()> {
-        Box::pin(async {})
     }
 }
 

@@ -2,9 +2,14 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`blkdebug`] | requests fail, or are held, by rules |
 //! | [`copy_on_read`] | what is read from lower layers is kept in the topmost one |
+//! | `pieces`, `same_length` | what filters have in common |
 //!
 //! Invariant: a filter never shows other bytes than its child. Does not know: formats, jobs, files.
 #![forbid(unsafe_code)]
 
+pub mod blkdebug;
 pub mod copy_on_read;
+mod pieces;
+mod same_length;

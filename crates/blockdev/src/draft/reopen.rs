@@ -26,7 +26,7 @@ use crate::known;
 use crate::options::{Child, Options};
 use crate::query::filename;
 use crate::settings::Settings;
-use crate::spec::{ImageSpec, NodeSpec, ProtocolDriver, Speaker};
+use crate::spec::{CHILDREN, ImageSpec, NodeSpec, ProtocolDriver, Speaker, file_key};
 
 /// A node that is to be reopened.
 struct Item {
@@ -120,7 +120,7 @@ impl Reopening<'_, '_> {
     fn run_unnamed(&mut self, item: Item, base: Settings) -> Result<()> {
         self.done.insert(item.node);
         let driver = item.given.explicit.clone().take_text("driver")?.unwrap_or_default();
-        let own = item.said.without(&["file", "backing"]);
+        let own = item.said.without(&CHILDREN);
         known::refuse(&driver, &own)?;
         check_fixed(&driver, &item.given.explicit, &own)?;
         let speaker = Speaker { settings: base, is_image: false };
@@ -168,8 +168,11 @@ impl Reopening<'_, '_> {
         self.set(item, explicit, settings);
         self.draft.plan.reopen(item.node, options);
         let mut said = item.said.clone();
-        let file = said.take_child("file")?;
+        let file = said.take_child(file_key(&item.driver()))?;
         self.child(item, ChildKey::File, file, settings.for_file())?;
+        let data_file = said.take_child("data-file")?;
+        self.demand_data_file(item, &data_file)?;
+        self.child(item, ChildKey::DataFile, data_file, settings.for_file())?;
         let backing = said.take_child("backing")?;
         if !has_backing && backing != Child::Unsaid {
             return Err(Error::new(
@@ -197,6 +200,25 @@ impl Reopening<'_, '_> {
         Ok(())
     }
 
+    /// The data stays in its file.
+    fn demand_data_file(&self, item: &Item, said: &Child) -> Result<()> {
+        let current = self.current(item.node, ChildKey::DataFile);
+        let named = match said {
+            Child::Node(name) => {
+                Some(self.draft.find(self.task, name).map_err(|error| error.in_option("data-file"))?)
+            }
+            _ => None,
+        };
+        let text = match said {
+            Child::Unsaid => return Ok(()),
+            Child::Node(_) if current.is_some() && current == named => return Ok(()),
+            Child::New(_) if current.is_some() => return Ok(()),
+            _ if current.is_none() => "the image has no data file",
+            _ => "it cannot be changed",
+        };
+        Err(Error::new(Kind::InvalidInput, text).in_option("data-file"))
+    }
+
     fn current(&self, node: NodeId, key: ChildKey) -> Option<NodeId> {
         let children = self.draft.plan.children(self.task.gs(), node);
         children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
@@ -213,7 +235,12 @@ impl Reopening<'_, '_> {
                     return self.heir(item, child, None, base);
                 }
                 self.disinherit(item, current);
-                let role = if key == ChildKey::Backing { Role::COW } else { Role::IMAGE };
+                let is_apart = self.current(item.node, ChildKey::DataFile).is_some();
+                let role = match key {
+                    ChildKey::Backing => Role::COW,
+                    _ if is_apart => Role::METADATA.with(Role::PRIMARY),
+                    _ => Role::IMAGE,
+                };
                 self.draft.plan.set_child(item.node, key, child, role);
                 Ok(())
             }
@@ -251,9 +278,11 @@ impl Reopening<'_, '_> {
         let given = self.draft.given(self.task, child, &name)?;
         let comes_along = said.is_none();
         let mut said = said.unwrap_or_else(|| given.explicit.clone());
-        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has("file")) {
+        let driver = given.explicit.clone().take_text("driver")?.unwrap_or_default();
+        let file_key = file_key(&driver);
+        if let Some(file) = self.current(child, ChildKey::File).filter(|_| !said.has(file_key)) {
             let file = self.draft.plan.node(self.task.gs(), file).map(|file| file.name().to_owned());
-            said.set("file", file.unwrap_or_default())?;
+            said.set(file_key, file.unwrap_or_default())?;
         }
         self.run(Item { node: child, name, given, said, comes_along }, base)
     }

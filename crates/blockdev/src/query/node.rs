@@ -95,6 +95,8 @@ pub enum Specific {
         compression_type: &'static str,
         /// `refcount-bits`.
         refcount_bits: u32,
+        /// `data-file`: whether the data has a file of its own, and what the image calls it.
+        data_file: Option<Option<String>>,
         /// What only images of version 3 have.
         version_3: Option<Qcow2Features>,
     },
@@ -111,6 +113,8 @@ pub struct Qcow2Features {
     pub corrupt: bool,
     /// `extended-l2`.
     pub extended_l2: bool,
+    /// `data-file-raw`.
+    pub data_file_raw: bool,
 }
 
 /// A bitmap that an image stores.
@@ -248,11 +252,16 @@ fn specific(node: &Node, header: Option<&Header>) -> Option<Specific> {
         lazy_refcounts: header.compatible().has(CompatibleBit::LazyRefcounts),
         corrupt: header.incompatible().has(IncompatibleBit::Corrupt),
         extended_l2: header.incompatible().has(IncompatibleBit::ExtendedL2),
+        data_file_raw: header.is_data_raw(),
     });
     Some(Specific::Qcow2 {
         compat: header.version().compat(),
         compression_type: header.compression().name(),
         refcount_bits: header.width().bits(),
+        data_file: header
+            .l2()
+            .has_data_file()
+            .then(|| header.extensions().data_file().map(|name| String::from_utf8_lossy(name).into_owned())),
         version_3,
     })
 }

@@ -1,9 +1,15 @@
 //! The commands that are not about bytes: waiting, signals, breakpoints; and zones, which no device here has.
 
+use std::sync::Arc;
+
 use drystone_base::{Error, Kind};
+use drystone_core::graph::node::{ChildKey, Node};
+use drystone_core::runtime::yield_now;
+use drystone_filter::blkdebug::BlkDebug;
+use drystone_filter::blkdebug::rules::Halt;
 
 use super::number::{parse_len, parse_ms};
-use super::print::errno_text;
+use super::print::{errno_text, print};
 use super::session::{Fault, Session};
 use super::table::{Command, Verb};
 
@@ -34,18 +40,59 @@ pub(super) async fn sleep(session: &mut Session<'_>, words: &[String]) -> Result
 /// `break`, `resume`, `remove_break`, `wait_break`.
 pub(super) async fn breakpoint(session: &mut Session<'_>, verb: Verb, words: &[String]) -> Result<(), Fault> {
     let tag = words.last().map_or("", String::as_str);
-    let error = Error::new(Kind::Unsupported, "no node of the image has breakpoints");
-    let _ = session;
-    match verb {
-        Verb::Break => Err(told("Could not set breakpoint", &error)),
-        Verb::Resume => Err(told("Could not resume request", &error)),
-        Verb::RemoveBreak => Err(told(&format!("Could not remove breakpoint {tag}"), &error)),
-        _ => Err(error.into()),
-    }
+    let node = debugger(session).await?;
+    let none = || Error::new(Kind::Unsupported, "no node of the image has breakpoints");
+    let debug = node.as_deref().and_then(Node::driver_as::<BlkDebug>).ok_or_else(none);
+    let (what, done) = match verb {
+        Verb::Break => {
+            let event = words.first().map_or("", String::as_str);
+            let set = debug.and_then(|debug| {
+                debug.listen(Box::new(tell));
+                debug.set_breakpoint(event, tag)
+            });
+            ("Could not set breakpoint".to_owned(), set)
+        }
+        Verb::Resume => ("Could not resume request".to_owned(), debug.and_then(|debug| debug.resume(tag))),
+        Verb::RemoveBreak => {
+            let removed = debug.and_then(|debug| debug.remove_breakpoints(tag));
+            (format!("Could not remove breakpoint {tag}"), removed)
+        }
+        _ => {
+            debug?.wait_until_held(tag).await;
+            return Ok(());
+        }
+    };
+    // What goes on has a chance to do so before the next command.
+    yield_now().await;
+    done.map_err(|error| Fault::Print(format!("{what}: {}\n", errno_text(error.errno()))))
 }
 
-fn told(what: &str, error: &Error) -> Fault {
-    Fault::Print(format!("{what}: {}\n", errno_text(error.errno())))
+/// Says what a breakpoint does.
+fn tell(halt: Halt, tag: &str) {
+    let what = match halt {
+        Halt::Suspended => "Suspended",
+        Halt::Resuming => "Resuming",
+    };
+    print(&format!("blkdebug: {what} request '{tag}'\n"));
+}
+
+/// The uppermost node with breakpoints below the image, through what stores its data.
+async fn debugger(session: &Session<'_>) -> Result<Option<Arc<Node>>, Fault> {
+    let top = session.image()?.node;
+    let found = session.tool.on_control(async move |task| {
+        Ok(task.gs().with(|graph| {
+            let mut next = Some(top);
+            while let Some(id) = next {
+                let node = graph.node_handle(id)?;
+                if node.driver_as::<BlkDebug>().is_some() {
+                    return Some(node);
+                }
+                next = graph.child(id, ChildKey::File);
+            }
+            None
+        }))
+    });
+    Ok(found.await?)
 }
 
 /// All commands of zoned devices: what is wrong with their numbers comes first.

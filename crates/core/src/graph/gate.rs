@@ -60,6 +60,8 @@ struct Queue {
     waiting: VecDeque<(u64, Waker)>,
     admitted: BTreeSet<u64>,
     drainers: Vec<Waker>,
+    /// Passages that want to know when the gate closes.
+    held: Vec<(u64, Waker)>,
 }
 
 /// How a passage is counted.
@@ -159,6 +161,11 @@ impl Gate {
         }
     }
 
+    /// Ready once the gate is closed: for a passage that is inside and waits for nothing that a drain could wait for.
+    pub(crate) fn closing(gate: &Arc<Self>) -> Closing<'_> {
+        Closing { gate, id: None }
+    }
+
     /// Whether the gate is closed now. For assertions and reports.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed_count() != 0
@@ -184,6 +191,8 @@ impl Gate {
             }
             if quiet_nodes == 0 {
                 self.quiet.store(false, Ordering::Relaxed);
+            } else {
+                wakers.extend(queue.held.drain(..).map(|(_, waker)| waker));
             }
             self.closed.store(quiet_nodes, Ordering::Release);
             fence(Ordering::SeqCst);
@@ -264,6 +273,43 @@ impl Gate {
         self.phase.store(next, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Some(next)
+    }
+}
+
+/// Waits until a gate closes. Dropping it gives that up.
+pub(crate) struct Closing<'g> {
+    gate: &'g Gate,
+    id: Option<u64>,
+}
+
+impl Future for Closing<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut queue = lock(&self.gate.queue);
+        // `set_closed` changes the count under the queue's lock, and wakes whoever is in the list then.
+        if self.gate.closed.load(Ordering::Relaxed) != 0 {
+            return Poll::Ready(());
+        }
+        let id = self.id.unwrap_or(queue.next_id);
+        match queue.held.iter_mut().find(|(held, _)| *held == id) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => queue.held.push((id, cx.waker().clone())),
+        }
+        if self.id.is_none() {
+            queue.next_id += 1;
+        }
+        drop(queue);
+        self.id = Some(id);
+        Poll::Pending
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            lock(&self.gate.queue).held.retain(|(held, _)| *held != id);
+        }
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Node {
     id: NodeId,
     name: String,
     driver: Box<dyn Driver>,
+    hears_events: bool,
     edges: Slot<Edges>,
     len: AtomicU64,
     alignment: AtomicU32,
@@ -119,6 +120,7 @@ impl Node {
         Self {
             id,
             name,
+            hears_events: driver.hears_events(),
             driver,
             edges: Slot::new(Edges::new()),
             len: AtomicU64::new(facts.len),
@@ -240,6 +242,10 @@ impl Node {
     #[must_use]
     pub fn bitmaps(&self) -> &NodeBitmaps {
         &self.observers.bitmaps
+    }
+
+    pub(crate) fn hears_events(&self) -> bool {
+        self.hears_events
     }
 
     pub(crate) fn detects_zeroes(&self) -> bool {

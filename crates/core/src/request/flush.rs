@@ -10,6 +10,8 @@ use drystone_base::Result;
 
 use crate::disk::DiskOp;
 use crate::request::device::over;
+use crate::graph::node::ChildKey;
+use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -58,6 +60,9 @@ pub(crate) async fn flush(io: Io<'_>) -> Result<()> {
     let node = io.node();
     io.sim_point().await;
     let Some(disk) = node.driver().disk() else {
+        if let Some(file) = io.child(ChildKey::File) {
+            file.event(Event::FlushToOs).await;
+        }
         return node.driver().flush(io).await;
     };
     let Some(epoch) = node.flush.begin() else { return Ok(()) };

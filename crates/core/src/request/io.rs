@@ -1,7 +1,10 @@
 //! [`Io`]: one request's view of one node. The only way for a driver to reach its children.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
@@ -9,13 +12,19 @@ use drystone_buf::Buf;
 use crate::backend::Root;
 use crate::disk::Preallocation;
 use crate::driver::{BufResult, Status, WriteFlags, ZeroFlags};
+use crate::graph::gate::Gate;
 use crate::graph::grace::Stamp;
 use crate::graph::node::{ChildKey, Node};
 use crate::graph::permission::Perm;
+use crate::request::event::Event;
 use crate::request::presence::Presence;
 use crate::request::serialise::RangeGuard;
 use crate::request::{read, status, write, zero};
 use crate::runtime::{LocalRef, Shard, sim_point};
+use crate::waits::Rank;
+
+/// How long a request is held at most ([`Io::hold`]), in nanoseconds: a minute.
+pub const HOLD_NS_MAX: u64 = 60_000_000_000;
 
 /// What all steps of one request share.
 pub(crate) struct Request {
@@ -165,6 +174,7 @@ impl<'t> Io<'t> {
 
     /// Every write that was done before is on stable storage afterwards.
     pub async fn flush(self) -> Result<()> {
+        self.event(Event::FlushToDisk).await;
         crate::request::flush::flush(self).await
     }
 
@@ -213,6 +223,37 @@ impl<'t> Io<'t> {
     /// As [`Self::step_back`], with an error that somebody else has made.
     pub(crate) fn note_step_back(self, until_ns: u64) {
         self.request.step_back.set(Some(StepBack { until_ns }));
+    }
+
+    /// Tells the node what is about to happen in it. Costs a look at a flag unless its driver hears events.
+    pub async fn event(self, event: Event) {
+        if self.node.hears_events() {
+            self.node.driver().event(self, event).await;
+        }
+    }
+
+    /// Waits for `release`, for a driver that holds requests so that somebody can see what others do meanwhile. `what` is
+    /// what holds it, in reports. It waits no longer than
+    /// - until a drain begins that waits for this request: a held request is let go rather than wait for who may be
+    ///   waiting for the drain;
+    /// - [`HOLD_NS_MAX`]: others may wait for what it holds, and a drain for them.
+    ///
+    /// The private requests of a change are not held.
+    pub async fn hold(self, release: impl Future<Output = ()>, what: String) {
+        let Some(root) = self.root() else { return };
+        let local = self.local_ref();
+        let ranks = (Rank::Gate, Rank::Resource);
+        let _waiting = self.node.waits.begin(ranks, self.who(), what, "whoever resumes it".to_owned());
+        let mut release = pin!(release);
+        let mut closing = pin!(Gate::closing(root.gate()));
+        let mut bound = pin!(local.sleep_until(local.now_ns().saturating_add(HOLD_NS_MAX)));
+        poll_fn(|cx| {
+            let is_over = release.as_mut().poll(cx).is_ready()
+                || closing.as_mut().poll(cx).is_ready()
+                || bound.as_mut().poll(cx).is_ready();
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Fails unless the request may write here.

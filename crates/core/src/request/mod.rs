@@ -8,6 +8,7 @@
 //! | `resolve` | where the bytes are |
 //! | `straight` | requests that are one operation on one device |
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
+//! | [`event`] | what is about to happen, for nodes that inject errors |
 //! | `device` | alignment and bouncing |
 //! | `serialise` | range locks |
 //! | [`observe`] | who is told of writes |
@@ -15,6 +16,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod device;
+pub mod event;
 pub(crate) mod flush;
 pub mod io;
 pub mod observe;

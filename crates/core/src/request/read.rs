@@ -44,9 +44,11 @@ pub(crate) async fn read(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> BufResult
             (Ok(()), buf)
         }
         Target::Ask { io, at } => io.node().driver().read(io, at, buf).await,
-        Target::Enter { .. } | Target::Load { .. } => {
-            unreachable!("part_at loads, and a read enters nothing")
+        Target::Enter { io, at, told, event } => {
+            told.event(event).await;
+            Box::pin(read(io, at, buf)).await
         }
+        Target::Load { .. } => unreachable!("part_at loads"),
     };
     (result.map_err(|error| error.on_node(io.node().name())), buf)
 }
@@ -111,9 +113,12 @@ async fn start_piece(io: Io<'_>, target: Target<'_>, mut buf: Buf) -> (Result<()
             let (result, buf) = io.node().driver().read(io, at, buf).await;
             (result, Piece::Done(buf))
         }
-        Target::Enter { .. } | Target::Load { .. } => {
-            unreachable!("part_at loads, and a read enters nothing")
+        Target::Enter { io, at, told, event } => {
+            told.event(event).await;
+            let (result, buf) = Box::pin(read(io, at, buf)).await;
+            (result, Piece::Done(buf))
         }
+        Target::Load { .. } => unreachable!("part_at loads"),
     }
 }
 

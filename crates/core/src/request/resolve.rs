@@ -11,6 +11,7 @@ use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use crate::driver::{Access, Place, Tail};
 use crate::graph::node::ChildKey;
 use crate::request::chain::{CachedPlace, Visit};
+use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
 
@@ -27,8 +28,9 @@ pub(crate) enum Target<'t> {
     Zero,
     /// The driver of this node does it, at this offset of it.
     Ask { io: Io<'t>, at: GuestOffset },
-    /// On this child, which looks at what is written to it first: at this offset of it.
-    Enter { io: Io<'t>, at: GuestOffset },
+    /// On this child at this offset of it, once the event was told: the child looks at what is written to it first, or
+    /// somebody hears events.
+    Enter { io: Io<'t>, at: GuestOffset, told: Io<'t>, event: Event },
     /// The driver of this node must load metadata for this range first.
     Load { io: Io<'t>, range: GuestRange },
 }
@@ -133,6 +135,13 @@ fn step<'t>(io: Io<'t>, range: GuestRange, place: Place, access: Access) -> Resu
         Place::Backing => {
             assert!(access != Access::Write, "a driver located a backing image for a write");
             let Some(child) = io.child(ChildKey::Backing) else { return there(Target::Zero) };
+            let listener = io.child(ChildKey::File).filter(|file| file.node().hears_events());
+            if let (Some(told), Some(Step::Down { child, at, len })) =
+                (listener, descend(child, range.start(), range.len()))
+            {
+                let target = Target::Enter { io: child, at, told, event: Event::ReadBackingAio };
+                return Ok(Step::There(Part { len, target }));
+            }
             Ok(descend(child, range.start(), range.len())
                 .unwrap_or(Step::There(Part { len: range.len(), target: Target::Zero })))
         }
@@ -141,13 +150,18 @@ fn step<'t>(io: Io<'t>, range: GuestRange, place: Place, access: Access) -> Resu
                 Error::new(Kind::NotFound, format!("the node has no child '{key}'")).on_node(io.node().name())
             })?;
             let at = at.in_child();
-            if access == Access::Write && child.node().detects_zeroes() {
-                return there(Target::Enter { io: child, at });
+            let hears = child.node().hears_events();
+            if access == Access::Write && (child.node().detects_zeroes() || hears) {
+                return there(Target::Enter { io: child, at, told: child, event: Event::WriteAio });
             }
             if access == Access::Write {
                 return Ok(Step::Down { child, at, len: range.len() });
             }
             match (descend(child, at, range.len()), tail) {
+                (Some(Step::Down { child, at, len }), _) if hears => {
+                    let target = Target::Enter { io: child, at, told: child, event: Event::ReadAio };
+                    Ok(Step::There(Part { len, target }))
+                }
                 (Some(step), _) => Ok(step),
                 (None, Tail::Zeroes) => there(Target::Zero),
                 (None, Tail::Error) => Err(Error::new(

@@ -212,7 +212,7 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
         Work::Write { at, buf, flags } => keep(&mut back, io.write(at, buf, flags).await),
         Work::Zero { range, flags } => io.write_zeroes(range, flags).await,
         Work::Discard(range) => io.discard(range).await,
-        Work::Flush => io.flush().await,
+        Work::Flush => crate::request::flush::flush(io).await,
         Work::Resize { len, preallocation } => io.resize(len, preallocation).await,
         Work::Status { range, layers } => {
             crate::request::status::status(io, range, layers).await.map(|found| status = Some(found))

@@ -8,6 +8,7 @@ use crate::disk::Completion;
 use crate::driver::{Access, BufResult, WriteFlags, ZeroFlags};
 use crate::graph::policy::DetectZeroes;
 use crate::request::device::{is_straight, over, start_write, write_aligned};
+use crate::request::event::Event;
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
@@ -50,6 +51,7 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
     if let Err(error) = io.demand_write(flags.unchanged).and_then(|()| io.demand_inside(range, true)) {
         return (Err(error), buf);
     }
+    io.event(Event::Pwritev).await;
     let mut crossed = Crossed::default();
     let (mut result, buf) = if range.is_empty() {
         (Ok(()), buf)
@@ -62,6 +64,7 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
         result = flush(io).await;
     }
     crossed.finish(result.is_ok(), flags.unchanged);
+    io.event(Event::PwritevDone).await;
     (result.map_err(|error| error.on_node(io.node().name())), buf)
 }
 
@@ -153,7 +156,8 @@ async fn start_piece<'t>(
                 io.node().driver().write(io, at, buf, WriteFlags { fua: false, ..flags }).await;
             (result, Piece::Done(buf))
         }
-        Target::Enter { io, at } => {
+        Target::Enter { io, at, told, event } => {
+            told.event(event).await;
             // A box: the child may be told to enter another one. Flushing is done once, at the end.
             let (result, buf) = Box::pin(write(io, at, buf, WriteFlags { fua: false, ..flags })).await;
             (result, Piece::Done(buf))

@@ -10,6 +10,7 @@ use crate::disk::{Disk, DiskOp, Preallocation};
 use crate::driver::{WriteFlags, ZeroFlags};
 use crate::graph::permission::Perm;
 use crate::request::device::{is_straight, over};
+use crate::request::event::Event;
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
@@ -25,6 +26,7 @@ pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags
         return Ok(());
     }
     let flags = ZeroFlags { may_unmap: flags.may_unmap && !io.node().policy().ignores_discards, ..flags };
+    io.event(Event::PwritevZero).await;
     let mut crossed = Crossed::default();
     crossed.note(io.node(), range);
     io.node().counters.write(range);
@@ -33,6 +35,7 @@ pub(crate) async fn write_zeroes(io: Io<'_>, range: GuestRange, flags: ZeroFlags
         result = flush(io).await;
     }
     crossed.finish(result.is_ok(), flags.unchanged);
+    io.event(Event::PwritevDone).await;
     result.map_err(|error| error.on_node(io.node().name()))
 }
 

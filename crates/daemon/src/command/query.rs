@@ -140,13 +140,16 @@ fn specific(specific: Specific) -> ImageInfoSpecific {
         Specific::File => {
             ImageInfoSpecificData::File(Data { data: ImageInfoSpecificFile { extent_size_hint: None } })
         }
-        Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 } => {
+        Specific::Qcow2 { compat, compression_type, refcount_bits, data_file, version_3 } => {
             let flag = |of: fn(&Qcow2Features) -> bool| version_3.as_ref().map(of);
             ImageInfoSpecificData::Qcow2(Data {
                 data: Box::new(ImageInfoSpecificQCow2 {
                     compat: compat.to_owned(),
-                    data_file: None,
-                    data_file_raw: None,
+                    data_file_raw: data_file
+                        .is_some()
+                        .then(|| flag(|features| features.data_file_raw))
+                        .flatten(),
+                    data_file: data_file.flatten(),
                     extended_l2: flag(|features| features.extended_l2),
                     lazy_refcounts: flag(|features| features.lazy_refcounts),
                     corrupt: flag(|features| features.corrupt),

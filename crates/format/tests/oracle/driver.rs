@@ -12,7 +12,7 @@ use drystone_testkit::sim::Sim;
 
 use crate::chain::{Chain, SMALL, demand_consistent};
 use crate::check::{MATRIX, make, make_with_bitmaps};
-use crate::tools::{Scratch, run, run_ok};
+use crate::tools::{Scratch, io, run, run_ok};
 
 /// Length of the disks.
 const LEN: u64 = 8 << 20;
@@ -129,4 +129,49 @@ fn oracle_bitmaps_of_images_that_are_used_here_are_good_there() {
     assert_eq!(bitmaps(&info), bitmaps(&listed));
     let check = run("qemu-img", "check -f qcow2", &path);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+}
+
+/// Data in a file of its own, as the C tool leaves it and finds it again.
+#[test]
+fn oracle_their_data_files_are_read_and_written() {
+    let scratch = Scratch::new("data");
+    let [path, data] = ["image", "data"].map(|name| scratch.path(name));
+    for (seed, options) in (0..).zip([
+        "cluster_size=4k",
+        "cluster_size=4k,data_file_raw=on",
+        "cluster_size=16k,extended_l2=on",
+        "cluster_size=64k,data_file_raw=on,extended_l2=on",
+    ]) {
+        run_ok(
+            "qemu-img",
+            &format!("create -q -f qcow2 -o size=8M,{options},data_file={}", data.display()),
+            &path,
+        );
+        io(&path, &["write -P 1 0 40k", "write -P 3 1M 70k", "write -P 6 300k 4k", "write -z 512k 64k"]);
+        io(&path, &["write -P 7 700k 128k", "write -z 700k 64k", "discard 720k 64k", "write -P 8 701k 1k"]);
+        let mut expected = theirs(&scratch, &path, None);
+        let disks = [disk(&data), disk(&path)];
+        let sim = Sim::seeded(seed);
+        let graph = SimGraph::start(&sim);
+        let chain = Chain::open(&graph, &disks, SMALL).unwrap();
+        let work = async {
+            let mut client = BackendClient::new(&chain.backend, &sim.io(1));
+            let whole = GuestRange::new(GuestOffset::ZERO, LEN);
+            assert!(client.read(whole).await.unwrap() == expected, "{options}");
+            let mut rng = sim.rng();
+            for _ in 0..CHANGES {
+                change(&mut client, &mut expected, &mut rng).await;
+            }
+        };
+        sim.block_on(&sim.io(1), work).unwrap();
+        chain.close(&graph).unwrap();
+        demand_consistent(&disks[1].image());
+        std::fs::write(&path, disks[1].image().to_vec()).unwrap();
+        std::fs::write(&data, disks[0].image().to_vec()).unwrap();
+        assert!(theirs(&scratch, &path, None) == expected, "{options}");
+        if options.contains("raw") {
+            assert!(std::fs::read(&data).unwrap() == expected, "{options}: the raw file says otherwise");
+        }
+        run_ok("qemu-img", "check -f qcow2", &path);
+    }
 }

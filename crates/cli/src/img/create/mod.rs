@@ -164,7 +164,7 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        write::image(&local, &path, format, &values).await
+        write::image(&local, &path, format, &values, &chain).await
     })
 }
 
@@ -248,7 +248,7 @@ impl NewImage {
         self.values.replace_size(len_bytes)?;
         self.values.check_support()?;
         write::refuse_overlap(local, path, in_use).await?;
-        write::image(local, path, self.format, &self.values).await
+        write::image(local, path, self.format, &self.values, in_use).await
     }
 }
 

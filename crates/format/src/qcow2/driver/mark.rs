@@ -97,6 +97,11 @@ impl Qcow2 {
         self.header.get().0.backing_name().is_some()
     }
 
+    /// Whether the data file is a raw image of the disk.
+    pub(super) fn is_data_raw(&self) -> bool {
+        self.header.get().0.is_data_raw()
+    }
+
     pub(super) fn demand_undamaged(&self) -> Result<()> {
         if self.condition.is_damaged() {
             return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));
@@ -139,6 +144,7 @@ impl Qcow2 {
         if self.condition.is_marked() {
             return Ok(());
         }
+        self.repair_if_dirty(io).await?;
         let _structure = self.lock_structure(io).await;
         if self.condition.is_marked() {
             return Ok(());
@@ -214,6 +220,14 @@ impl Qcow2 {
             now.0.with_bitmaps(&now.1, bitmaps).map_err(cannot_change)?
         };
         self.write_placed(io, placed).await
+    }
+
+    /// Fails if there is no place in the header that could point to bitmaps.
+    pub(super) fn demand_header_room(&self) -> Result<()> {
+        let now = self.header.get();
+        let directory = HostOffset::new(self.cluster.bytes());
+        let bitmaps = BitmapsExtension { count: 1, directory, directory_len_bytes: 1 };
+        now.0.with_bitmaps(&now.1, Some(bitmaps)).map(drop).map_err(cannot_change)
     }
 
     /// Whether the header on disk may be another one than [`Self::header_now`].

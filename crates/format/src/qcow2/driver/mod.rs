@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
+//! | [`caches`] | how much of the tables is in memory, and for how long |
 //! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
@@ -20,6 +21,7 @@
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
@@ -31,6 +33,7 @@
 
 mod bitmaps;
 mod cache;
+pub mod caches;
 mod compressed;
 mod frame;
 mod free;
@@ -38,6 +41,7 @@ mod growth;
 mod l1;
 mod map;
 mod mark;
+mod mend;
 pub mod open;
 mod owned;
 mod pack;
@@ -76,6 +80,7 @@ use drystone_core::snapshots::InternalSnapshots;
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
 use bitmaps::Bitmaps;
+use caches::Cleaning;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -98,6 +103,7 @@ pub struct Qcow2 {
     refs: Refs,
     owned: Owned,
     frees: Frees,
+    cleaning: Cleaning,
     /// Guest clusters whose mapping is being changed.
     in_flight: RangeLocks,
     /// Storing metadata, growing tables, changing the header: one at a time.
@@ -165,6 +171,7 @@ impl Driver for Qcow2 {
 
     fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, _access: Access) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.map.load(io, self.map.spot(range.start()).slice).await;
             self.watch(io, result).await
         })
@@ -179,7 +186,7 @@ impl Driver for Qcow2 {
     }
 
     fn takes_compressed(&self) -> bool {
-        true
+        !self.map.l2().has_data_file()
     }
 
     fn write<'a>(
@@ -219,6 +226,7 @@ impl Driver for Qcow2 {
 
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.store_metadata(io).await;
             self.watch(io, result).await
         })

@@ -10,6 +10,7 @@ use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
 use super::bitmaps::{Bitmaps, LoadedBitmaps, load_bitmaps};
+use super::caches::{CacheOptions, Cleaning};
 use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
@@ -17,7 +18,7 @@ use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
 use super::refs::Refs;
 use super::store::Rounds;
-use crate::qcow2::header::{Access, Header, PREFIX_BYTES};
+use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
 /// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
 const WORDS_BYTES_MAX: usize = 1 << 20;
@@ -29,20 +30,13 @@ pub struct Qcow2Options {
     pub read_only: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
-    /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment). A few slices of 4 KiB at least.
-    pub l2_cache_bytes: u64,
-    /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment). A few blocks at least.
-    pub refcount_cache_bytes: u64,
+    /// How much memory is taken for tables.
+    pub caches: CacheOptions,
 }
 
 impl Default for Qcow2Options {
     fn default() -> Self {
-        Self {
-            read_only: false,
-            pass_discard: false,
-            l2_cache_bytes: 32 << 20,
-            refcount_cache_bytes: 8 << 20,
-        }
+        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
     }
 }
 
@@ -56,6 +50,24 @@ pub struct Opened {
     pub backing_name: Option<Vec<u8>>,
     /// The format of the backing file, as stored.
     pub backing_format: Option<Vec<u8>>,
+    /// Whether the guest's data is in another file, which the node needs as its child `data-file`.
+    pub data_file: DataFile,
+}
+
+/// Where an image keeps the guest's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataFile {
+    /// In its own file.
+    Same,
+    /// In another one: its name, if the image says it.
+    Apart(Option<Vec<u8>>),
+}
+
+impl DataFile {
+    fn of(header: &Header) -> Self {
+        let name = || header.extensions().data_file().map(<[u8]>::to_vec);
+        if header.l2().has_data_file() { Self::Apart(name()) } else { Self::Same }
+    }
 }
 
 /// What is read of an image when it is opened.
@@ -78,17 +90,20 @@ impl Qcow2 {
     pub async fn open(file: Io<'_>, options: Qcow2Options) -> Result<Opened> {
         let Loaded { header, bytes, l1, refcounts, bitmaps } = load_image(file, options).await?;
         let cluster = header.cluster();
+        let sizes = options.caches.sizes(&header)?;
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
         let backing_format = header.extensions().backing_format().map(<[u8]>::to_vec);
+        let data_file = DataFile::of(&header);
         let driver = Self {
             version: header.version(),
             cluster,
             condition: Condition::new(),
             options: Mutex::new(options),
             owned: Owned::new(l1.len() + refcounts.len()),
-            map: Map::new(header.l2(), l1, options.l2_cache_bytes),
-            refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
+            map: Map::new(header.l2(), l1, (sizes.l2_bytes, sizes.l2_entry_bytes)),
+            cleaning: Cleaning::every(sizes.clean_interval_ns),
+            refs: Refs::new(cluster, header.width(), refcounts, sizes.refcount_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),
             structure: RangeLocks::default(),
@@ -102,7 +117,7 @@ impl Qcow2 {
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
-        Ok(Opened { driver, facts, backing_name, backing_format })
+        Ok(Opened { driver, facts, backing_name, backing_format, data_file })
     }
 }
 
@@ -168,6 +183,8 @@ fn demand_access(header: &Header, options: Qcow2Options) -> Result<()> {
         Access::Refused(reason) => {
             Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
         }
+        // The first write repairs it.
+        Access::ReadOnly(ReadOnlyReason::Dirty) => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
         Access::ReadOnly(reason) => {
             Err(Error::new(Kind::ReadOnly, "the image cannot be opened for writing").because(reason))

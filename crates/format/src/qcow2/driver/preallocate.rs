@@ -33,14 +33,15 @@ struct Manner {
 }
 
 impl Qcow2 {
-    /// Gives space to the clusters from the one in which the old disk ended to the end of the new one.
+    /// Gives space to the clusters from the one in which the old disk ended to the end of the new one. In a data file, they
+    /// have it.
     pub(super) async fn preallocate(
         &self,
         io: Io<'_>,
         (old_len, len): (u64, u64),
         preallocation: Preallocation,
     ) -> Result<()> {
-        if preallocation == Preallocation::Off {
+        if preallocation == Preallocation::Off || self.map.l2().has_data_file() {
             return Ok(());
         }
         let as_zeroes = preallocation == Preallocation::Metadata && shows_backing(io, old_len);

@@ -159,6 +159,16 @@ impl Qcow2 {
         Ok(whole)
     }
 
+    /// The file that the guest's data is in.
+    pub(super) fn data_file<'t>(&self, io: Io<'t>) -> Result<Io<'t>> {
+        if !self.map.l2().has_data_file() {
+            return io.file();
+        }
+        io.child(ChildKey::DataFile).ok_or_else(|| {
+            Error::new(Kind::NotFound, "the node has no child 'data-file'").on_node(io.node().name())
+        })
+    }
+
     /// What the subcluster at `at` is, as a cluster of that kind, and for how many bytes.
     fn run_at(&self, at: GuestOffset, mixed: Mixed) -> (L2Entry, u64) {
         let (l2, byte) = (self.map.l2(), self.map.spot(at).byte);
@@ -195,7 +205,7 @@ impl Qcow2 {
             },
             L2Entry::Data(data) => {
                 let byte = self.map.spot(at).byte;
-                read_clamped(io.file()?, data.at.plus(byte).in_child(), len).await
+                read_clamped(self.data_file(io)?, data.at.plus(byte).in_child(), len).await
             }
             L2Entry::Compressed(stored) => {
                 let mut buf = Buf::zeroed(len);

@@ -277,6 +277,14 @@ impl Refs {
         first << self.cluster.bits() >= len_file && first >= self.used_end.load(Ordering::Acquire)
     }
 
+    /// Takes out every block that is clean and was not used since the last time.
+    pub(super) fn clean(&self) {
+        self.state().blocks.retain(|_, block| {
+            let is_idle = !block.dirty && !block.writing;
+            std::mem::replace(&mut block.used, false) || !is_idle
+        });
+    }
+
     /// Copies every dirty block as it is now. Until [`Self::stored`] it stays in memory.
     pub(super) fn take_dirty(&self) -> Vec<BlockImage> {
         let mut guard = self.state();

@@ -12,7 +12,7 @@
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::WriteFlags;
+use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_core::request::io::Io;
 
@@ -41,6 +41,7 @@ impl Qcow2 {
         self.drop_clusters(io, (old_len, len)).await?;
         self.zero_tail(io, old_len).await?;
         self.hide_backing(io, old_len, len).await?;
+        self.grow_data(io, (old_len, len), preallocation).await?;
         self.preallocate(io, (old_len, len), preallocation).await?;
         self.store_metadata(io).await?;
         self.change_len(io, len).await
@@ -123,6 +124,33 @@ impl Qcow2 {
     async fn hide_backing(&self, io: Io<'_>, old_len: u64, len: u64) -> Result<()> {
         let backing = io.child(ChildKey::Backing).map_or(0, |backing| backing.len());
         self.change_clusters(io, self.clusters_between(old_len, backing.min(len)), Become::Zero).await
+    }
+
+    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows.
+    async fn grow_data(
+        &self,
+        io: Io<'_>,
+        (old_len, len): (u64, u64),
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        if !self.map.l2().has_data_file() {
+            return Ok(());
+        }
+        let data = self.data_file(io)?;
+        let shows = self.is_data_raw() || preallocation != Preallocation::Off;
+        let there = data.len().min(len).saturating_sub(old_len);
+        if shows && let Some(range) = GuestRange::checked(old_len, there).filter(|range| !range.is_empty()) {
+            data.write_zeroes(range, ZeroFlags { may_unmap: true, ..ZeroFlags::default() }).await?;
+        }
+        if data.len() < len {
+            let space =
+                if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+            data.resize(len, space).await?;
+        }
+        match shows {
+            true => self.change_clusters(io, self.clusters_between(old_len, len), Become::Mapped).await,
+            false => Ok(()),
+        }
     }
 
     async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {

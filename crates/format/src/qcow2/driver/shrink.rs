@@ -34,6 +34,10 @@ impl Qcow2 {
         let dropped = self.drop_behind(io, len).await;
         let _ = self.watch(io, dropped).await;
         self.trims.store(true, Ordering::Release);
+        if self.map.l2().has_data_file() {
+            // Whoever is still inside may make it longer again, which shows nowhere.
+            let _ = self.data_file(io)?.resize(len, Preallocation::Off).await;
+        }
         Ok(())
     }
 

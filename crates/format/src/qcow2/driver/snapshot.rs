@@ -134,6 +134,10 @@ impl Qcow2 {
         let snapshots = self.snapshots_now(io).await?;
         let (index, table) = self.find(&snapshots, id)?;
         let header = self.header_now();
+        if header.extensions().bitmaps().is_some() {
+            let text = "the image's persistent bitmaps would not know what an internal snapshot changes";
+            return Err(Error::new(Kind::InUse, text));
+        }
         let stored_len = snapshots.list.get(index).and_then(|snapshot| snapshot.len_guest);
         let len = stored_len.unwrap_or(header.len_guest());
         let mut l1 = self.load_l1(io, table).await?;

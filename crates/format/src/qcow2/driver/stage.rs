@@ -17,6 +17,7 @@ use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 
 use super::Qcow2;
+use super::caches::CacheSizes;
 use super::mark::HeaderNow;
 use super::open::{Loaded, Qcow2Options, load_image};
 
@@ -25,6 +26,7 @@ struct Reopening {
     /// The node, whose driver is a [`Qcow2`].
     node: Arc<Node>,
     options: Qcow2Options,
+    sizes: CacheSizes,
     /// The image is read again.
     reads: bool,
     loaded: Option<Loaded>,
@@ -50,7 +52,8 @@ impl Qcow2 {
             return Ok(Box::new(NothingStaged));
         }
         let options = Qcow2Options { read_only: new.read_only, ..options };
-        Ok(Box::new(Reopening { node: Arc::clone(request.node), options, reads, loaded: None }))
+        let sizes = options.caches.sizes(&self.header_now())?;
+        Ok(Box::new(Reopening { node: Arc::clone(request.node), options, sizes, reads, loaded: None }))
     }
 
     fn demand_same(&self, loaded: &Loaded) -> Result<()> {
@@ -102,8 +105,7 @@ impl Staged for Reopening {
             publish.len(loaded.header.len_guest());
             publish.bitmaps(driver.install(loaded));
         }
-        driver.map.set_cache_bytes(self.options.l2_cache_bytes);
-        driver.refs.set_cache_bytes(self.options.refcount_cache_bytes);
+        driver.set_caches(self.sizes);
         driver.pass_discard.store(self.options.pass_discard, Ordering::Relaxed);
         driver.set_options(self.options);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1  take copies:  unlinked clusters, L1, L2, refcount table, refcount blocks     (against the arrows)
-//!   2  write counts                          data of published mappings is in the file already
+//!   2  write counts                          data of published mappings is in the file already; a data file is flushed
 //!   3  ── flush ──  write the refcount table, if it has new blocks  ── flush ──
 //!   4  write L2 slices
 //!   5  ── flush ──  write L1 entries, if there are new tables
@@ -105,6 +105,10 @@ impl Qcow2 {
 
     async fn write_round(&self, io: Io<'_>, round: &Round) -> Result<()> {
         let file = io.file()?;
+        if self.map.l2().has_data_file() {
+            // What the mappings point to, and what the guest wrote where it was mapped already.
+            self.data_file(io)?.flush().await?;
+        }
         for block in &round.blocks {
             write_bytes(file, block.at, &block.bytes).await?;
         }

@@ -2,7 +2,7 @@
 //!
 //! | header | reading | writing |
 //! |---|---|---|
-//! | an unknown incompatible feature, encryption, external data file | no | no |
+//! | an unknown incompatible feature, encryption, a raw data file that is none | no | no |
 //! | dirty bit: refcounts may be wrong | yes | no, until repaired |
 //! | corrupt bit | yes | no, until repaired |
 //! | an unknown autoclear feature | yes | yes; [`Header::for_writing`] first |
@@ -45,9 +45,9 @@ pub enum RefusedReason {
     /// The guest's data is encrypted.
     #[error("the image is encrypted ({0:?}), which is not supported")]
     Encrypted(Crypt),
-    /// The guest's data is in another file.
-    #[error("the image keeps its data in an external file, which is not supported")]
-    ExternalData,
+    /// A data file that is a raw image, and none.
+    #[error("the image says that its data file is a raw image, and that it has none")]
+    NoDataFile,
 }
 
 impl Header {
@@ -67,16 +67,24 @@ impl Header {
     }
 
     /// The header that must be on disk, durably, before the first write to the image: without the autoclear features that
-    /// this build does not keep up to date. `None` if that is the header as it is.
+    /// this build does not keep true. `None` if that is the header as it is.
     ///
     /// # Errors
     /// As [`Self::changed`].
     pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
-        let kept = Autoclear::EMPTY.with(AutoclearBit::Bitmaps, self.extensions.bitmaps().is_some());
+        let kept = Autoclear::EMPTY
+            .with(AutoclearBit::Bitmaps, self.extensions.bitmaps().is_some())
+            .with(AutoclearBit::RawExternalData, self.is_data_raw());
         if self.autoclear == kept {
             return Ok(None);
         }
         self.changed(&HeaderChange { autoclear: Some(kept), ..HeaderChange::default() }).map(Some)
+    }
+
+    /// Whether the data has a file of its own that is a raw image of the disk.
+    #[must_use]
+    pub fn is_data_raw(&self) -> bool {
+        self.l2().has_data_file() && self.autoclear.has(AutoclearBit::RawExternalData)
     }
 
     fn refused(&self) -> Option<RefusedReason> {
@@ -87,8 +95,8 @@ impl Header {
         if self.crypt != Crypt::None {
             return Some(RefusedReason::Encrypted(self.crypt));
         }
-        let raw_data = self.autoclear.has(AutoclearBit::RawExternalData);
-        let is_external = self.incompatible.has(IncompatibleBit::ExternalData) || raw_data;
-        is_external.then_some(RefusedReason::ExternalData)
+        let is_raw = self.autoclear.has(AutoclearBit::RawExternalData);
+        let is_alone = is_raw && !self.incompatible.has(IncompatibleBit::ExternalData);
+        is_alone.then_some(RefusedReason::NoDataFile)
     }
 }

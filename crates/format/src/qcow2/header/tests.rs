@@ -186,10 +186,19 @@ fn compression_type_and_feature_bit_agree() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     assert_eq!(access_of(with_u32(32, 2)), Access::Refused(RefusedReason::Encrypted(Crypt::Luks)));
-    assert_eq!(access_of(with_u64(72, 4)), Access::Refused(RefusedReason::ExternalData));
-    assert_eq!(access_of(with_u64(88, 2)), Access::Refused(RefusedReason::ExternalData));
+    assert_eq!(access_of(with_u64(72, 4)), Access::ReadWrite);
+    assert_eq!(access_of(with_u64(88, 2)), Access::Refused(RefusedReason::NoDataFile));
     let Access::Refused(reason) = access_of(with_u64(72, 1 << 63 | 1 << 5 | 1)) else { panic!() };
     assert_eq!(reason.to_string(), "the image uses features that are not supported: bit 5, bit 63");
+}
+
+#[test]
+fn that_a_data_file_is_raw_stays_true() {
+    let raw = with(&[(79, &[4]), (95, &[2 | 4])]).unwrap();
+    assert!(raw.is_data_raw());
+    let writable = raw.for_writing().unwrap().unwrap();
+    assert_eq!((writable.autoclear().raw(), writable.is_data_raw()), (2, true));
+    assert_eq!(writable.for_writing(), Ok(None));
 }
 
 #[test]

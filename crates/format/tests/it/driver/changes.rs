@@ -59,6 +59,11 @@ macro_rules! for_each_change {
             subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
             subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
             subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
+            data_in_a_file_of_its_own: new("data 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_in_a_file_of_its_own_over_backing: new("64K").after("write 0..64K").overlay("data 64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; discard 20K..24K; flush; write 21K..22K; write 0..512";
+            data_in_a_raw_file: new("rawdata 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_files_change_their_length: new("rawdata 64K").after("write 0..64K"), "shrink 30K; write 29K..30K; flush; grow 50K metadata; write 49K..50K; shrink 8K; grow 20K";
+            subclusters_in_a_data_file: new("c16K x 128K").after("write 0..128K").overlay("c16K x data 128K"), "write 1K..1536 & write 20K..21K; flush; zero 1K..2K; unmap 16K..32K; write 17K+300; flush; write 1200+20";
             grows_with_metadata: new("c512 r64 30K").after("write 0..1K; write 8K..20K; discard 8K..20K"), "write 2K..3K; grow 40448 metadata; flush; write 36K..37K; grow 80K metadata; write 60K..61K";
             grows_with_space: new("c4K 30K").after("write 0..30K; discard 8K..20K"), "write 2K..3K; grow 50K falloc; flush; write 36K..37K; grow 80K full; write 60K..61K";
             grows_with_metadata_over_a_longer_backing_file: new("64K").after("write 0..64K").overlay("10K"), "write 1K..2K; grow 40K metadata; flush; write 9K..11K; grow 64K falloc";

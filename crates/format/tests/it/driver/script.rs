@@ -19,6 +19,7 @@ use std::rc::Rc;
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::BackingFile;
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
 use drystone_testkit::graph::SimGraph;
@@ -79,10 +80,7 @@ impl Stage<'_, '_> {
             ["rw"] => chain.set_read_only(graph, false),
             ["cache", bytes] => {
                 let bytes = len(bytes);
-                chain.reopen(
-                    graph,
-                    Qcow2Options { l2_cache_bytes: bytes, refcount_cache_bytes: bytes, ..SMALL },
-                )
+                chain.reopen(graph, Qcow2Options { caches: CacheOptions::of_bytes(bytes), ..SMALL })
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),

@@ -14,9 +14,9 @@ use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
-use super::chain::{Chain, demand_consistent, header};
+use super::chain::{Chain, demand_consistent, header, is_data};
 use super::script::Stage;
-use super::state::{State, read_all};
+use super::state::{State, demand_raw_data, read_all};
 use super::tracked::Tracked;
 
 /// A script and the images that it is done to.
@@ -41,6 +41,13 @@ fn name_of(image: &Image) -> Option<Vec<u8>> {
 /// Whether requests may fail.
 fn are_disturbed(disks: &[SimDisk]) -> bool {
     disks.iter().any(|disk| disk.power().is_off() || disk.faults_hit() > 0)
+}
+
+impl Known {
+    /// With another model of the disk's bytes.
+    pub(crate) fn with_model(&self, model: ByteModel) -> Self {
+        Self { model, ..self.clone() }
+    }
 }
 
 impl Scripted<'_> {
@@ -105,7 +112,8 @@ impl Subject for Scripted<'_> {
         }
         let name = name_of(&image);
         assert!(known.names.contains(&name), "the backing file is called {name:?}, not {:?}", known.names);
-        for (disk, before) in below.iter().zip(&self.state.images) {
+        let unchanged = below.iter().zip(&self.state.images).filter(|(disk, _)| !is_data(disk));
+        for (disk, before) in unchanged {
             assert!(disk.image() == *before, "an image below has changed");
         }
         let mut model = known.model.clone();
@@ -113,7 +121,8 @@ impl Subject for Scripted<'_> {
         let model = Rc::new(RefCell::new(model));
         let graph = SimGraph::start(sim);
         let chain = Chain::open(&graph, disks, self.state.options).unwrap();
-        read_all(sim, &chain, &model).unwrap();
+        let contents = read_all(sim, &chain, &model).unwrap();
+        demand_raw_data(disks, &contents);
         let mut bitmaps = known.bitmaps.clone();
         let bitmaps = chain.bitmaps(&graph, move |found| {
             bitmaps.check(&found.list(), |name, range| {

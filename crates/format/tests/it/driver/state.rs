@@ -13,7 +13,7 @@ use drystone_testkit::sim::Sim;
 
 use crate::common::{golden, golden_image, parse_od};
 
-use super::chain::{Chain, SMALL, demand_consistent, demand_leaks};
+use super::chain::{Chain, SMALL, demand_consistent, demand_leaks, header, is_data};
 use super::kind::Kind;
 use super::script::{Stage, client};
 use super::snapshot;
@@ -46,7 +46,7 @@ impl State {
 
     pub(crate) fn of(kind: Kind) -> Self {
         Self {
-            images: vec![kind.image()],
+            images: kind.images(),
             model: ByteModel::zeroed(kind.len),
             options: SMALL,
             leaks: 0,
@@ -109,7 +109,7 @@ impl State {
         let kind = Kind { is_overlay: true, ..Kind::of(kind) };
         let mut below = self.contents();
         below.set_len(kind.len);
-        self.images.push(kind.image());
+        self.images.extend(kind.images());
         self.model = ByteModel::of(&below);
         self
     }
@@ -154,6 +154,17 @@ fn whole(len: u64) -> GuestRange {
 /// A disk on which all operations end at once.
 pub(crate) fn instant_disk(image: &Image) -> SimDisk {
     SimDisk::new(image.clone(), DiskOptions { timing: Timing::Instant, ..DiskOptions::seeded(0) })
+}
+
+/// A data file that is a raw image of the disk says what the disk does.
+pub(crate) fn demand_raw_data(disks: &[SimDisk], contents: &Image) {
+    let [.., data, top] = disks else { return };
+    let len = contents.len();
+    if is_data(data) && header(&top.image()).is_data_raw() && len <= 2 * LARGE_BYTES {
+        let mut data = data.image();
+        data.set_len(len);
+        assert!(data == *contents, "the raw data file differs from the disk");
+    }
 }
 
 /// Reads the disk, each byte checked; of a large one, the start and the end.
