@@ -235,6 +235,14 @@ impl Qcow2 {
         self.write_placed(io, placed).await
     }
 
+    /// Fails if there is no place in the header that could point to bitmaps.
+    pub(super) fn demand_header_room(&self) -> Result<()> {
+        let now = self.header.get();
+        let directory = HostOffset::new(self.cluster.bytes());
+        let bitmaps = BitmapsExtension { count: 1, directory, directory_len_bytes: 1 };
+        now.0.with_bitmaps(&now.1, Some(bitmaps)).map(drop).map_err(cannot_change)
+    }
+
     /// Whether the header on disk may be another one than [`Self::header_now`].
     pub(super) fn header_is_uncertain(&self) -> bool {
         self.header.is_uncertain.load(Ordering::Acquire)
