@@ -1,11 +1,13 @@
 //! Making new images.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::runtime::LocalRef;
+use drystone_format::raw;
 use drystone_protocol::file::Locking;
-use drystone_protocol::file::create::{Existing, create};
+use drystone_protocol::file::create::{Contents, Existing, create};
 
 use crate::formats::{BackingName, Formats};
 use crate::name::{self, Name};
@@ -37,10 +39,24 @@ pub struct CreateRequest {
 pub async fn create_image(local: &LocalRef, formats: &Formats, request: CreateRequest) -> Result<()> {
     let CreateRequest { name, format, len_bytes, backing, mut options, existing, locking } = request;
     let format = formats.find(&format)?;
-    let contents = format.contents(len_bytes, backing.as_ref(), &mut options)?;
+    let data_file = options.clone().take_text("data_file")?;
+    let mut contents = format.contents(len_bytes, backing.as_ref(), &mut options)?;
     options.finish(format.name())?;
     match name::parse(&name)? {
-        Name::Path { path, .. } => create(local, path, existing, locking, contents).await,
+        Name::Path { path, .. } => {
+            if let Some(data_file) = data_file {
+                if Path::new(&data_file) == path {
+                    let text = "the image and its data cannot be in the same file";
+                    return Err(Error::new(Kind::InvalidInput, text).in_option("data_file"));
+                }
+                // What is said of space is said of the data.
+                let preallocation = std::mem::take(&mut contents.preallocation);
+                let len_bytes = raw::len_file_of_new(len_bytes)?;
+                let data = Contents { len_bytes, preallocation, pieces: Vec::new() };
+                create(local, data_file, existing, locking, data).await?;
+            }
+            create(local, path, existing, locking, contents).await
+        }
         Name::Options(_) | Name::Nbd(_) => {
             Err(Error::new(Kind::Unsupported, "an image is made in a file, which is named by its path"))
         }

@@ -105,6 +105,17 @@ pub struct OpenedImage {
     pub facts: NodeFacts,
     /// What is behind it.
     pub backing: Backing,
+    /// Where its data is.
+    pub data_file: DataFile,
+}
+
+/// Where an image has the data of its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataFile {
+    /// In its own file.
+    Same,
+    /// In another one, which it may name.
+    Apart(Option<OsString>),
 }
 
 /// What an image says of a backing file.
@@ -135,7 +146,13 @@ impl Formats {
     /// Those of this build.
     #[must_use]
     pub fn builtin() -> Self {
-        Self(vec![Arc::new(RawFormat), Arc::new(Qcow2Format), Arc::new(CopyOnReadFilter), Arc::new(BlkDebugFilter), Arc::new(BlkVerifyFilter)])
+        Self(vec![
+            Arc::new(RawFormat),
+            Arc::new(Qcow2Format),
+            Arc::new(CopyOnReadFilter),
+            Arc::new(BlkDebugFilter),
+            Arc::new(BlkVerifyFilter),
+        ])
     }
 
     /// Adds one.

@@ -8,7 +8,7 @@
 //! | `nbd` | | `tls-creds`, `tls-hostname` |
 //! | `raw` | `offset`, `size` | |
 //! | `copy-on-read` | nothing: it cannot be reopened | |
-//! | `qcow2` | all of its own | `encrypt`, `data-file` |
+//! | `qcow2` | all of its own | `encrypt` |
 //!
 //! What is in neither list has to be said again at a reopen, and as it was.
 
@@ -56,9 +56,8 @@ const KNOWN: [Known; 5] = [
             "l2-cache-entry-size",
             "refcount-cache-size",
             "cache-clean-interval",
-            "drop-bitmaps",
         ],
-        unsupported: &["encrypt", "data-file"],
+        unsupported: &["encrypt"],
     },
 ];
 

@@ -15,8 +15,10 @@
 //! | [`backing`] | another name for the backing file in a header |
 //! | [`draft`] | commands that change the graph, composed into one plan: add, delete, snapshot, reopen |
 //! | [`given`] | what a node was given when it was opened or reopened |
+//! | [`mod@bitmap`] | dirty bitmaps as users ask for them |
 //! | `known` | options by name: which a reopen can change |
 //! | [`mod@resize`] | another length for a disk |
+//! | [`snapshots`] | internal snapshots |
 //! | [`query`] | reports of nodes and of the graph |
 //!
 //! Invariants: an image decides only what a policy lets it decide; a guess about a format is never written to. Does not
@@ -24,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+pub mod bitmap;
 pub mod create;
 pub mod draft;
 pub mod formats;
@@ -31,6 +34,7 @@ pub mod given;
 mod json;
 mod known;
 pub mod name;
+pub mod nbd;
 pub mod open;
 pub mod options;
 pub mod policy;
@@ -39,4 +43,5 @@ pub mod report;
 pub mod request;
 pub mod resize;
 pub mod settings;
+pub mod snapshots;
 mod spec;

@@ -195,6 +195,8 @@ struct Pending {
     image: OpenedImage,
     role: Role,
     file: NodeId,
+    /// Where its data is, if that is another file.
+    data: Option<NodeId>,
     /// The second disk of a driver that has two.
     test: Option<NodeId>,
     leaf: Leaf,
@@ -205,6 +207,7 @@ struct Pending {
     given: Given,
     /// The file, if it takes over from the image what it was not told.
     file_is_heir: Option<NodeId>,
+    data_is_heir: bool,
     backing_is_heir: bool,
 }
 
@@ -300,10 +303,11 @@ impl<'s> Session<'s, '_> {
         let mut is_main = true;
         for pending in chain.images.into_iter().rev() {
             let Pending { image, role, file, leaf, node_name, settings, place, is_probed, .. } = pending;
-            let Pending { mut given, file_is_heir, backing_is_heir, .. } = pending;
+            let Pending { mut given, file_is_heir, data, data_is_heir, backing_is_heir, .. } = pending;
             is_main = place.nesting == 0;
             let format_name = image.driver.format_name();
             let mut children = vec![(ChildKey::File, role, file)];
+            children.extend(data.map(|data| (ChildKey::DataFile, Role::DATA, data)));
             children.extend(pending.test.map(|test| (blkverify::TEST, Role::DATA, test)));
             let behind = below.map(|below| below.id);
             children.extend(behind.map(|behind| (ChildKey::Backing, Role::COW, behind)));
@@ -317,7 +321,9 @@ impl<'s> Session<'s, '_> {
             })?;
             self.opening.set_policy(id, given.settings.policy());
             given.driver(format_name)?;
-            for heir in file_is_heir.into_iter().chain(behind.filter(|_| backing_is_heir)) {
+            let data_heir = data.filter(|_| data_is_heir);
+            let heirs = file_is_heir.into_iter().chain(data_heir);
+            for heir in heirs.chain(behind.filter(|_| backing_is_heir)) {
                 if let Some(given) = self.given.get_mut(&heir) {
                     given.heir_of = Some(id);
                 }

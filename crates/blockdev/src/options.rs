@@ -237,7 +237,9 @@ impl Options {
         }
         match numbered.0.into_keys().next() {
             None => Ok(list),
-            Some(other) => Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap")),
+            Some(other) => {
+                Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap"))
+            }
         }
     }
 
@@ -253,7 +255,9 @@ impl Options {
         }
         match numbered.0.into_keys().next() {
             None => Ok(list),
-            Some(other) => Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap")),
+            Some(other) => {
+                Err(refused(&format!("{key}.{other}"), "items are numbered from 0 on, without a gap"))
+            }
         }
     }
 

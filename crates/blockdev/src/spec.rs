@@ -23,14 +23,16 @@ use drystone_protocol::null::NullOptions;
 
 use crate::known;
 use crate::name::{self, Name};
+use crate::nbd;
 use crate::options::{Child, Options};
 use crate::settings::Settings;
-
-mod nbd;
 
 /// Options of formats that images may set for the images they name: those that say which bytes are meant. (The sizes of
 /// caches, say, are the user's memory.)
 const IMAGE_OPTIONS: [&str; 2] = ["offset", "size"];
+
+/// What options say of children, rather than of the node.
+pub(crate) const CHILDREN: [&str; 6] = ["file", "backing", "data-file", "image", "raw", "test"];
 
 /// A node to be opened, with what is below it.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +80,8 @@ pub(crate) struct ImageSpec {
     pub(crate) format: Option<String>,
     pub(crate) file: NodeSpec,
     pub(crate) backing: BackingSpec,
+    /// What is said of the file that its data is in, if that is another one.
+    pub(crate) data_file: Option<NodeSpec>,
     /// A second disk, for drivers that have two (`test`).
     pub(crate) test: Option<NodeSpec>,
     /// The format's own.
@@ -178,6 +182,7 @@ impl NodeSpec {
                 driver: ProtocolDriver::File(file),
             }),
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             test: None,
             options: Options::default(),
         })))
@@ -193,6 +198,7 @@ impl NodeSpec {
             format: format.map(str::to_owned),
             file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
+            data_file: None,
             test: None,
             options: Options::default(),
         })))
@@ -227,6 +233,11 @@ impl NodeSpec {
             Child::Node(name) => BackingSpec::Node(speaker.existing(name)?),
             Child::New(backing) => BackingSpec::Node(Self::image(backing, speaker.about_backing(settings))?),
         };
+        let data_file = match options.take_child("data-file")? {
+            Child::Unsaid | Child::None => None,
+            Child::New(data) => Some(Self::file(data, speaker.about_file(settings))?),
+            Child::Node(name) => Some(speaker.existing(name)?),
+        };
         let test = match file_key {
             "raw" => Some(Self::test(&mut options, speaker, settings)?),
             _ => None,
@@ -239,6 +250,7 @@ impl NodeSpec {
             format: driver,
             file,
             backing,
+            data_file,
             test,
             options,
         })))
@@ -254,6 +266,13 @@ impl NodeSpec {
                 Err(Error::new(Kind::InvalidInput, text).in_option("test"))
             }
         }
+    }
+
+    /// A file that an image names for its data: this path, as it is, from the folder where the program runs.
+    pub(crate) fn data_file(path: OsString, settings: Settings) -> Result<Self> {
+        let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
+        let driver = ProtocolDriver::File(file_options(path, settings));
+        Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -300,9 +319,6 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
     }
     Ok(said)
 }
-
-/// Options that are children.
-pub(crate) const CHILDREN: [&str; 5] = ["file", "backing", "image", "raw", "test"];
 
 /// The option of a driver that is its child `file`.
 pub(crate) fn file_key(driver: &str) -> &'static str {

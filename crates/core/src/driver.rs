@@ -28,6 +28,7 @@ use crate::graph::role::{ParentState, Role, default_grant};
 use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::runtime::{LocalFuture, LocalRef};
+use crate::snapshots::InternalSnapshots;
 
 /// What a node is when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -359,6 +360,11 @@ pub trait Driver: Any + Send + Sync {
     fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
         let _ = changes;
         Box::pin(async move { Err(unsupported(io, "store bitmaps").in_option("persistent")) })
+    }
+
+    /// What it can do with internal snapshots; `None` if it has none.
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        None
     }
 
     /// The node's own device, for protocol drivers.

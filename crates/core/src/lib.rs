@@ -40,7 +40,7 @@
 //!
 //! - [`guide::changing_the_graph`]: opening, snapshots, reopening, errors undone, with examples that run
 //! - [`guide::functions`]: every public function, and the capability that it needs
-//! - [`driver`]: writing a protocol, a format or a filter
+//! - [`driver`]: writing a protocol, a format or a filter; [`snapshots`]: one that has internal snapshots
 //! - [`runtime`] and [`disk`]: what the core asks of the threads and devices that it runs on
 //!
 //! | module | what |
@@ -73,5 +73,6 @@ pub mod lane;
 pub mod models;
 pub mod request;
 pub mod runtime;
+pub mod snapshots;
 mod sync;
 pub mod waits;

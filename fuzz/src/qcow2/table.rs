@@ -26,7 +26,7 @@ pub(super) fn header(bytes: &[u8]) {
     assert!(header.l1().entries <= L1_ENTRIES_MAX);
     assert!(header.snapshots().count <= SNAPSHOTS_MAX);
     assert!(header.backing_name().is_none_or(|name| name.len() <= BACKING_NAME_BYTES_MAX as usize));
-    let _ = (header.access(&[]), header.extensions().feature_names(), header.extensions().data_file());
+    let _ = (header.access(), header.extensions().feature_names(), header.extensions().data_file());
     // One that fills its cluster may have no room for its own name behind its extensions.
     if let Ok(encoded) = header.encode() {
         assert!(encoded.len() <= area);

@@ -170,6 +170,9 @@ impl Reopening<'_, '_> {
         let mut said = item.said.clone();
         let file = said.take_child(file_key(&item.driver()))?;
         self.child(item, ChildKey::File, file, settings.for_file())?;
+        let data_file = said.take_child("data-file")?;
+        self.demand_data_file(item, &data_file)?;
+        self.child(item, ChildKey::DataFile, data_file, settings.for_file())?;
         let backing = said.take_child("backing")?;
         if !has_backing && backing != Child::Unsaid {
             return Err(Error::new(
@@ -197,6 +200,25 @@ impl Reopening<'_, '_> {
         Ok(())
     }
 
+    /// The data stays in its file.
+    fn demand_data_file(&self, item: &Item, said: &Child) -> Result<()> {
+        let current = self.current(item.node, ChildKey::DataFile);
+        let named = match said {
+            Child::Node(name) => {
+                Some(self.draft.find(self.task, name).map_err(|error| error.in_option("data-file"))?)
+            }
+            _ => None,
+        };
+        let text = match said {
+            Child::Unsaid => return Ok(()),
+            Child::Node(_) if current.is_some() && current == named => return Ok(()),
+            Child::New(_) if current.is_some() => return Ok(()),
+            _ if current.is_none() => "the image has no data file",
+            _ => "it cannot be changed",
+        };
+        Err(Error::new(Kind::InvalidInput, text).in_option("data-file"))
+    }
+
     fn current(&self, node: NodeId, key: ChildKey) -> Option<NodeId> {
         let children = self.draft.plan.children(self.task.gs(), node);
         children.into_iter().find(|(known, _)| *known == key).map(|(_, child)| child)
@@ -213,7 +235,12 @@ impl Reopening<'_, '_> {
                     return self.heir(item, child, None, base);
                 }
                 self.disinherit(item, current);
-                let role = if key == ChildKey::Backing { Role::COW } else { Role::IMAGE };
+                let is_apart = self.current(item.node, ChildKey::DataFile).is_some();
+                let role = match key {
+                    ChildKey::Backing => Role::COW,
+                    _ if is_apart => Role::METADATA.with(Role::PRIMARY),
+                    _ => Role::IMAGE,
+                };
                 self.draft.plan.set_child(item.node, key, child, role);
                 Ok(())
             }

@@ -15,7 +15,7 @@ use drystone_filter::blkdebug::rules::{InjectError, Kinds, Rule, SetState};
 use drystone_filter::blkdebug::{BlkDebug, BlkDebugOptions, FORMAT_NAME, Limits, image_grant};
 use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -91,7 +91,7 @@ impl Configured for ConfiguredFilter {
         Box::pin(async move {
             let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
             let driver = Box::new(BlkDebug::new(self.0.clone()));
-            Ok(OpenedImage { driver, facts, backing: Backing::Impossible })
+            Ok(OpenedImage { driver, facts, backing: Backing::Impossible, data_file: DataFile::Same })
         })
     }
 }
@@ -100,8 +100,9 @@ impl Configured for ConfiguredFilter {
 fn load_rules(path: &Path) -> Result<Vec<Rule>> {
     let named = |error: Error| error.at_path(path);
     let bytes = drystone_sys::load_file(path, FILE_BYTES_MAX)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|cause| named(Error::new(Kind::InvalidInput, "the rules are no valid text").because(cause)))?;
+    let text = String::from_utf8(bytes).map_err(|cause| {
+        named(Error::new(Kind::InvalidInput, "the rules are no valid text").because(cause))
+    })?;
     let mut rules = Vec::new();
     for section in parse_sections(&text).map_err(named)? {
         let mut options = Options::default();
@@ -119,9 +120,8 @@ fn inject_error(mut options: Options) -> Result<Rule> {
     let state = options.take_number("state")?.unwrap_or(0);
     let kinds = options.take_choice("iotype", &Kinds::NAMES)?.unwrap_or(Kinds::DEFAULT);
     let errno = options.take_number("errno")?.unwrap_or(EIO);
-    let errno = i32::try_from(errno).map_err(|_| {
-        Error::new(Kind::InvalidInput, format!("{errno} is no errno")).in_option("errno")
-    })?;
+    let errno = i32::try_from(errno)
+        .map_err(|_| Error::new(Kind::InvalidInput, format!("{errno} is no errno")).in_option("errno"))?;
     let sector = match options.clone().take_text("sector") {
         // All of them, as the C tool writes it.
         Ok(Some(text)) if text == "-1" => {
@@ -130,7 +130,8 @@ fn inject_error(mut options: Options) -> Result<Rule> {
         }
         _ => options.take_number("sector")?,
     };
-    let too_far = || Error::new(Kind::OutOfRange, "it lies past the largest possible disk").in_option("sector");
+    let too_far =
+        || Error::new(Kind::OutOfRange, "it lies past the largest possible disk").in_option("sector");
     let offset = sector.map(|sector| sector.checked_mul(SECTOR_BYTES).ok_or_else(too_far)).transpose()?;
     let once = options.take_switch("once")?.unwrap_or(false);
     // There is one way to fail.

@@ -8,7 +8,7 @@ use drystone_core::runtime::LocalFuture;
 use drystone_filter::blkverify::{BlkVerify, FORMAT_NAME};
 use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -48,7 +48,8 @@ impl Configured for ConfiguredFilter {
     fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
         Box::pin(async move {
             let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
-            Ok(OpenedImage { driver: Box::new(BlkVerify), facts, backing: Backing::Impossible })
+            let backing = Backing::Impossible;
+            Ok(OpenedImage { driver: Box::new(BlkVerify), facts, backing, data_file: DataFile::Same })
         })
     }
 }

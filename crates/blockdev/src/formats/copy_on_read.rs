@@ -10,7 +10,7 @@ use drystone_core::runtime::LocalFuture;
 use drystone_filter::copy_on_read::{CopyOnRead, file_grant};
 use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -62,7 +62,12 @@ impl Configured for ConfiguredFilter {
         Box::pin(async move {
             let bottom = self.bottom.as_deref().map(|name| find_below(file, name)).transpose()?;
             let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
-            Ok(OpenedImage { driver: Box::new(CopyOnRead::new(bottom)), facts, backing: Backing::Impossible })
+            Ok(OpenedImage {
+                driver: Box::new(CopyOnRead::new(bottom)),
+                facts,
+                backing: Backing::Impossible,
+                data_file: DataFile::Same,
+            })
         })
     }
 }

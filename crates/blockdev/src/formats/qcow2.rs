@@ -11,13 +11,13 @@ use drystone_core::runtime::LocalFuture;
 use drystone_format::qcow2::compress::Compression;
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::open::{self as qcow2, Qcow2Options};
 use drystone_format::qcow2::header::{MAGIC, Version};
 use drystone_protocol::file::create::Contents;
 
 mod settings;
 
-use super::{Backing, BackingName, Configured, Format, OpenedImage};
+use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -86,6 +86,8 @@ fn take_create_options(len_bytes: u64, options: &mut Options) -> Result<CreateOp
         lazy_refcounts: options.take_switch("lazy_refcounts")?.unwrap_or(default.lazy_refcounts),
         compression: options.take_choice("compression_type", &compressions)?.unwrap_or(default.compression),
         extended_l2: options.take_switch("extended_l2")?.unwrap_or(default.extended_l2),
+        data_file: options.take_text("data_file")?.map(String::into_bytes),
+        is_data_raw: options.take_switch("data_file_raw")?.unwrap_or(default.is_data_raw),
         ..default
     })
 }
@@ -104,7 +106,11 @@ impl Configured for ConfiguredQcow2 {
                 Some(name) => Backing::File(BackingName { name: OsString::from_vec(name), format }),
                 None => Backing::None,
             };
-            Ok(OpenedImage { driver: Box::new(opened.driver), facts: opened.facts, backing })
+            let data_file = match opened.data_file {
+                qcow2::DataFile::Same => DataFile::Same,
+                qcow2::DataFile::Apart(name) => DataFile::Apart(name.map(OsString::from_vec)),
+            };
+            Ok(OpenedImage { driver: Box::new(opened.driver), facts: opened.facts, backing, data_file })
         })
     }
 }

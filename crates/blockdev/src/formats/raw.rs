@@ -12,7 +12,7 @@ use drystone_core::runtime::LocalFuture;
 use drystone_format::raw::{self, Guard, RawOptions};
 use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, Format, Formats, OpenedImage, PROBE_BYTES};
+use super::{Backing, BackingName, Configured, DataFile, Format, Formats, OpenedImage, PROBE_BYTES};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -82,7 +82,12 @@ impl Configured for ConfiguredRaw {
                 Some(guard) => driver.guarded(guard.clone()),
                 None => driver,
             };
-            Ok(OpenedImage { driver: Box::new(driver), facts, backing: Backing::Impossible })
+            Ok(OpenedImage {
+                driver: Box::new(driver),
+                facts,
+                backing: Backing::Impossible,
+                data_file: DataFile::Same,
+            })
         })
     }
 }

@@ -7,7 +7,7 @@ use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_sys::FileId;
 
 use super::{Added, Leaf, NESTING_MAX, Pending, Place, Session};
-use crate::formats::{Backing, Configured, Format, OpenedImage, PROBE_BYTES};
+use crate::formats::{Backing, Configured, DataFile, Format, OpenedImage, PROBE_BYTES};
 use crate::given::Given;
 use crate::known;
 use crate::options::Options;
@@ -41,7 +41,8 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, said, mut settings, format, file, backing, test, options } = spec;
+        let ImageSpec { node_name, said, mut settings, format, file, backing, data_file, test, options } = spec;
+        let data_is_heir = !matches!(data_file, Some(NodeSpec::Existing(_)));
         let is_heir = !matches!(file, NodeSpec::Existing(_));
         let given = Given::new(said.clone(), settings);
         self.spent.image()?;
@@ -79,6 +80,7 @@ impl<'s> Session<'s, '_> {
             // The one that is trusted may be longer.
             image.facts.len = self.opening.node(test)?.len();
         }
+        let data = self.data_file(&image, data_file, &mut settings, place).await.map_err(named)?;
         let backing_is_heir = !matches!(backing, BackingSpec::Node(NodeSpec::Existing(_)));
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
@@ -86,12 +88,18 @@ impl<'s> Session<'s, '_> {
             let format_name = chosen.format.name();
             self.warnings.push(Warning::ProbedBacking { path: file.leaf.shown(), format_name });
         }
-        let (role, is_probed) = (chosen.configured.file_role(), chosen.is_probed);
+        let role = match data {
+            // What is left for the image's own file.
+            Some(_) => Role::METADATA.with(Role::PRIMARY),
+            None => chosen.configured.file_role(),
+        };
+        let is_probed = chosen.is_probed;
         let file_is_heir = is_heir.then_some(file.id);
         Ok(Pending {
             image,
             role,
             file: file.id,
+            data,
             test,
             leaf: file.leaf,
             node_name,
@@ -100,6 +108,7 @@ impl<'s> Session<'s, '_> {
             is_probed,
             given,
             file_is_heir,
+            data_is_heir,
             backing_is_heir,
         })
     }
@@ -141,6 +150,44 @@ impl<'s> Session<'s, '_> {
                 opened => return opened.map_err(|error| file.leaf.name_in(error)),
             }
         }
+    }
+
+    /// Opens the file that an image has its data in, if that is another one. What is said comes before what the image says.
+    async fn data_file(
+        &mut self,
+        image: &OpenedImage,
+        said: Option<NodeSpec>,
+        settings: &mut Settings,
+        place: Place,
+    ) -> Result<Option<NodeId>> {
+        let refuse = |text| Err(Error::new(Kind::InvalidInput, text).in_option("data-file"));
+        let users = default_grant(Role::DATA, parent(place, *settings));
+        let place = Place { users, ..place };
+        let data = match (&image.data_file, said) {
+            (DataFile::Same, None) => return Ok(None),
+            (DataFile::Same, Some(_)) => return refuse("the image has no external data file"),
+            (DataFile::Apart(None), None) => {
+                return refuse("the image keeps its data in another file, and does not say in which");
+            }
+            (DataFile::Apart(_), Some(spec)) => self.file(spec, *settings, place).await?,
+            (DataFile::Apart(Some(name)), None) => {
+                let spec = NodeSpec::data_file(name.clone(), settings.for_file())?;
+                let opened = self.file(spec, *settings, Place { is_image: true, ..place }).await;
+                opened
+                    .map_err(|error| Error::new(error.kind(), "cannot open its data file").because(error))?
+            }
+        };
+        if data.read_only && !settings.read_only {
+            if !settings.auto_read_only {
+                let text = "the data file is read-only, and the image is to be written";
+                return Err(data.leaf.name_in(Error::new(Kind::ReadOnly, text)));
+            }
+            settings.read_only = true;
+            self.warnings.push(Warning::ReadOnlyFile { path: data.leaf.shown() });
+        }
+        let users = default_grant(Role::DATA, parent(place, *settings));
+        self.claim(data.id, users, *settings).await?;
+        Ok(Some(data.id))
     }
 
     /// Opens the child `file` of an image, which wants `place.users` of it.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use drystone_core::bitmap::BitmapInfo;
 use drystone_core::control::{GraphView, NodeView};
 use drystone_core::graph::activity::Activity;
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
@@ -46,6 +47,8 @@ pub struct NodeReport {
     pub image: ImageReport,
     /// What was done to it since it was opened.
     pub activity: Activity,
+    /// Its dirty bitmaps.
+    pub bitmaps: Vec<BitmapInfo>,
     /// The children, by what they are for.
     pub children: Vec<(ChildKey, NodeId)>,
 }
@@ -92,20 +95,39 @@ pub enum Specific {
         compression_type: &'static str,
         /// `refcount-bits`.
         refcount_bits: u32,
+        /// `data-file`: whether the data has a file of its own, and what the image calls it.
+        data_file: Option<Option<String>>,
         /// What only images of version 3 have.
         version_3: Option<Qcow2Features>,
     },
 }
 
 /// Features that are marked in headers of version 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qcow2Features {
+    /// `bitmaps`: those that are stored in it.
+    pub bitmaps: Vec<StoredBitmap>,
     /// `lazy-refcounts`.
     pub lazy_refcounts: bool,
     /// `corrupt`.
     pub corrupt: bool,
     /// `extended-l2`.
     pub extended_l2: bool,
+    /// `data-file-raw`.
+    pub data_file_raw: bool,
+}
+
+/// A bitmap that an image stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBitmap {
+    /// Its name.
+    pub name: String,
+    /// Bytes per bit.
+    pub granularity: u32,
+    /// The image is open for writing, or was and the bitmap was not stored: what is stored is out of date.
+    pub in_use: bool,
+    /// It follows writes.
+    pub auto: bool,
 }
 
 /// How deep images are reported inside of images that stand on them: no more than can be opened by one request.
@@ -149,6 +171,7 @@ impl Reporter<'_, '_> {
             backing_file_depth: if self.nesting > 0 { self.behind(view).count() } else { 0 },
             image,
             activity: node.activity(),
+            bitmaps: node.bitmaps().list(),
             children: view.children().collect(),
         }
     }
@@ -216,15 +239,29 @@ fn specific(node: &Node, header: Option<&Header>) -> Option<Specific> {
         return Some(Specific::File);
     }
     let header = header?;
+    let is_writable = !node.is_read_only() && node.is_active();
+    let stored = node.driver_as::<Qcow2>().map(Qcow2::stored_bitmaps).unwrap_or_default();
+    let bitmaps = stored.into_iter().map(|bitmap| StoredBitmap {
+        name: String::from_utf8_lossy(&bitmap.name).into_owned(),
+        granularity: 1 << bitmap.granularity_bits,
+        in_use: bitmap.in_use || is_writable,
+        auto: bitmap.auto,
+    });
     let version_3 = (header.version() == Version::V3).then(|| Qcow2Features {
+        bitmaps: bitmaps.collect(),
         lazy_refcounts: header.compatible().has(CompatibleBit::LazyRefcounts),
         corrupt: header.incompatible().has(IncompatibleBit::Corrupt),
         extended_l2: header.incompatible().has(IncompatibleBit::ExtendedL2),
+        data_file_raw: header.is_data_raw(),
     });
     Some(Specific::Qcow2 {
         compat: header.version().compat(),
         compression_type: header.compression().name(),
         refcount_bits: header.width().bits(),
+        data_file: header
+            .l2()
+            .has_data_file()
+            .then(|| header.extensions().data_file().map(|name| String::from_utf8_lossy(name).into_owned())),
         version_3,
     })
 }

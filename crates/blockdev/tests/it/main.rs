@@ -11,6 +11,7 @@ mod atomic;
 mod chain;
 mod crash_points;
 mod create;
+mod data_file;
 mod draft;
 mod hostile;
 mod load;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
-use drystone_blockdev::formats::{Backing, BackingName, Configured, Format, Formats, OpenedImage};
+use drystone_blockdev::formats::{Backing, BackingName, Configured, DataFile, Format, Formats, OpenedImage};
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::options::Options;
 use drystone_blockdev::settings::Settings;
@@ -52,7 +52,7 @@ impl Configured for Tiny {
                 false => Backing::File(BackingName { name: OsString::from(name), format: None }),
             };
             let facts = NodeFacts { len: 512, request_alignment: 1, read_only: true };
-            Ok(OpenedImage { driver: Box::new(TinyDisk), facts, backing })
+            Ok(OpenedImage { driver: Box::new(TinyDisk), facts, backing, data_file: DataFile::Same })
         })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use drystone_base::{Error, GuestRange, HostOffset, Kind, Result};
-use drystone_blockdev::formats::{Backing, BackingName, Configured, Format, OpenedImage};
+use drystone_blockdev::formats::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
 use drystone_blockdev::options::Options;
 use drystone_blockdev::settings::Settings;
 use drystone_core::driver::{
@@ -85,7 +85,9 @@ impl Configured for Trap {
     fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
         let driver = Box::new(Trap { traps: self.traps.clone(), tag: self.tag.clone() });
         let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
-        Box::pin(async move { Ok(OpenedImage { driver, facts, backing: Backing::Impossible }) })
+        Box::pin(async move {
+            Ok(OpenedImage { driver, facts, backing: Backing::Impossible, data_file: DataFile::Same })
+        })
     }
 }
 

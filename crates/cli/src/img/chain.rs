@@ -6,7 +6,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::FileId;
 
-use super::image::Image;
+use super::image::{Identity, Image};
 use super::spec::Spec;
 
 /// A chain from its top image on.
@@ -15,7 +15,7 @@ pub(super) struct Chain {
     force_share: bool,
     /// An error is told when somebody asks for the image.
     next: Result<Option<Spec>>,
-    seen: BTreeSet<FileId>,
+    seen: BTreeSet<Identity>,
 }
 
 impl Chain {
@@ -31,7 +31,7 @@ impl Chain {
     pub(super) async fn next(&mut self) -> Result<Option<Image>> {
         let Some(spec) = std::mem::replace(&mut self.next, Ok(None))? else { return Ok(None) };
         let image = Image::open(&self.local, &spec, self.force_share).await?;
-        if !self.seen.insert(image.file_id()) {
+        if !self.seen.insert(image.identity()) {
             let text = "the backing chain comes back to this image";
             return Err(Error::new(Kind::InvalidImage, text).at_path(spec.path()));
         }
@@ -41,7 +41,11 @@ impl Chain {
 
     /// The files that were opened so far.
     pub(super) fn into_files(self) -> BTreeSet<FileId> {
-        self.seen
+        let file = |identity| match identity {
+            Identity::File(file) => Some(file),
+            Identity::Nbd(_) => None,
+        };
+        self.seen.into_iter().filter_map(file).collect()
     }
 }
 

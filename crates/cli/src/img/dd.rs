@@ -178,6 +178,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         sources: vec![CopySource { backend: source.backend.clone(), start, len_bytes }],
         target: target.backend.clone(),
         unit_bytes: image.cluster_bytes().unwrap_or(BLOCK_BYTES),
+        block_bytes: BLOCK_BYTES,
         sparse_bytes: 0,
         zero_from: 0,
         own_layer_until: 0,

@@ -19,9 +19,10 @@ use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_blockdev::formats::{Formats, PROBE_BYTES};
 use drystone_blockdev::name::{self, Name};
 use drystone_buf::Buf;
-use drystone_core::disk::{Disk, DiskOp};
+use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
+use drystone_core::lane::Lane;
 use drystone_core::runtime::{LocalFuture, LocalRef};
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::bitmap::Bitmap;
@@ -29,7 +30,9 @@ use drystone_format::qcow2::check::Source;
 use drystone_format::qcow2::header::{Access, HeaderError, PREFIX_BYTES, RefusedReason};
 use drystone_format::qcow2::snapshot::{self, Snapshot, SnapshotError, Snapshots};
 use drystone_format::raw;
-use drystone_sys::{File, FileId, ImageLock, Locking, OpenOptions};
+use drystone_nbd::uri::{Address, Uri};
+use drystone_protocol::nbd::{NbdClient, NbdOptions};
+use drystone_sys::{File, FileId, ImageLock, Locking, Network, OpenOptions};
 
 use super::doc::Doc;
 use super::spec::{Format, Spec, Window, bytes_of};
@@ -51,8 +54,8 @@ pub(crate) struct Image {
     pub(crate) content: Content,
     /// Length of its disk in bytes.
     pub(crate) len_guest: u64,
-    /// Bytes that its file takes up.
-    pub(crate) allocated_bytes: u64,
+    /// Bytes that its file takes up, if that is known.
+    pub(crate) allocated_bytes: Option<u64>,
     /// The layer that it lies on; none for a file.
     pub(crate) child: Option<Box<Self>>,
     /// Its disk (raw, file), or the bytes that it is stored in (qcow2).
@@ -66,6 +69,8 @@ pub(crate) enum Content {
         /// `file` or `host_device`.
         driver: &'static str,
     },
+    /// An export of an NBD server.
+    Nbd,
     /// Bytes as they are.
     Raw,
     /// qcow2.
@@ -75,13 +80,28 @@ pub(crate) enum Content {
 /// A part of a file.
 #[derive(Clone)]
 pub(crate) struct Bytes {
-    file: Rc<File>,
-    lock: ImageLock,
+    store: Store,
     local: LocalRef,
     start: u64,
     len: u64,
     /// What is written behind the end makes them longer.
     grows: bool,
+}
+
+/// What has the bytes.
+#[derive(Clone)]
+enum Store {
+    File { file: Rc<File>, lock: ImageLock },
+    Nbd(Rc<NbdClient>),
+}
+
+/// Which file or export it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Identity {
+    /// A file.
+    File(FileId),
+    /// An export, by its name.
+    Nbd(String),
 }
 
 /// Somebody who looks at a disk and lets others do what they like.
@@ -139,6 +159,7 @@ impl Image {
                     image.bytes.claim(users).await?;
                     return Ok(image);
                 }
+                Spec::Nbd(options) => return Self::open_nbd(local, options).await,
                 Spec::Format { format, window, file, .. } => (*format, window, file),
             };
             let below = format.map_or(users, |format| users.of_file(format, window));
@@ -174,9 +195,10 @@ impl Image {
             return Err(Error::new(Kind::InvalidInput, format!("driver '{driver}' is not for a '{found}'")));
         }
         let len = file.len_bytes(&**local).await?.next_multiple_of(SECTOR_BYTES);
-        let allocated_bytes = file.allocated_bytes(&**local).await?;
+        let allocated_bytes = Some(file.allocated_bytes(&**local).await?);
         let lock = ImageLock::new(&file, locking);
-        let bytes = Bytes { file: Rc::new(file), lock, local: local.clone(), start: 0, len, grows: true };
+        let store = Store::File { file: Rc::new(file), lock };
+        let bytes = Bytes { store, local: local.clone(), start: 0, len, grows: true };
         let name = plain_name(path);
         let options = Doc::map([("driver", Some(driver.into())), ("filename", Some(name.as_slice().into()))]);
         Ok(Self {
@@ -185,6 +207,27 @@ impl Image {
             content: Content::File { driver },
             len_guest: len,
             allocated_bytes,
+            child: None,
+            bytes,
+        })
+    }
+
+    async fn open_nbd(local: &LocalRef, options: &NbdOptions) -> Result<Self> {
+        let mut lane = Lane::new(local.clone());
+        let (client, facts) = NbdClient::open(&mut lane, &Network::os(), options.clone()).await?;
+        let bytes = Bytes {
+            store: Store::Nbd(Rc::new(client)),
+            local: local.clone(),
+            start: 0,
+            len: facts.len,
+            grows: false,
+        };
+        Ok(Self {
+            name: options.to_string().into_bytes(),
+            options: nbd_options(options),
+            content: Content::Nbd,
+            len_guest: facts.len,
+            allocated_bytes: None,
             child: None,
             bytes,
         })
@@ -209,7 +252,7 @@ impl Image {
 
     async fn on_qcow2(child: Self) -> Result<Self> {
         let header = child.bytes.header().await?;
-        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access(&[]) {
+        if let Access::Refused(cause @ RefusedReason::Features(_)) = header.access() {
             return Err(Error::new(Kind::Unsupported, "cannot open the image").because(cause));
         }
         let options = options_of(Format::Qcow2, &Window::default(), &child);
@@ -228,19 +271,26 @@ impl Image {
     pub(crate) const fn format(&self) -> &'static str {
         match self.content {
             Content::File { driver } => driver,
+            Content::Nbd => "nbd",
             Content::Raw => "raw",
             Content::Qcow2(_) => "qcow2",
         }
     }
 
     /// Which file it lies in.
-    pub(crate) fn file_id(&self) -> FileId {
-        self.bytes.file.id()
+    pub(crate) fn identity(&self) -> Identity {
+        match &self.bytes.store {
+            Store::File { file, .. } => Identity::File(file.id()),
+            Store::Nbd(client) => Identity::Nbd(client.options().to_string()),
+        }
     }
 
-    /// The path of the file that it lies in.
+    /// The path of the file that it lies in; empty if it is none.
     pub(crate) fn path(&self) -> &Path {
-        self.bytes.file.path()
+        match &self.bytes.store {
+            Store::File { file, .. } => file.path(),
+            Store::Nbd(_) => Path::new(""),
+        }
     }
 
     /// Its backing file; `None` if it has none.
@@ -267,6 +317,24 @@ impl Image {
     }
 }
 
+/// The options of an export, in the order in which the C tool writes them.
+fn nbd_options(options: &NbdOptions) -> Doc {
+    let Uri { address, export } = &options.uri;
+    let (host, port, path) = match address {
+        Address::Tcp { host, port } => (Some(host.as_str()), Some(port.to_string()), None),
+        Address::Unix { socket } => (None, None, Some(socket.to_string_lossy())),
+    };
+    let kind = if path.is_some() { "unix" } else { "inet" };
+    Doc::map([
+        ("server.host", host.map(Doc::from)),
+        ("server.port", port.as_deref().map(Doc::from)),
+        ("server.path", path.as_deref().map(Doc::from)),
+        ("driver", Some("nbd".into())),
+        ("export", Some(export.as_str()).filter(|export| !export.is_empty()).map(Doc::from)),
+        ("server.type", Some(kind.into())),
+    ])
+}
+
 /// A path such that nobody takes its start for a protocol.
 fn plain_name(path: &Path) -> Vec<u8> {
     let is_plain = matches!(name::parse(path.as_os_str()), Ok(Name::Path { driver: None, .. }));
@@ -276,7 +344,7 @@ fn plain_name(path: &Path) -> Vec<u8> {
 /// The file's name, as long as that says all there is to say; else options.
 fn name_of(child: &Image, window: &Window, options: &Doc) -> Vec<u8> {
     let is_plain = window.offset_said.is_none() && window.size_said.is_none();
-    if is_plain && matches!(child.content, Content::File { .. }) {
+    if is_plain && matches!(child.content, Content::File { .. } | Content::Nbd) {
         return child.name.clone();
     }
     format!("json:{}", options.to_json_line()).into_bytes()
@@ -294,10 +362,18 @@ fn options_of(format: Format, window: &Window, child: &Image) -> Doc {
 impl Bytes {
     /// Locks the file for `users`.
     async fn claim(&self, users: Users) -> Result<()> {
+        let Store::File { lock, .. } = &self.store else { return Ok(()) };
         let shared = if users.force_share { Perm::ALL } else { users.grant.shared };
         let grant = Grant { shared, ..users.grant };
-        self.lock.prepare(&*self.local, grant).await?.commit();
+        lock.prepare(&*self.local, grant).await?.commit();
         Ok(())
+    }
+
+    fn submit(&self, op: DiskOp) -> Completion {
+        match &self.store {
+            Store::File { file, .. } => file.submit(&self.local, op),
+            Store::Nbd(client) => client.device().submit(&self.local, op),
+        }
     }
 
     /// Which format the bytes look like.
@@ -376,7 +452,7 @@ impl Bytes {
             return Err(Error::new(Kind::InvalidImage, text));
         }
         let op = DiskOp::Read { at: self.start + at, buf: Buf::zeroed(len_bytes) };
-        let done = self.file.submit(&self.local, op).await;
+        let done = self.submit(op).await;
         done.result?;
         Ok(done.buf.map(|buf| buf.as_slice().to_vec()).unwrap_or_default())
     }
@@ -396,7 +472,7 @@ impl Bytes {
         let mut buf = Buf::zeroed(bytes.len());
         buf.as_mut_slice().copy_from_slice(bytes);
         let op = DiskOp::Write { at: self.start + at, buf, fua: false };
-        self.file.submit(&self.local, op).await.result?;
+        self.submit(op).await.result?;
         self.len = self.len.max(end);
         Ok(())
     }
@@ -406,7 +482,7 @@ impl Bytes {
     /// # Errors
     /// Those of the operating system.
     pub(crate) async fn flush(&self) -> Result<()> {
-        self.file.submit(&self.local, DiskOp::Flush).await.result
+        self.submit(DiskOp::Flush).await.result
     }
 }
 

@@ -101,7 +101,7 @@ struct Info {
     name: Vec<u8>,
     format: &'static str,
     len_guest: u64,
-    allocated_bytes: u64,
+    allocated_bytes: Option<u64>,
     cluster_bytes: Option<u64>,
     is_encrypted: bool,
     is_dirty: bool,
@@ -140,7 +140,7 @@ impl Info {
         };
         match &image.content {
             Content::File { .. } => info.specific = Some(Doc::Map(Vec::new())),
-            Content::Raw => {}
+            Content::Raw | Content::Nbd => {}
             Content::Qcow2(header) => info.add_qcow2(image, header).await?,
         }
         Ok(info)
@@ -159,6 +159,13 @@ impl Info {
         let bitmaps = image.bytes.bitmaps(header).await?;
         self.specific = Some(qcow2_specific(header, &bitmaps, encryption(image, header).await?));
         Ok(())
+    }
+
+    /// Of what only passes on the bytes of a server nobody knows whether it was closed.
+    fn says_dirty(&self) -> bool {
+        let is_passed_on = |info: &Self| info.format == "nbd";
+        self.cluster_bytes.is_some()
+            || !(is_passed_on(self) || self.child.as_deref().is_some_and(is_passed_on))
     }
 
     fn to_doc(&self) -> Doc {
@@ -180,7 +187,7 @@ impl Info {
             ("filename", Some(self.name.as_slice().into())),
             ("cluster-size", self.cluster_bytes.map(Doc::from)),
             ("format", Some(self.format.into())),
-            ("actual-size", Some(self.allocated_bytes.into())),
+            ("actual-size", self.allocated_bytes.map(Doc::from)),
             ("format-specific", specific),
             (
                 "full-backing-filename",
@@ -188,7 +195,7 @@ impl Info {
             ),
             ("encrypted", self.is_encrypted.then_some(Doc::Bool(true))),
             ("backing-filename", backing.map(|it| it.recorded.as_slice().into())),
-            ("dirty-flag", Some(self.is_dirty.into())),
+            ("dirty-flag", self.says_dirty().then(|| self.is_dirty.into())),
         ])
     }
 
@@ -206,7 +213,8 @@ impl Info {
             words.line("file format", self.format.as_bytes());
             words.line("virtual size", length_in_words(self.len_guest).as_bytes());
         }
-        words.line("disk size", size_in_words(self.allocated_bytes).as_bytes());
+        let disk_size = self.allocated_bytes.map_or_else(|| "unavailable".to_owned(), size_in_words);
+        words.line("disk size", disk_size.as_bytes());
         self.add_format_words(&mut words);
         if let Some(child) = &self.child {
             let path = format!("{path}/file");
@@ -235,7 +243,8 @@ impl Info {
         }
         if !self.snapshots.is_empty() {
             words.raw(b"Snapshot list:\n");
-            for line in snapshots::to_table(&self.snapshots) {
+            let rows: Vec<_> = self.snapshots.iter().map(snapshots::Row::from).collect();
+            for line in snapshots::to_table(&rows) {
                 words.raw(&line);
             }
         }

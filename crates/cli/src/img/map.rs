@@ -9,12 +9,14 @@
 //! Not here: where the answers come from ([`drystone_core::lane::Ticket::status`]).
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
 
 use drystone_base::{Error, GuestRange, Kind, Result};
+use drystone_blockdev::query::filename;
 use drystone_blockdev::report::Layer;
 use drystone_core::backend::ReadOnly;
+use drystone_core::control::{GraphView, Task};
 use drystone_core::driver::Status;
+use drystone_core::graph::node::{ChildKey, NodeId};
 
 use super::line::{self, Line, SIZE_MAX, size_between};
 use super::options::{self, Output};
@@ -64,10 +66,24 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
     let image = line.only_image()?;
     tool::run(line::start(console, Load::Small), async |tool: &Tool| {
         let disk = tool.open_reader(&image).await?;
-        let printer = Printer { console, output: line.output, layers: &disk.layers, has_printed: false };
+        let files = files(tool, &disk.layers).await?;
+        let printer = Printer { console, output: line.output, files: &files, has_printed: false };
         map(tool, &disk, (start, most), printer).await
     })?;
     Ok(0)
+}
+
+/// The names of the files that the data of the layers lies in.
+async fn files(tool: &Tool, layers: &[Layer]) -> Result<Vec<String>> {
+    let nodes: Vec<NodeId> = layers.iter().map(|layer| layer.node).collect();
+    let look = async move |task: &mut Task<'_>| {
+        let name = |graph: &GraphView<'_>, node| {
+            let file = [ChildKey::DataFile, ChildKey::File].iter().find_map(|key| graph.child(node, *key));
+            filename::of(graph, file.unwrap_or(node)).text()
+        };
+        Ok(task.gs().with(|graph| nodes.iter().map(|node| name(graph, *node)).collect()))
+    };
+    tool.on_control(look).await
 }
 
 /// Bytes that have the same story.
@@ -129,7 +145,8 @@ const NOTHING: Status =
 struct Printer<'a> {
     console: &'a mut Console,
     output: Output,
-    layers: &'a [Layer],
+    /// By depth.
+    files: &'a [String],
     has_printed: bool,
 }
 
@@ -173,9 +190,9 @@ impl<'a> Printer<'a> {
     }
 
     /// The file that the layer at this depth lies in.
-    fn file(&self, depth: u32) -> &'a [u8] {
-        let layer = usize::try_from(depth).ok().and_then(|depth| self.layers.get(depth));
-        layer.and_then(|layer| layer.path.as_deref()).map_or(&[], |path| path.as_os_str().as_bytes())
+    fn file(&self, depth: u32) -> &'a str {
+        let file = usize::try_from(depth).ok().and_then(|depth| self.files.get(depth));
+        file.map_or("", String::as_str)
     }
 
     fn end(&mut self) {

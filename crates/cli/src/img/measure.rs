@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 
 use drystone_base::{Error, GuestRange, Kind, Result};
+use drystone_blockdev::snapshots::Which;
 use drystone_core::backend::ReadOnly;
 use drystone_core::disk::Preallocation;
 use drystone_format::qcow2::geometry::ClusterBits;
@@ -85,7 +86,7 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
             "target-format" => format = options::text(value)?.to_owned(),
             "options" => list = Some(super::create::join(list.take(), options::text(value)?)?),
             "size" => size = Some(size_between(name, value, (0, SIZE_MAX))?),
-            _ => snapshot = Some(options::text(value)?.to_owned()),
+            _ => snapshot = Some(tool::snapshot::parse(options::text(value)?)?),
         }
         Ok(())
     })?;
@@ -109,7 +110,7 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
     let target = Target::new(&format, list.as_deref().unwrap_or_default())?;
     let measured = match size {
         Some(size) => target.measure(size, 0)?,
-        None => of_image(&line, &line.only_image()?, snapshot.as_deref(), &target, console)?,
+        None => of_image(&line, &line.only_image()?, snapshot.as_ref(), &target, console)?,
     };
     console.print(match line.output {
         Output::Human => measured.to_words(),
@@ -121,20 +122,16 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
 fn of_image(
     line: &Line,
     image: &ImageArgs,
-    snapshot: Option<&str>,
+    snapshot: Option<&Which>,
     target: &Target,
     console: &Console,
 ) -> Result<Measured, Failure> {
     let bitmaps = source_bitmaps(line, image)?;
     let (len, required) = tool::run(line::start(console, Load::Small), async |tool: &Tool| {
-        let disk = match snapshot {
-            None => tool.open_reader(image).await?,
-            Some(_) => {
-                return Err(
-                    Error::new(Kind::Unsupported, "snapshots cannot be opened yet").in_option("snapshot")
-                );
-            }
-        };
+        let mut disk = tool.open_reader(image).await?;
+        if let Some(which) = snapshot {
+            tool.show_snapshot(&mut disk, which.clone()).await?;
+        }
         let len = disk.len_bytes;
         // Nobody knows what of a backing file would show through.
         let is_known = target.values.backing().is_none() && !target.takes_all();

@@ -2,16 +2,20 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`create`], [`info`], [`check`], [`convert`], [`dd`] | the commands: arguments to one call to printed result |
+//! | `COMMANDS` | the commands, each in a module of its name: arguments to one call to printed result |
+//! | [`line`], [`stripes`] | arguments of commands that use disks; work on a whole disk by several workers |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`repair`] | an image as something to repair |
+//! | [`snapshot`] | internal snapshots |
 //! | [`snapshots`], [`doc`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool; texts of errors are ours, behind the name that
-//! the program was called by. Images are looked at directly, not through the block graph: also those that cannot be used.
+//! the program was called by. `create`, `info` and `check` look at images directly, not through the block graph: also at those
+//! that cannot be used.
 
 mod bench;
+mod bitmap;
 mod chain;
 mod check;
 mod commit;
@@ -29,6 +33,7 @@ mod options;
 mod rebase;
 mod repair;
 mod resize;
+mod snapshot;
 mod snapshots;
 mod spec;
 mod stripes;
@@ -42,6 +47,7 @@ use drystone_core::runtime::LocalRef;
 use drystone_sys::{EngineKind, Threads};
 
 use crate::args::UsageError;
+use crate::args::getopt::{Flag, Getopt};
 use crate::console;
 use crate::tool::{Start, Tool};
 
@@ -55,19 +61,41 @@ const RELEASE: &str = "10.0.0";
 const HELP: &str = "\
 Makes disk images and looks at them, as qemu-img of release 10.0 does.
 
-  COMMAND [OPTION...]
+  [OPTION...] COMMAND [OPTION...]
 
-  check     checks the consistency of an image
-  convert   copies images to another image
-  create    makes a new image
-  dd        copies a part of an image to a new one
-  info      says what is known about an image
+";
 
+const HELP_BEHIND: &str = "
   -h, --help         this text; behind a command, that command's
+  -T, --trace WHAT   taken, and without effect
   -V, --version      the version
 
 Formats: qcow2, raw
 ";
+
+/// The options in front of a command.
+const FLAGS: &[Flag] = &[options::HELP, Flag::switch(Some('V'), "version"), Flag::value(Some('T'), "trace")];
+
+/// A command: arguments in, exit status out.
+type Run = fn(Vec<OsString>, &mut Console) -> Result<u8, Failure>;
+
+/// The commands: what they are called, what they do, and where.
+const COMMANDS: &[(&str, &str, Run)] = &[
+    ("bench", "measures how fast requests are", bench::run),
+    ("bitmap", "changes a persistent bitmap of an image", bitmap::run),
+    ("check", "checks the consistency of an image, and repairs it", check::run),
+    ("commit", "writes what an image has of its own to one that it lies on", commit::run),
+    ("compare", "says whether two images show the same", compare::run),
+    ("convert", "copies images to another image", convert::run),
+    ("create", "makes a new image", create::run),
+    ("dd", "copies a part of an image to a new one", dd::run),
+    ("info", "says what is known about an image", info::run),
+    ("map", "says where the bytes of a disk are", map::run),
+    ("measure", "says how long the file of a new image would become", measure::run),
+    ("rebase", "makes an image lie on another backing file", rebase::run),
+    ("resize", "makes a disk longer or shorter", resize::run),
+    ("snapshot", "internal snapshots of an image", snapshot::run),
+];
 
 /// Why a command failed.
 pub(crate) enum Failure {
@@ -135,34 +163,51 @@ pub(crate) fn run(name: &'static str, args: Vec<OsString>) -> u8 {
 }
 
 fn dispatch(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
-    let mut args = args.into_iter();
-    let tool = |text: String| Failure::Usage { command: "", error: UsageError::Other(text) };
-    let first = args.next().ok_or_else(|| tool("a command is expected".into()))?;
-    let rest: Vec<OsString> = args.collect();
-    match first.to_str() {
-        Some("convert") => convert::run(rest, console),
-        Some("bench") => bench::run(rest, console),
-        Some("rebase") => rebase::run(rest, console),
-        Some("resize") => resize::run(rest, console),
-        Some("create") => create::run(rest, console),
-        Some("dd") => dd::run(rest, console),
-        Some("info") => info::run(rest, console),
-        Some("check") => check::run(rest, console),
-        Some("commit") => commit::run(rest, console),
-        Some("compare") => compare::run(rest, console),
-        Some("map") => map::run(rest, console),
-        Some("measure") => measure::run(rest, console),
-        Some("-h" | "--help") => {
-            console.print(HELP);
-            Ok(0)
+    let tool = |error| Failure::Usage { command: "", error };
+    let (own, command, rest) = split(args);
+    let mut getopt = Getopt::new(FLAGS, own);
+    while let Some((name, _)) = getopt.next_option().map_err(tool)? {
+        match name {
+            "help" => {
+                console.print(help());
+                return Ok(0);
+            }
+            "version" => {
+                let version = env!("CARGO_PKG_VERSION");
+                console.print(format!("qemu-img version {RELEASE} (drystone {version})\n"));
+                return Ok(0);
+            }
+            // Nothing is traced here.
+            _ => {}
         }
-        Some("-V" | "--version") => {
-            let version = env!("CARGO_PKG_VERSION");
-            console.print(format!("qemu-img version {RELEASE} (drystone {version})\n"));
-            Ok(0)
-        }
-        _ => Err(tool(format!("there is no command '{}'", first.display()))),
     }
+    let command = command.ok_or_else(|| tool(UsageError::Other("a command is expected".into())))?;
+    match COMMANDS.iter().find(|(name, ..)| command == *name) {
+        Some((.., run)) => run(rest, console),
+        None => Err(tool(UsageError::Other(format!("there is no command '{}'", command.display())))),
+    }
+}
+
+/// The options in front of the command, the command, and what is behind it.
+fn split(args: Vec<OsString>) -> (Vec<OsString>, Option<OsString>, Vec<OsString>) {
+    let mut args = args.into_iter();
+    let mut own = Vec::new();
+    while let Some(arg) = args.next() {
+        if !arg.as_encoded_bytes().starts_with(b"-") {
+            return (own, Some(arg), args.collect());
+        }
+        let has_value_behind =
+            arg == "-T" || (arg.len() > 2 && "--trace".starts_with(&*arg.to_string_lossy()));
+        own.push(arg);
+        own.extend(if has_value_behind { args.next() } else { None });
+    }
+    (own, None, Vec::new())
+}
+
+fn help() -> String {
+    let line = |(name, about, _): &(&str, &str, Run)| format!("  {name:<9} {about}\n");
+    let commands: String = COMMANDS.iter().map(line).collect();
+    format!("{HELP}{commands}{HELP_BEHIND}")
 }
 
 /// Runs a command's work on this thread.

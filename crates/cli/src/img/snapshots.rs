@@ -1,5 +1,6 @@
 //! The list of internal snapshots, as a table and as values.
 
+use drystone_core::snapshots::SnapshotInfo;
 use drystone_format::qcow2::snapshot::Snapshot;
 use drystone_sys::local_time;
 
@@ -7,6 +8,42 @@ use super::doc::Doc;
 use crate::text::size_in_words;
 
 const NS_PER_S: u64 = 1_000_000_000;
+
+/// What a line of the table shows.
+pub(super) struct Row {
+    id: Vec<u8>,
+    name: Vec<u8>,
+    vm_state_bytes: u64,
+    date_s: u32,
+    vm_clock_ns: u64,
+    icount: Option<u64>,
+}
+
+impl From<&Snapshot> for Row {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            id: snapshot.id.clone(),
+            name: snapshot.name.clone(),
+            vm_state_bytes: snapshot.vm_state_bytes,
+            date_s: snapshot.date_s,
+            vm_clock_ns: snapshot.vm_clock_ns,
+            icount: snapshot.icount,
+        }
+    }
+}
+
+impl From<&SnapshotInfo> for Row {
+    fn from(snapshot: &SnapshotInfo) -> Self {
+        Self {
+            id: snapshot.id.clone(),
+            name: snapshot.name.clone(),
+            vm_state_bytes: snapshot.vm_state_bytes,
+            date_s: snapshot.date_s,
+            vm_clock_ns: snapshot.vm_clock_ns,
+            icount: snapshot.icount,
+        }
+    }
+}
 
 /// One snapshot, in the order of the C tool.
 pub(super) fn to_doc(snapshot: &Snapshot) -> Doc {
@@ -23,12 +60,12 @@ pub(super) fn to_doc(snapshot: &Snapshot) -> Doc {
 }
 
 /// The lines of the table, its head first.
-pub(super) fn to_table(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
+pub(super) fn to_table(snapshots: &[Row]) -> Vec<Vec<u8>> {
     let head = line(b"ID", b"TAG", ["VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"].map(str::to_owned));
     std::iter::once(head).chain(snapshots.iter().map(row)).collect()
 }
 
-fn row(snapshot: &Snapshot) -> Vec<u8> {
+fn row(snapshot: &Row) -> Vec<u8> {
     let seconds = snapshot.vm_clock_ns / NS_PER_S;
     let milliseconds = snapshot.vm_clock_ns / 1_000_000 % 1000;
     let clock =

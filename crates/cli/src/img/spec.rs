@@ -8,7 +8,7 @@
 //!
 //! Invariant: an option that is not known is an error that names it. Not here: opening.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -16,6 +16,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::name::{self, Name};
 use drystone_blockdev::options::{Child, Options};
 use drystone_format::raw::RawOptions;
+use drystone_protocol::nbd::NbdOptions;
 use drystone_sys::Locking;
 use serde_json::Value;
 
@@ -96,6 +97,8 @@ pub(crate) enum Spec {
         /// Whether it is locked.
         locking: Locking,
     },
+    /// An export of an NBD server.
+    Nbd(NbdOptions),
     /// A format on something else.
     Format {
         /// Which; found out from the first bytes if it was not said.
@@ -137,12 +140,9 @@ impl Spec {
                 Ok(Self::on(file, format_named(format)?))
             }
             Name::Nbd(file) => {
-                let mut options = Options::default();
-                options.set_nested("file", file)?;
-                if let Some(format) = format {
-                    options.set("driver", format)?;
-                }
-                Self::of_options(options)
+                let file = Self::of_options(file)?;
+                let is_all = format == Some("nbd");
+                if is_all { Ok(file) } else { Ok(Self::on(file, format_named(format)?)) }
             }
             Name::Options(mut options) => {
                 if let Some(format) = format {
@@ -180,6 +180,7 @@ impl Spec {
         let driver = options.take_text("driver")?;
         let spec = match driver.as_deref() {
             Some(name @ ("file" | "host_device")) => Self::of_file(&mut options, protocol_named(name))?,
+            Some("nbd") => Self::Nbd(drystone_blockdev::nbd::take(&mut options)?),
             None if !options.has("file") => {
                 return Err(Error::new(Kind::InvalidInput, "neither 'driver' nor 'file' is given"));
             }
@@ -273,9 +274,10 @@ impl Spec {
     }
 
     /// The name of its file, for texts about it.
-    pub(crate) fn path(&self) -> &OsStr {
+    pub(crate) fn path(&self) -> OsString {
         match self {
-            Self::File { path, .. } => path.as_os_str(),
+            Self::File { path, .. } => path.clone().into(),
+            Self::Nbd(options) => options.to_string().into(),
             Self::Format { file, .. } => file.path(),
         }
     }

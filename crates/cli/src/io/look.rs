@@ -81,16 +81,21 @@ fn info_text(report: &ImageReport) -> String {
 
 /// What only one format has.
 fn specific(report: &ImageReport) -> Option<Doc> {
-    let Some(Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 }) = &report.specific
+    let Some(Specific::Qcow2 { compat, compression_type, refcount_bits, data_file, version_3 }) =
+        &report.specific
     else {
         return None;
     };
+    let is_apart = data_file.is_some();
+    let data_file = data_file.clone().flatten();
     let v3 = |pick: fn(&Qcow2Features) -> bool| version_3.as_ref().map(|features| pick(features).into());
     Some(Doc::map([
         ("compat", Some((*compat).into())),
         ("compression-type", Some((*compression_type).into())),
         ("lazy-refcounts", v3(|features| features.lazy_refcounts)),
         ("refcount-bits", Some(u64::from(*refcount_bits).into())),
+        ("data-file", data_file.map(|name| Doc::from(name.as_str()))),
+        ("data-file-raw", v3(|features| features.data_file_raw).filter(|_| is_apart)),
         ("corrupt", v3(|features| features.corrupt)),
         ("extended-l2", v3(|features| features.extended_l2)),
     ]))

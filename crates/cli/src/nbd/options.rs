@@ -7,11 +7,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use drystone_base::{Error, Kind, Result};
+use drystone_blockdev::snapshots::Which;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_protocol::file::{Aio, Discard};
 
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
+use crate::args::list;
 use crate::args::number::parse_size;
 use crate::tool::image::CacheMode;
 use crate::tool::object::Secrets;
@@ -91,9 +93,9 @@ pub(super) struct Serving {
     pub(super) format: Option<String>,
     pub(super) image_opts: bool,
     pub(super) read_only: bool,
-    /// `-s`, or the temporary overlay that an older `-l` would be.
+    /// `-s`.
     pub(super) snapshot: bool,
-    pub(super) load_snapshot: Option<String>,
+    pub(super) load_snapshot: Option<Which>,
     pub(super) cache: CacheMode,
     pub(super) aio: Aio,
     pub(super) discard: Discard,
@@ -123,7 +125,7 @@ struct Said {
     description: Option<String>,
     offset: Option<u64>,
     format: Option<String>,
-    load_snapshot: Option<String>,
+    load_snapshot: Option<Which>,
     cache: Option<CacheMode>,
     aio: Option<Aio>,
     discard: Option<Discard>,
@@ -185,7 +187,7 @@ impl Said {
             "offset" => self.offset = Some(take_offset(&text()?)?),
             "bitmap" => self.bitmaps.push(text()?),
             "format" => self.format = Some(text()?),
-            "load-snapshot" => self.load_snapshot = Some(text()?),
+            "load-snapshot" => self.load_snapshot = Some(take_snapshot(&text()?)?),
             "nocache" => {
                 once(&mut self.cache, CacheMode::named("none"), "-n and --cache can only be given once")?
             }
@@ -332,6 +334,27 @@ fn take_string(text: String, what: &str) -> Result<String> {
         return Err(refused(format!("the {what} is longer than the protocol allows")));
     }
     Ok(text)
+}
+
+/// `snapshot.id=ID,snapshot.name=NAME`, or either.
+fn take_snapshot(text: &str) -> Result<Which> {
+    if !text.starts_with("snapshot.") {
+        return Ok(Which::IdOrName(text.into()));
+    }
+    let (mut id, mut name) = (None, None);
+    for (key, value) in list::split(text) {
+        match (key.as_str(), value) {
+            ("snapshot.id", Some(value)) => id = Some(value.into_bytes()),
+            ("snapshot.name", Some(value)) => name = Some(value.into_bytes()),
+            _ => return Err(refused(format!("'{key}' is no part of a snapshot's description"))),
+        }
+    }
+    match (id, name) {
+        (Some(id), Some(name)) => Ok(Which::Both { id, name }),
+        (Some(id), None) => Ok(Which::Id(id)),
+        (None, Some(name)) => Ok(Which::Name(name)),
+        (None, None) => Err(refused("neither the identifier nor the name of a snapshot is given")),
+    }
 }
 
 fn take_offset(text: &str) -> Result<u64> {

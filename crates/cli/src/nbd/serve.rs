@@ -13,9 +13,10 @@ use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::options::Options;
 use drystone_blockdev::request::{OpenRequest, Source};
 use drystone_blockdev::settings::Settings;
+use drystone_blockdev::snapshots::{SnapshotChange, change_snapshots};
 use drystone_core::control::{Plan, Task};
 use drystone_core::graph::node::NodeId;
-use drystone_export::nbd::{ExportOptions, Listen, NbdServer, ServerOptions};
+use drystone_export::nbd::{ExportBitmap, ExportOptions, Listen, NbdServer, ServerOptions};
 use drystone_sys::{Address, Background, Forked, PidFile, go_into_background, take_activated};
 
 use super::FAILED;
@@ -50,6 +51,8 @@ pub(super) fn run(name: &'static str, serving: Serving) -> Result<u8> {
 /// What is on offer.
 struct Offer {
     node: NodeId,
+    /// The image below what the options put on it.
+    image: NodeId,
     read_only: bool,
 }
 
@@ -85,14 +88,6 @@ async fn open(tool: &Tool, serving: &Serving, temporary: &mut Option<Temporary>)
             false => ImageArgs::of(serving.image.clone(), serving.format.clone()),
         }
     };
-    if let Some(snapshot) = &serving.load_snapshot {
-        let text = format!("serving the internal snapshot '{snapshot}' is not supported");
-        return Err(Error::new(Kind::Unsupported, text).in_option("load-snapshot"));
-    }
-    if let Some(bitmap) = serving.bitmaps.first() {
-        let text = format!("telling clients of the dirty bitmap '{bitmap}' is not supported");
-        return Err(Error::new(Kind::Unsupported, text).in_option("bitmap"));
-    }
     // Whoever writes to an overlay only reads what is below.
     let read_only = serving.read_only;
     let (mut node, len_bytes) = if read_only || serving.snapshot {
@@ -102,6 +97,11 @@ async fn open(tool: &Tool, serving: &Serving, temporary: &mut Option<Temporary>)
         let disk = tool.open_writer(&image, false).await?;
         (disk.node, disk.len_bytes)
     };
+    let image = node;
+    if let Some(which) = serving.load_snapshot.clone() {
+        let show = SnapshotChange::Show(which);
+        tool.on_control(async move |task| change_snapshots(task, node, &show).await).await?;
+    }
     if serving.snapshot && !read_only {
         let made = Temporary::make(&**tool.local()).await?;
         let file = made.file();
@@ -116,7 +116,7 @@ async fn open(tool: &Tool, serving: &Serving, temporary: &mut Option<Temporary>)
         }
         node = window(tool, node, serving.offset, read_only).await?;
     }
-    Ok(Offer { node, read_only })
+    Ok(Offer { node, image, read_only })
 }
 
 /// What of a node is from `offset` on.
@@ -169,11 +169,15 @@ async fn offered(
         connections_max: u32::from(serving.shared == 1),
         ..ExportOptions::default()
     };
-    let node = offer.node;
+    let (bitmaps, Offer { node, image, .. }) = (serving.bitmaps.clone(), offer);
     let (server, added) = tool
         .on_control(async move |task| {
-            let name = task.gs().with(|graph| graph.node(node)).map(|node| node.name).unwrap_or_default();
-            let added = server.add_export(task, ExportOptions { node: name, ..export }).await.map(drop);
+            let name =
+                |node| task.gs().with(|graph| graph.node(node)).map(|node| node.name).unwrap_or_default();
+            let bitmap = |bitmap| ExportBitmap { node: Some(name(image)), name: bitmap };
+            let bitmaps = bitmaps.into_iter().map(bitmap).collect();
+            let export = ExportOptions { node: name(node), bitmaps, ..export };
+            let added = server.add_export(task, export).await.map(drop);
             Ok((server, added))
         })
         .await?;

@@ -6,16 +6,14 @@
 //! ```
 //! Invariant: on an error, what was opened and made for this disk is closed and removed again.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::draft::change;
-use drystone_blockdev::name::{self, Name};
 use drystone_blockdev::open::Opener;
-use drystone_blockdev::options::Options;
 use drystone_blockdev::report::Warning;
-use drystone_blockdev::request::{OpenRequest, Source};
+use drystone_blockdev::request::OpenRequest;
 use drystone_blockdev::settings::Settings;
 use drystone_core::control::{Plan, Task};
 use drystone_core::graph::node::NodeId;
@@ -31,8 +29,6 @@ pub(super) struct DiskRequest {
     pub(super) format: Option<String>,
     /// How it is opened.
     pub(super) settings: Settings,
-    /// Bitmaps may become wrong.
-    pub(super) drop_bitmaps: bool,
     /// What clients write to.
     pub(super) overlay: Overlay,
 }
@@ -61,7 +57,7 @@ pub(super) struct Disk {
 
 impl DiskRequest {
     fn open_request(&self) -> Result<OpenRequest> {
-        let mut request = OpenRequest::of(self.source()?);
+        let mut request = OpenRequest::of_name(self.image.clone());
         request.format.clone_from(&self.format);
         request.settings = self.settings;
         if self.overlay != Overlay::None {
@@ -69,36 +65,6 @@ impl DiskRequest {
         }
         request.owned = true;
         Ok(request)
-    }
-
-    fn source(&self) -> Result<Source> {
-        if !self.drop_bitmaps {
-            return Ok(Source::Name(self.image.clone()));
-        }
-        let mut options = match name::parse(&self.image)? {
-            Name::Options(options) => options,
-            Name::Nbd(file) => {
-                let mut options = Options::default();
-                options.set_nested("file", file)?;
-                if let Some(format) = &self.format {
-                    options.set("driver", format.as_str())?;
-                }
-                options
-            }
-            Name::Path { path, driver } => {
-                let mut options = Options::default();
-                options.set("file.filename", text(path.as_os_str())?)?;
-                if let Some(driver) = driver {
-                    options.set("file.driver", driver)?;
-                }
-                if let Some(format) = &self.format {
-                    options.set("driver", format.as_str())?;
-                }
-                options
-            }
-        };
-        options.set("drop-bitmaps", true)?;
-        Ok(Source::Options(options))
     }
 
     /// Opens the disk and brings it into the graph.
@@ -155,9 +121,6 @@ pub(crate) async fn put_on(
 fn note(warning: &Warning) -> String {
     match warning {
         Warning::ReadOnlyProbedRaw { .. } => format!("{warning} (--format raw)"),
-        Warning::ReadOnlyImage { reason, .. } if reason.contains("bitmaps") => {
-            format!("{warning} (--drop-bitmaps gives them up)")
-        }
         _ => warning.to_string(),
     }
 }
@@ -191,9 +154,4 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|cause| {
         Error::new(Kind::InvalidInput, "the name of the file is not valid").because(cause).at_path(path)
     })
-}
-
-fn text(name: &OsStr) -> Result<&str> {
-    name.to_str()
-        .ok_or_else(|| Error::new(Kind::InvalidInput, format!("'{}' is no valid text", name.display())))
 }

@@ -265,7 +265,6 @@ fn requests(args: &ServeArgs) -> Result<Vec<DiskRequest>> {
         image: image.clone(),
         format: args.format.clone(),
         settings,
-        drop_bitmaps: args.drop_bitmaps,
         overlay: overlay.clone(),
     };
     Ok(args.images.iter().map(request).collect())

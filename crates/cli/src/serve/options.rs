@@ -74,10 +74,6 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value_t = Discarding::Unmap)]
     pub(super) discard: Discarding,
 
-    /// Give up the persistent bitmaps of images that are written to: they would become wrong
-    #[arg(long)]
-    pub(super) drop_bitmaps: bool,
-
     /// Backing files must lie in this folder or below it
     #[arg(long, value_name = "DIR", conflicts_with = "no_backing")]
     pub(super) backing_below: Option<PathBuf>,

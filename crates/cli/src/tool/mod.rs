@@ -11,6 +11,7 @@
 //! | [`image`] | which image and how, as command lines say it |
 //! | [`disk`] | opening and closing it |
 //! | [`object`] | `--object` |
+//! | [`snapshot`] | `-l` |
 //! | [`progress`] | `-p`, and SIGUSR1 |
 //!
 //! A first SIGINT, SIGTERM or SIGHUP drops `work` where it waits: requests that are under way end, nothing new begins (a
@@ -23,6 +24,7 @@ pub(crate) mod disk;
 pub(crate) mod image;
 pub(crate) mod object;
 pub(crate) mod progress;
+pub(crate) mod snapshot;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;

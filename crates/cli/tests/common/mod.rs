@@ -127,7 +127,7 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 }
 
 /// What is printed, less what depends on something else than the image: how many blocks the file system gave a file, how
-/// long it took, and the list of options and commands, which we describe in our words.
+/// long it took, how often it was said how far it is; and the list of options and commands, which we describe in our words.
 pub(crate) fn normalised(printed: &str) -> String {
     let mut text = without_figures(printed);
     if !text.is_empty() && !text.ends_with('\n') {
@@ -161,8 +161,14 @@ fn without_figures(printed: &str) -> String {
         }
         if let Some((option, _about)) = line.split_once(" - ").filter(|(option, _)| option.contains("=<")) {
             let name = key.split('=').next().unwrap();
-            let ours = !name.starts_with("encrypt") && !name.starts_with("data_file");
+            let ours = !name.starts_with("encrypt");
             return ours.then(|| format!("{option} - ...\n"));
+        }
+        if line.starts_with("Run completed in ") {
+            return Some("Run completed in ... seconds.\n".to_owned());
+        }
+        if let Some((_, rest)) = line.rsplit_once("/100%)\r") {
+            return Some(format!("(...)\r{rest}"));
         }
         if line.starts_with("The protocol level") || line.starts_with("Specify the target") {
             return None;

@@ -17,6 +17,7 @@ mod hostile;
 mod keys;
 mod kill;
 mod load;
+mod matrix;
 mod monitor;
 mod output;
 mod serve;

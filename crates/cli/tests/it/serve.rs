@@ -218,23 +218,24 @@ fn tcp_clients_are_served_at_the_port_that_is_printed() {
 }
 
 #[test]
-fn bitmaps_are_not_lost_by_accident() {
+fn bitmaps_are_kept_up_to_date() {
     let scratch = Scratch::new("serve");
     let dir = scratch.path();
     crate::golden::stored_image("bitmaps", &dir.join("disk"));
     let before = fs::read(dir.join("disk")).unwrap();
+    let listed = tool(dir, "img info disk");
     let server = Serve::start(dir, &["disk"]).unwrap();
-    let mut client = server.connect("");
-    client.read_all().unwrap();
-    assert_eq!(client.write(0, b"x").unwrap_err().kind(), ErrorKind::PermissionDenied);
-    let note = server.stop().stderr;
-    assert!(note.contains("'one', 'two', 'three', 'with space'"), "{note}");
-    assert!(note.contains("--drop-bitmaps"), "{note}");
-    assert!(fs::read(dir.join("disk")).unwrap() == before, "looking changes nothing");
-    let server = Serve::start(dir, &["disk", "--drop-bitmaps"]).unwrap();
-    server.connect("").write(0, b"x").unwrap();
+    server.connect("").read_all().unwrap();
     server.stop_cleanly();
-    assert!(!tool(dir, "img info disk").contains("bitmaps"));
+    assert!(fs::read(dir.join("disk")).unwrap() == before, "looking changes nothing");
+    let server = Serve::start(dir, &["disk"]).unwrap();
+    server.connect("").write(0, b"x").unwrap();
+    assert!(tool(dir, "img info -U disk").contains("in-use"));
+    server.stop_cleanly();
+    let bitmaps =
+        |text: &str| text[text.find("bitmaps:").unwrap()..text.find("refcount bits").unwrap()].to_owned();
+    assert_eq!(bitmaps(&tool(dir, "img info disk")), bitmaps(&listed));
+    tool(dir, "img check -q disk");
 }
 
 #[test]

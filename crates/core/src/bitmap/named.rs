@@ -276,10 +276,18 @@ impl NodeBitmaps {
         all.into_iter().map(stored).collect()
     }
 
-    /// Whether any persistent bitmap is there.
+    /// The names of the persistent ones.
     #[must_use]
-    pub fn any_persistent(&self) -> bool {
-        !self.is_empty() && self.state().named.values().any(|named| named.persistent)
+    pub fn persistent_names(&self) -> Vec<String> {
+        let persistent = |(name, named): (&String, &Named)| named.persistent.then(|| name.clone());
+        self.state().named.iter().filter_map(persistent).collect()
+    }
+
+    /// The name of one that is inconsistent.
+    #[must_use]
+    pub fn inconsistent_name(&self) -> Option<String> {
+        let inconsistent = |(name, named): (&String, &Named)| named.inconsistent.then(|| name.clone());
+        self.state().named.iter().find_map(inconsistent)
     }
 
     /// Bytes of memory that what is dirty takes, apart from the marks of what is being written.
@@ -308,9 +316,7 @@ impl NodeBitmaps {
 
     /// Persistent bitmaps are known to the image only.
     pub(crate) fn forget_persistent(&self) {
-        let persistent = |(name, named): (&String, &Named)| named.persistent.then(|| name.clone());
-        let names: Vec<String> = self.state().named.iter().filter_map(persistent).collect();
-        names.iter().for_each(|name| self.remove(name));
+        self.persistent_names().iter().for_each(|name| self.remove(name));
     }
 
     /// Whether the image can be written.

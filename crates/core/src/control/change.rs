@@ -330,6 +330,11 @@ impl PrivateIo<'_> {
     pub fn io(&self) -> Io<'_> {
         Io::new(&self.request, &self.node, Perm::ALL)
     }
+
+    /// The disk is `len` bytes long now: its driver has made it so by private I/O.
+    pub fn publish_len(&self, len: u64) {
+        self.node.set_len(len);
+    }
 }
 
 /// A change with nothing left to do that could fail.

@@ -28,7 +28,7 @@ mod step;
 mod task;
 mod visit;
 
-pub use change::{Change, Settled, StagedPlan};
+pub use change::{Change, PrivateIo, Settled, StagedPlan};
 pub use commit::After;
 pub use gs::{EdgeInfo, GraphView, Gs, NodeInfo, NodeView, RootInfo};
 pub use mailbox::{Control, ControlThread, PlainData};

@@ -165,7 +165,8 @@
 //! | `NodeBitmaps::run` | `&NodeBitmaps` | any | for I/O threads |
 //! | `NodeBitmaps::set_busy` | `&NodeBitmaps` | any | keeps plans off a bitmap |
 //! | `NodeBitmaps::to_store` | `&NodeBitmaps` | any | for drivers |
-//! | `NodeBitmaps::any_persistent` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::persistent_names` | `&NodeBitmaps` | any |  |
+//! | `NodeBitmaps::inconsistent_name` | `&NodeBitmaps` | any |  |
 //! | `NodeBitmaps::memory_bytes` | `&NodeBitmaps` | any |  |
 //!
 //! # Requests
@@ -258,9 +259,12 @@
 //! | `Publish::request_alignment` | `&Publish`, lent to a commit | control |  |
 //! | `StageRequest::new_child` | `&StageRequest` | control |  |
 //! | `Completion::ready` | nothing | any |  |
+//! | `Completion::handed_back` | nothing | any | the request steps back |
+//! | `Completion::away` | an answer | any |  |
 //! | `Completion::pending` | nothing | I/O |  |
 //! | `Completion::try_take` | `&mut Completion` | I/O |  |
 //! | `Finisher::finish` | `Finisher` | I/O | the thread that submitted |
+//! | `Finisher::hand_back` | `Finisher` | I/O | the request steps back |
 //! | `Finisher::is_awaited` | `&Finisher` | I/O |  |
 //! | `Shard::new` | nothing | any |  |
 //! | `Shard::index` | nothing | any |  |

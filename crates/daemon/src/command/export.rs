@@ -2,11 +2,12 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
-use drystone_export::nbd::{ExportOptions, Removal, ServerOptions};
+use drystone_export::nbd::{ExportBitmap, ExportOptions, Removal, ServerOptions};
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::export::{
-    BlockExportDel, BlockExportInfo, BlockExportOptions, BlockExportOptionsData, BlockExportRemoveMode,
-    BlockExportType, NbdServerAddOptions, NbdServerOptions, NbdServerRemove,
+    BlockDirtyBitmap, BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportOptions,
+    BlockExportOptionsData, BlockExportRemoveMode, BlockExportType, NbdServerAddOptions, NbdServerOptions,
+    NbdServerRemove,
 };
 use drystone_qmp::schema::types::socket::{SocketAddress, SocketAddressData};
 use drystone_sys::Address;
@@ -77,9 +78,12 @@ pub(super) async fn add(daemon: &Daemon, typed: BlockExportOptions) -> Outcome<E
 /// Those of adding exports; [`Kind::Unsupported`] for what this build does not have.
 pub(crate) async fn add_export(daemon: &Daemon, typed: BlockExportOptions) -> Result<()> {
     let BlockExportOptionsData::Nbd(nbd) = typed.r#type;
-    if nbd.bitmaps.is_some_and(|bitmaps| !bitmaps.is_empty()) {
-        return Err(Error::new(Kind::Unsupported, "bitmaps are not supported").in_option("bitmaps"));
-    }
+    let bitmap = |bitmap| match bitmap {
+        BlockDirtyBitmapOrStr::Local(name) => ExportBitmap { node: None, name },
+        BlockDirtyBitmapOrStr::External(BlockDirtyBitmap { node, name }) => {
+            ExportBitmap { node: Some(node), name }
+        }
+    };
     let options = ExportOptions {
         name: nbd.name.unwrap_or_else(|| typed.node_name.clone()),
         node: typed.node_name,
@@ -87,6 +91,7 @@ pub(crate) async fn add_export(daemon: &Daemon, typed: BlockExportOptions) -> Re
         writable: typed.writable.unwrap_or(false),
         writethrough: typed.writethrough.unwrap_or(false),
         allocation_depth: nbd.allocation_depth.unwrap_or(false),
+        bitmaps: nbd.bitmaps.unwrap_or_default().into_iter().map(bitmap).collect(),
         ..ExportOptions::default()
     };
     if typed.fixed_iothread == Some(true) && typed.iothread.is_none() {
@@ -102,9 +107,6 @@ pub(super) async fn server_add(daemon: &Daemon, typed: NbdServerAddOptions) -> O
 }
 
 async fn add_by_device(daemon: &Daemon, typed: NbdServerAddOptions) -> Result<()> {
-    if typed.bitmap.is_some() {
-        return Err(Error::new(Kind::Unsupported, "bitmaps are not supported").in_option("bitmap"));
-    }
     let node = typed.device.clone();
     let is_read_only = daemon
         .on_control(async move |task| {
@@ -118,6 +120,7 @@ async fn add_by_device(daemon: &Daemon, typed: NbdServerAddOptions) -> Result<()
         name: name.clone(),
         description: typed.description.unwrap_or_default(),
         writable: typed.writable.unwrap_or(false) && !is_read_only,
+        bitmaps: typed.bitmap.into_iter().map(|name| ExportBitmap { node: None, name }).collect(),
         ..ExportOptions::default()
     };
     daemon.exports.add(daemon, NewExport { id: name, options, iothread: None }).await

@@ -5,11 +5,13 @@
 //! | `process` | `query-version`, `query-commands`, `query-qmp-schema`, `quit` |
 //! | `node` | `blockdev-add`, `-del`, `-reopen`, `block_resize`, `change-backing-file` |
 //! | `snapshot` | `blockdev-snapshot`, `-sync`, `transaction` |
+//! | `bitmap` | `block-dirty-bitmap-*`, `x-debug-block-dirty-bitmap-sha256` |
 //! | `export` | `nbd-server-*`, `block-export-*`, `query-block-exports` |
 //! | `object` | `object-*`, `qom-*` |
 //! | `query`, `stats`, `graph` | `query-named-block-nodes`, `query-block`; `query-blockstats`; `x-debug-query-block-graph` |
 //! | `job` | `block-stream`, `job-*`, `block-job-*`, `query-jobs`, `query-block-jobs` |
 
+mod bitmap;
 pub(crate) mod export;
 mod graph;
 pub(crate) mod job;
@@ -33,6 +35,7 @@ use drystone_qmp::{Pending, QmpError, Session};
 use crate::daemon::Daemon;
 use crate::error::to_qmp;
 
+use self::bitmap::BitmapStep;
 pub(crate) use self::process::version;
 
 /// What comes of a command.
@@ -95,6 +98,13 @@ pub(crate) async fn run(daemon: &Rc<Daemon>, command: Command) -> Answer {
         C::BlockdevSnapshot(snapshot) => Answer::of::<call::BlockdevSnapshot>(snapshot::snapshot(daemon, snapshot).await),
         C::BlockdevSnapshotSync(snapshot) => Answer::of::<call::BlockdevSnapshotSync>(snapshot::sync(daemon, snapshot).await),
         C::Transaction(transaction) => Answer::of::<call::Transaction>(snapshot::transaction(daemon, transaction).await),
+        C::BlockDirtyBitmapAdd(add) => Answer::of::<call::BlockDirtyBitmapAdd>(bitmap::one(daemon, BitmapStep::Add(add)).await),
+        C::BlockDirtyBitmapRemove(which) => Answer::of::<call::BlockDirtyBitmapRemove>(bitmap::one(daemon, BitmapStep::Remove(which)).await),
+        C::BlockDirtyBitmapClear(which) => Answer::of::<call::BlockDirtyBitmapClear>(bitmap::one(daemon, BitmapStep::Clear(which)).await),
+        C::BlockDirtyBitmapEnable(which) => Answer::of::<call::BlockDirtyBitmapEnable>(bitmap::one(daemon, BitmapStep::Record(which, true)).await),
+        C::BlockDirtyBitmapDisable(which) => Answer::of::<call::BlockDirtyBitmapDisable>(bitmap::one(daemon, BitmapStep::Record(which, false)).await),
+        C::BlockDirtyBitmapMerge(merge) => Answer::of::<call::BlockDirtyBitmapMerge>(bitmap::one(daemon, BitmapStep::Merge(merge)).await),
+        C::XDebugBlockDirtyBitmapSha256(which) => Answer::of::<call::XDebugBlockDirtyBitmapSha256>(bitmap::sha256(daemon, which).await),
         C::XDebugQueryBlockGraph(_) => Answer::of::<call::XDebugQueryBlockGraph>(graph::report(daemon).await),
         C::QueryBlock(_) => Answer::of::<call::QueryBlock>(Ok(Vec::new())),
         C::QueryNamedBlockNodes(how) => Answer::of_each::<call::QueryNamedBlockNodes, _, _>(query::nodes(daemon, &how).await, query::node),

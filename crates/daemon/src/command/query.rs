@@ -1,13 +1,17 @@
 //! Reports of nodes.
 
-use drystone_blockdev::query::node::{ImageReport, NodeReport, Qcow2Features, Specific, nodes as report};
+use drystone_blockdev::query::node::{
+    ImageReport, NodeReport, Qcow2Features, Specific, StoredBitmap, nodes as report,
+};
+use drystone_core::bitmap::BitmapInfo;
 use drystone_core::control::Task;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_qmp::schema::types::blockdev::BlockdevDetectZeroesOptions;
 use drystone_qmp::schema::types::common::Data;
 use drystone_qmp::schema::types::info::{
-    BlockDeviceInfo, BlockdevCacheInfo, ImageInfo, ImageInfoSpecific, ImageInfoSpecificData,
-    ImageInfoSpecificFile, ImageInfoSpecificQCow2, Qcow2CompressionType, QueryNamedBlockNodes,
+    BlockDeviceInfo, BlockDirtyInfo, BlockdevCacheInfo, ImageInfo, ImageInfoSpecific, ImageInfoSpecificData,
+    ImageInfoSpecificFile, ImageInfoSpecificQCow2, Qcow2BitmapInfo, Qcow2BitmapInfoFlags,
+    Qcow2CompressionType, QueryNamedBlockNodes,
 };
 
 use super::Outcome;
@@ -68,7 +72,29 @@ pub(super) fn node(node: NodeReport) -> BlockDeviceInfo {
             no_flush: node.cache_no_flush,
         },
         write_threshold: 0,
-        dirty_bitmaps: None,
+        dirty_bitmaps: (!node.bitmaps.is_empty())
+            .then(|| node.bitmaps.into_iter().rev().map(dirty_bitmap).collect()),
+    }
+}
+
+fn dirty_bitmap(info: BitmapInfo) -> BlockDirtyInfo {
+    BlockDirtyInfo {
+        name: Some(info.name),
+        count: signed(info.dirty_bytes),
+        granularity: u32::try_from(info.granularity.bytes()).unwrap_or(u32::MAX),
+        recording: info.recording,
+        busy: info.busy,
+        persistent: info.persistent,
+        inconsistent: info.inconsistent.then_some(true),
+    }
+}
+
+fn stored_bitmap(bitmap: &StoredBitmap) -> Qcow2BitmapInfo {
+    let flags = [(bitmap.in_use, Qcow2BitmapInfoFlags::InUse), (bitmap.auto, Qcow2BitmapInfoFlags::Auto)];
+    Qcow2BitmapInfo {
+        name: bitmap.name.clone(),
+        granularity: bitmap.granularity,
+        flags: flags.into_iter().filter(|(has, _)| *has).map(|(_, flag)| flag).collect(),
     }
 }
 
@@ -114,19 +140,25 @@ fn specific(specific: Specific) -> ImageInfoSpecific {
         Specific::File => {
             ImageInfoSpecificData::File(Data { data: ImageInfoSpecificFile { extent_size_hint: None } })
         }
-        Specific::Qcow2 { compat, compression_type, refcount_bits, version_3 } => {
+        Specific::Qcow2 { compat, compression_type, refcount_bits, data_file, version_3 } => {
             let flag = |of: fn(&Qcow2Features) -> bool| version_3.as_ref().map(of);
             ImageInfoSpecificData::Qcow2(Data {
                 data: Box::new(ImageInfoSpecificQCow2 {
                     compat: compat.to_owned(),
-                    data_file: None,
-                    data_file_raw: None,
+                    data_file_raw: data_file
+                        .is_some()
+                        .then(|| flag(|features| features.data_file_raw))
+                        .flatten(),
+                    data_file: data_file.flatten(),
                     extended_l2: flag(|features| features.extended_l2),
                     lazy_refcounts: flag(|features| features.lazy_refcounts),
                     corrupt: flag(|features| features.corrupt),
                     refcount_bits: i64::from(refcount_bits),
                     encrypt: None,
-                    bitmaps: None,
+                    bitmaps: version_3
+                        .as_ref()
+                        .filter(|features| !features.bitmaps.is_empty())
+                        .map(|features| features.bitmaps.iter().map(stored_bitmap).collect()),
                     compression_type: if compression_type == Qcow2CompressionType::Zstd.name() {
                         Qcow2CompressionType::Zstd
                     } else {

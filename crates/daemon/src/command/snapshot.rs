@@ -12,6 +12,7 @@ use drystone_qmp::schema::types::graph::{
     TransactionAction, TransactionActionData,
 };
 
+use super::bitmap::BitmapStep;
 use super::node::named;
 use super::{Outcome, done};
 use crate::daemon::Daemon;
@@ -42,6 +43,7 @@ enum Action {
     Abort,
     Snapshot(BlockdevSnapshot),
     Sync(BlockdevSnapshotSync),
+    Bitmap(BitmapStep),
 }
 
 async fn apply(daemon: &Daemon, actions: Vec<Action>) -> Result<()> {
@@ -62,6 +64,22 @@ impl Action {
     fn of(typed: TransactionAction) -> Self {
         match typed.r#type {
             TransactionActionData::Abort(_) => Self::Abort,
+            TransactionActionData::BlockDirtyBitmapAdd(add) => Self::Bitmap(BitmapStep::Add(add.data)),
+            TransactionActionData::BlockDirtyBitmapRemove(which) => {
+                Self::Bitmap(BitmapStep::Remove(which.data))
+            }
+            TransactionActionData::BlockDirtyBitmapClear(which) => {
+                Self::Bitmap(BitmapStep::Clear(which.data))
+            }
+            TransactionActionData::BlockDirtyBitmapEnable(which) => {
+                Self::Bitmap(BitmapStep::Record(which.data, true))
+            }
+            TransactionActionData::BlockDirtyBitmapDisable(which) => {
+                Self::Bitmap(BitmapStep::Record(which.data, false))
+            }
+            TransactionActionData::BlockDirtyBitmapMerge(merge) => {
+                Self::Bitmap(BitmapStep::Merge(merge.data))
+            }
             TransactionActionData::BlockdevSnapshot(snapshot) => Self::Snapshot(snapshot.data),
             TransactionActionData::BlockdevSnapshotSync(snapshot) => Self::Sync(snapshot.data),
         }
@@ -70,6 +88,7 @@ impl Action {
     async fn put(self, draft: &mut Draft, task: &mut Task<'_>) -> Result<()> {
         match self {
             Self::Abort => Err(Error::new(Kind::Cancelled, "the transaction was told to abort")),
+            Self::Bitmap(step) => step.put(draft, task),
             Self::Snapshot(snapshot) => draft.snapshot(task, &snapshot.node, &snapshot.overlay),
             Self::Sync(snapshot) => {
                 let snapshot = SnapshotSync {

@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use drystone_base::{Error, Kind, Result};
+use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
+use drystone_core::control::GraphView;
+use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_core::lane::Lane;
 use drystone_nbd::wire::context::BASE_ALLOCATION;
 use drystone_nbd::{ExportInfo, TransmissionFlags};
@@ -23,8 +25,84 @@ use drystone_sys::ThreadHandle;
 
 /// The context that tells how deep in a chain of backing images bytes are (as release 10.0 names it).
 pub(super) const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
-/// Its position in [`ExportInfo::contexts`], behind `base:allocation`.
-pub(super) const CONTEXT_DEPTH: u32 = 1;
+/// What contexts of dirty bitmaps begin with, before the name of the bitmap (as release 10.0 names them).
+const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+
+/// What a context tells about.
+pub(super) enum About<'e> {
+    /// `base:allocation`.
+    Allocation,
+    /// `qemu:allocation-depth`.
+    Depth,
+    /// `qemu:dirty-bitmap:NAME`.
+    Bitmap(&'e OfferedBitmap),
+}
+
+/// A dirty bitmap that clients can ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportBitmap {
+    /// The name of its node; without it, the exported node or the first one behind it that has such a bitmap.
+    pub node: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+/// A bitmap on offer: nobody can change it while it is.
+pub(super) struct OfferedBitmap {
+    node: Arc<Node>,
+    name: String,
+}
+
+impl OfferedBitmap {
+    /// Takes hold of a bitmap.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::InUse`], [`Kind::InvalidInput`] for one that cannot be told about.
+    pub(super) fn hold(
+        graph: &GraphView<'_>,
+        export: NodeId,
+        wanted: &ExportBitmap,
+        writable: bool,
+    ) -> Result<Self> {
+        let name = &wanted.name;
+        let first = match &wanted.node {
+            Some(node) => graph.node_named(node).map(|node| node.id),
+            None => Some(export),
+        };
+        let behind = |id: &NodeId| {
+            let view = graph.view(*id).filter(|_| wanted.node.is_none())?;
+            view.child(ChildKey::Backing)
+        };
+        let nodes = std::iter::successors(first, behind).filter_map(|id| graph.node_handle(id));
+        let missing =
+            || Error::new(Kind::NotFound, format!("there is no bitmap '{name}'")).in_option("bitmaps");
+        let found = nodes.filter_map(|node| node.bitmaps().info(name).map(|info| (node, info))).next();
+        let (node, info) = found.ok_or_else(missing)?;
+        if info.busy {
+            let text = format!("bitmap '{name}' is in use by another operation");
+            return Err(Error::new(Kind::InUse, text).in_option("bitmaps"));
+        }
+        let is_exported = graph.node_handle(export).is_some_and(|node| !node.is_read_only());
+        if !writable && is_exported && info.recording {
+            let text = format!("bitmap '{name}' is enabled, and clients that only read would see it change");
+            return Err(Error::new(Kind::InvalidInput, text).in_option("bitmaps"));
+        }
+        node.bitmaps().set_busy(name, true).map_err(|error| error.in_option("bitmaps"))?;
+        Ok(Self { node, name: name.clone() })
+    }
+
+    /// Whether the first byte of `range` is dirty, and for how many bytes that is so.
+    pub(super) fn run(&self, range: GuestRange) -> Result<(bool, u64)> {
+        self.node.bitmaps().run(&self.name, range)
+    }
+}
+
+impl Drop for OfferedBitmap {
+    fn drop(&mut self) {
+        // It may have gone with its node.
+        let _ = self.node.bitmaps().set_busy(&self.name, false);
+    }
+}
 
 /// How a node is offered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +121,8 @@ pub struct ExportOptions {
     pub is_default: bool,
     /// Offer the context `qemu:allocation-depth`.
     pub allocation_depth: bool,
+    /// Dirty bitmaps that are offered as contexts `qemu:dirty-bitmap:NAME`.
+    pub bitmaps: Vec<ExportBitmap>,
     /// Most connections to this export at a time; 0: as many as the server takes.
     pub connections_max: u32,
     /// The I/O threads that serve its connections; those of the server if there are none.
@@ -55,6 +135,7 @@ pub(super) struct Export {
     options: ExportOptions,
     /// Of the disk, when somebody last looked.
     len_bytes: AtomicU64,
+    bitmaps: Vec<OfferedBitmap>,
     pub(super) reader: Backend<ReadOnly>,
     pub(super) writer: Option<Backend<ReadWrite>>,
 }
@@ -65,9 +146,10 @@ impl Export {
         id: u64,
         options: ExportOptions,
         len_bytes: u64,
+        bitmaps: Vec<OfferedBitmap>,
         (reader, writer): (Backend<ReadOnly>, Option<Backend<ReadWrite>>),
     ) -> Result<Self> {
-        let export = Self { id, options, len_bytes: AtomicU64::new(len_bytes), reader, writer };
+        let export = Self { id, options, len_bytes: AtomicU64::new(len_bytes), bitmaps, reader, writer };
         export.info().map(|_| export)
     }
 
@@ -94,7 +176,20 @@ impl Export {
             .with_description(&*self.options.description)?
             .with_flags(self.flags())
             .with_context(BASE_ALLOCATION)?;
-        if self.options.allocation_depth { info.with_context(ALLOCATION_DEPTH) } else { Ok(info) }
+        let info = if self.options.allocation_depth { info.with_context(ALLOCATION_DEPTH)? } else { info };
+        let names = self.bitmaps.iter().map(|bitmap| format!("{DIRTY_BITMAP}{}", bitmap.name));
+        names.fold(Ok(info), |info, name| info?.with_context(name))
+    }
+
+    /// What a context tells about, by its position in [`ExportInfo::contexts`].
+    pub(super) fn about(&self, context: u32) -> About<'_> {
+        let first_bitmap = 1 + u32::from(self.options.allocation_depth);
+        let bitmap = context.checked_sub(first_bitmap).and_then(|index| usize::try_from(index).ok());
+        match bitmap.and_then(|index| self.bitmaps.get(index)) {
+            Some(bitmap) => About::Bitmap(bitmap),
+            None if context == 0 => About::Allocation,
+            None => About::Depth,
+        }
     }
 
     fn flags(&self) -> TransmissionFlags {

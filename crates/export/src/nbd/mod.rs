@@ -39,6 +39,6 @@ mod spare;
 mod status;
 mod writer;
 
-pub use export::ExportOptions;
+pub use export::{ExportBitmap, ExportOptions};
 pub use load::Limits;
 pub use server::{ExportStatistics, Listen, NbdServer, Removal, ServerOptions};

@@ -26,7 +26,7 @@ use drystone_sys::{Address, Closer, Listener, ThreadHandle};
 
 use super::connection;
 use super::crowd::{Crowd, Of};
-use super::export::{Export, ExportOptions, Registry};
+use super::export::{Export, ExportOptions, OfferedBitmap, Registry};
 use super::load::Limits;
 use super::peer::SocketSink;
 
@@ -206,7 +206,11 @@ impl NbdServer {
         let registry = &self.shared.registry;
         registry.demand_free(&options.name)?;
         let node = task.gs().find(&options.node)?;
-        let (plan, export) = self.plan_export(task, node, options)?;
+        let bitmaps = task.gs().with(|graph| {
+            let hold = |wanted| OfferedBitmap::hold(graph, node, wanted, options.writable);
+            options.bitmaps.iter().map(hold).collect::<Result<Vec<_>>>()
+        })?;
+        let (plan, export) = self.plan_export(task, node, options, bitmaps)?;
         task.apply(plan).await?;
         let export = Arc::new(export);
         if let Err(error) = registry.add(Arc::clone(&export)) {
@@ -218,7 +222,13 @@ impl NbdServer {
 
     /// Semantics of the C tools: an export shares every permission but that to change the length of its disk, which its
     /// clients were told.
-    fn plan_export(&self, task: &Task<'_>, node: NodeId, options: ExportOptions) -> Result<(Plan, Export)> {
+    fn plan_export(
+        &self,
+        task: &Task<'_>,
+        node: NodeId,
+        options: ExportOptions,
+        bitmaps: Vec<OfferedBitmap>,
+    ) -> Result<(Plan, Export)> {
         let gs = task.gs();
         let len_bytes = gs.with(|graph| graph.node(node)).map_or(0, |node| node.len);
         let perm =
@@ -234,7 +244,7 @@ impl NbdServer {
             (plan.attach_root(gs, node, spec), None)
         };
         let id = self.shared.exports.fetch_add(1, Ordering::Relaxed);
-        Ok((plan, Export::new(id, options, len_bytes, backends)?))
+        Ok((plan, Export::new(id, options, len_bytes, bitmaps, backends)?))
     }
 
     /// Takes an export off the offer, waits until its connections have ended, flushes its disk if it was writable, and

@@ -3,15 +3,14 @@
 //!  extension ──► directory: | table offset, entries, flags, granularity, name | ... |
 //!                                 └──► bitmap table: | 0 or 1: all zeroes or ones, or a data cluster | ... |
 //! ```
-//! The directory is read enough to name the bitmaps, to list them and to count their clusters. Their bits are not
-//! looked at.
+//! What an image says of its bitmaps, and back to bytes. Their bits are not looked at.
 //!
 //! Invariants: a directory is at most [`DIRECTORY_BYTES_MAX`] long; names are 1 to 1023 bytes and unique.
-//! Not here: reading or writing the bits; whether an image with bitmaps may be written ([`super::header::Access`]).
+//! Not here: reading or writing the bits (the driver).
 
 use std::collections::BTreeSet;
 
-use drystone_base::{Be, HostOffset};
+use drystone_base::{Be, BeMut, HostOffset};
 
 use super::geometry::{ClusterBits, HOST_END};
 
@@ -96,7 +95,25 @@ pub enum BitmapError {
     },
 }
 
+/// What an entry of a bitmap table says of its part of the bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TableEntry {
+    /// All bits are 0.
+    Clear,
+    /// All bits are 1.
+    Set,
+    /// They are in this cluster.
+    Data(HostOffset),
+}
+
 impl BitmapsExtension {
+    /// The data of the extension.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut data = Vec::with_capacity(24);
+        BeMut(&mut data).u32(self.count).u32(0).u64(self.directory_len_bytes).u64(self.directory.get());
+        data
+    }
+
     /// Parses the data of the extension.
     ///
     /// # Errors
@@ -149,6 +166,31 @@ impl BitmapsExtension {
     }
 }
 
+/// The bytes of a directory.
+pub(super) fn encode_directory<'b>(bitmaps: impl IntoIterator<Item = &'b Bitmap>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for bitmap in bitmaps {
+        let flags = if bitmap.in_use { FLAG_IN_USE } else { 0 } | if bitmap.auto { FLAG_AUTO } else { 0 };
+        let name_len = u16::try_from(bitmap.name.len()).unwrap_or(u16::MAX); // at most NAME_BYTES_MAX
+        BeMut(&mut bytes)
+            .u64(bitmap.table.get())
+            .u32(bitmap.table_entries)
+            .u32(flags)
+            .u8(TYPE_DIRTY)
+            .u8(bitmap.granularity_bits)
+            .u16(name_len)
+            .u32(0)
+            .bytes(&bitmap.name);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    bytes
+}
+
+/// How long the entry of a bitmap with such a name is.
+pub(super) fn entry_len_bytes(name_len: usize) -> u64 {
+    (ENTRY_BYTES + name_len).next_multiple_of(8) as u64
+}
+
 fn parse_entry(be: &mut Be<'_>, cluster: ClusterBits) -> Result<Bitmap, &'static str> {
     const TRUNCATED: &str = "the directory ends inside of its entry";
     let mut fixed = Be(be.take(ENTRY_BYTES).map_err(|_| TRUNCATED)?);
@@ -185,18 +227,30 @@ fn parse_entry(be: &mut Be<'_>, cluster: ClusterBits) -> Result<Bitmap, &'static
     })
 }
 
-/// The data cluster that an entry of a bitmap table points to; `None` if all bits are 0 or all are 1.
+/// What an entry of a bitmap table says.
 ///
 /// # Errors
 /// The raw entry, if it breaks a rule of spec "Bitmap table".
-pub(super) fn parse_table_entry(raw: u64, cluster: ClusterBits) -> Result<Option<HostOffset>, u64> {
+pub(super) fn parse_table_entry(raw: u64, cluster: ClusterBits) -> Result<TableEntry, u64> {
     let at = HostOffset::new(raw & TABLE_OFFSET);
     let reserved = raw & !TABLE_OFFSET;
     match (at, reserved) {
-        (HostOffset::ZERO, 0 | 1) => Ok(None),
+        (HostOffset::ZERO, 0) => Ok(TableEntry::Clear),
+        (HostOffset::ZERO, 1) => Ok(TableEntry::Set),
         (HostOffset::ZERO, _) | (_, 1..) => Err(raw),
-        (at, 0) if cluster.is_aligned(at) => Ok(Some(at)),
+        (at, 0) if cluster.is_aligned(at) => Ok(TableEntry::Data(at)),
         _ => Err(raw),
+    }
+}
+
+impl TableEntry {
+    /// As it is stored.
+    pub(super) const fn raw(self) -> u64 {
+        match self {
+            Self::Clear => 0,
+            Self::Set => 1,
+            Self::Data(at) => at.get(),
+        }
     }
 }
 
@@ -224,6 +278,8 @@ mod tests {
         let [first, second] = &bitmaps[..] else { panic!("{bitmaps:?}") };
         assert_eq!((&first.name[..], first.granularity_bits, first.table.get()), (&b"bm0"[..], 16, 0x16000));
         assert_eq!((&second.name[..], second.granularity_bits, second.auto), (&b"second"[..], 9, true));
+        assert_eq!(encode_directory(&bitmaps), DIRECTORY);
+        assert_eq!(entry_len_bytes(3) + entry_len_bytes(6), 64);
     }
 
     #[test]
@@ -264,9 +320,10 @@ mod tests {
 
     #[test]
     fn a_bitmap_table_entry_is_a_constant_or_a_cluster() {
-        assert_eq!(parse_table_entry(0, C12), Ok(None));
-        assert_eq!(parse_table_entry(1, C12), Ok(None));
-        assert_eq!(parse_table_entry(0x5000, C12), Ok(Some(HostOffset::new(0x5000))));
+        assert_eq!(parse_table_entry(0, C12), Ok(TableEntry::Clear));
+        assert_eq!(parse_table_entry(1, C12), Ok(TableEntry::Set));
+        assert_eq!(parse_table_entry(0x5000, C12), Ok(TableEntry::Data(HostOffset::new(0x5000))));
+        assert_eq!(TableEntry::Data(HostOffset::new(0x5000)).raw(), 0x5000);
         for raw in [2, 0x5001, 0x5200, 0x5000 | 1 << 56, 1 << 63] {
             assert_eq!(parse_table_entry(raw, C12), Err(raw));
         }

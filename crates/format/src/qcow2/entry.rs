@@ -115,6 +115,12 @@ pub enum EntryFault {
     /// Subclusters that have data and read as zeroes, or have data in no cluster, or a bitmap of a compressed cluster.
     #[error("the bitmap of subclusters {0:#018x} contradicts itself or the entry")]
     Subclusters(u64),
+    /// In a data file, a cluster is not where the guest has it.
+    #[error("a cluster of a data file is at {0} instead of at its place on the disk")]
+    Elsewhere(HostOffset),
+    /// A compressed cluster where data is in a file of its own.
+    #[error("a compressed cluster, but the data has a file of its own")]
+    CompressedApart,
     /// Compressed bytes past the largest offset.
     #[error("offset {0} of compressed data is past the largest offset")]
     OutOfRange(HostOffset),
@@ -264,6 +270,9 @@ impl L2Entry {
 
     /// The first rule that the entry breaks.
     pub(super) fn fault(raw: RawEntry, l2: L2Format) -> Option<EntryFault> {
+        if raw.descriptor & COMPRESSED != 0 && l2.has_data_file() {
+            return Some(EntryFault::CompressedApart);
+        }
         if raw.descriptor & COMPRESSED != 0 {
             return Compressed::fault(raw.descriptor, l2.cluster());
         }

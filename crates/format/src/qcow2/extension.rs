@@ -158,10 +158,17 @@ impl Extensions {
     }
 
     /// The extensions of a new image.
-    pub(super) fn of_new_image(backing_format: Option<&[u8]>, names: &[FeatureName]) -> Self {
+    pub(super) fn of_new_image(
+        backing_format: Option<&[u8]>,
+        data_file: Option<&[u8]>,
+        names: &[FeatureName],
+    ) -> Self {
         let mut extensions = Self::default();
         if let Some(format) = backing_format {
             extensions.list.push(Extension { kind: BACKING_FORMAT, data: format.to_vec() });
+        }
+        if let Some(name) = data_file {
+            extensions.list.push(Extension { kind: DATA_FILE, data: name.to_vec() });
         }
         if !names.is_empty() {
             let data = names.iter().flat_map(encode_feature_name).collect();
@@ -176,6 +183,13 @@ impl Extensions {
         if let Some(format) = format {
             self.list.insert(0, Extension { kind: BACKING_FORMAT, data: format.to_vec() });
         }
+    }
+
+    /// Replaces where the bitmaps are.
+    pub(super) fn set_bitmaps(&mut self, bitmaps: Option<BitmapsExtension>) {
+        self.list.retain(|extension| extension.kind != BITMAPS);
+        self.list.extend(bitmaps.map(|bitmaps| Extension { kind: BITMAPS, data: bitmaps.encode() }));
+        self.bitmaps = bitmaps;
     }
 
     /// Leaves out what features are called, which programs know anyway.
@@ -330,7 +344,7 @@ mod tests {
     #[test]
     fn feature_names_survive_their_encoding() {
         let names = super::super::feature::standard_names();
-        let extensions = Extensions::of_new_image(None, &names);
+        let extensions = Extensions::of_new_image(None, None, &names);
         assert_eq!(extensions.feature_names(), names);
         let mut out = Vec::new();
         extensions.encode(&mut out);

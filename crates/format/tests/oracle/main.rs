@@ -35,3 +35,6 @@ mod snapshot;
 mod state;
 mod subclusters;
 mod tools;
+#[path = "../it/driver/tracked.rs"]
+#[allow(dead_code, reason = "the other binary needs more of it")]
+mod tracked;

@@ -61,9 +61,11 @@ impl Copy {
     #[must_use]
     pub fn new(mut spec: CopySpec, watch: Arc<dyn Watch>) -> Self {
         let unit_bytes = spec.unit_bytes;
-        spec.own_layer_until -= spec.own_layer_until % unit_bytes;
-        spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
         let len_bytes = spec.sources.iter().map(|source| source.len_bytes).sum();
+        if spec.own_layer_until < len_bytes {
+            spec.own_layer_until -= spec.own_layer_until % unit_bytes;
+        }
+        spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
         let piece_bytes = PIECE_BYTES.max(unit_bytes);
         let mut limit = RateLimit::default();
         limit.set_speed(spec.bytes_per_second);

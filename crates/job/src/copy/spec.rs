@@ -23,6 +23,8 @@ pub struct CopySpec {
     /// The target's own unit (a cluster), a power of two from 512 bytes on: what is written and what is left out are whole
     /// units, as far as the disk is.
     pub unit_bytes: u64,
+    /// Zero bytes are looked for in blocks of so many bytes, of which a unit or more make one.
+    pub block_bytes: u64,
     /// Zero bytes that are left out where at least this many come together. 0: nothing is looked for, and everything
     /// is written, holes as well.
     pub sparse_bytes: u64,

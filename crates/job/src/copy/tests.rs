@@ -1,1 +1,102 @@
-//! x
+//! The parts of the copy engine, each on its own.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::claim::Claims;
+use super::turns::{Turns, once_begun};
+use super::zeroes::{is_zero, runs};
+
+fn shown(bytes: &[u8], offset: u64, unit: u64, sparse: u64) -> String {
+    let show = |run: &super::zeroes::Run| {
+        let sign = if run.is_zero { '.' } else { '#' };
+        format!("{}{sign}", run.bytes.len())
+    };
+    runs(bytes, offset, unit, sparse).iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn one_byte_anywhere_is_not_zero() {
+    assert!(is_zero(&[]));
+    for len in [1, 15, 16, 255, 256, 257, 4096] {
+        let mut bytes = vec![0; len];
+        assert!(is_zero(&bytes), "{len}");
+        for at in [0, len / 2, len - 1] {
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes), "{len} {at}");
+            bytes[at] = 0;
+        }
+    }
+}
+
+#[test]
+fn runs_are_whole_units_of_the_disk() {
+    let mut bytes = [0; 64];
+    bytes[20] = 1;
+    assert_eq!(shown(&bytes, 0, 8, 8), "16. 8# 40.");
+    assert_eq!(shown(&bytes, 4, 8, 8), "20. 8# 36.", "units of the disk, not of the buffer");
+    assert_eq!(shown(&bytes, 0, 64, 64), "64#");
+    assert_eq!(shown(&[0; 3], 5, 8, 8), "3.");
+    assert_eq!(shown(&[], 5, 8, 8), "");
+}
+
+#[test]
+fn short_runs_of_zeroes_between_data_are_data() {
+    let mut bytes = [1; 64];
+    bytes[16..32].fill(0);
+    assert_eq!(shown(&bytes, 0, 8, 16), "16# 16. 32#");
+    assert_eq!(shown(&bytes, 0, 8, 24), "64#");
+    bytes[..8].fill(0);
+    assert_eq!(shown(&bytes, 0, 8, 24), "8. 56#", "what is before the buffer may be zero as well");
+}
+
+#[test]
+fn every_byte_is_claimed_once() {
+    let mut claims = Claims::new(100);
+    let mut next =
+        |len| claims.claim(len).map(|piece| (piece.index, piece.range.start().get(), piece.range.len()));
+    assert_eq!(next(30), Some((0, 0, 30)));
+    assert_eq!(next(30), Some((1, 30, 30)));
+    assert_eq!(claims.extend(30, 80), 0, "somebody has claimed what follows the first piece");
+    assert_eq!(claims.extend(60, 80), 20);
+    assert_eq!(claims.claim(30).map(|piece| (piece.index, piece.range.len())), Some((2, 20)));
+    assert!(claims.claim(30).is_none());
+    assert_eq!(claims.extend(100, 200), 0);
+}
+
+fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn turns_come_in_order_whoever_passes_first() {
+    let turns = Turns::default();
+    let (mut first, mut third) = (pin!(turns.wait(0)), pin!(turns.wait(2)));
+    assert_eq!(poll(&mut first), Poll::Ready(true));
+    turns.pass(1);
+    assert_eq!(poll(&mut third), Poll::Pending);
+    turns.pass(0);
+    assert_eq!(poll(&mut third), Poll::Ready(true));
+    turns.pass(0);
+    let mut last = pin!(turns.wait(9));
+    assert_eq!(poll(&mut last), Poll::Pending);
+    turns.stop();
+    assert_eq!(poll(&mut last), Poll::Ready(false));
+}
+
+#[test]
+fn a_write_has_begun_when_it_waits() {
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let work = async {
+        log.borrow_mut().push("work");
+        drystone_core::runtime::yield_now().await;
+        log.borrow_mut().push("rest");
+    };
+    let mut whole = pin!(once_begun(work, || log.borrow_mut().push("begun")));
+    assert_eq!(poll(&mut whole), Poll::Pending);
+    assert_eq!(poll(&mut whole), Poll::Ready(()));
+    assert_eq!(*log.borrow(), ["work", "begun", "rest"]);
+}

@@ -138,7 +138,9 @@ impl Copy {
         if what != What::Data && whole > 0 {
             return (what, whole);
         }
-        let stretch = if is_own_layer { unit } else { STRETCH_BYTES_MIN.max(unit) };
+        // What would be left out of a longer stretch is no more than what is found in blocks.
+        let is_exact = is_own_layer || self.spec.block_bytes > self.spec.unit_bytes;
+        let stretch = if is_exact { unit } else { STRETCH_BYTES_MIN.max(unit) };
         let found = found.max(stretch);
         (What::Data, (at + found).next_multiple_of(unit).saturating_sub(at).min(range.len()))
     }
@@ -163,7 +165,9 @@ impl Copy {
         let spec = &self.spec;
         let runs = match spec.sparse_bytes {
             0 => vec![Run { bytes: 0..buf.len(), is_zero: false }],
-            sparse => runs(buf.as_slice(), part.start().get(), spec.unit_bytes, sparse.max(spec.unit_bytes)),
+            sparse => {
+                runs(buf.as_slice(), part.start().get(), spec.block_bytes, sparse.max(spec.block_bytes))
+            }
         };
         let last = runs.iter().rposition(|run| !run.is_zero);
         for (n, run) in runs.into_iter().enumerate() {

@@ -20,6 +20,7 @@ use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Source, check};
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::driver::Qcow2;
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_job::stream::{BackingNames, StreamOptions};
 use drystone_testkit::client::{BackendClient, Load, Mix, SharedModel, Watched};
@@ -237,7 +238,7 @@ async fn add_image(
     file.facts.read_only = read_only;
     let file = opening.add(file)?;
     let options =
-        Qcow2Options { read_only, l2_cache_bytes: 0, refcount_cache_bytes: 0, ..Qcow2Options::default() };
+        Qcow2Options { read_only, caches: CacheOptions::of_bytes(0), ..Qcow2Options::default() };
     let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
     let mut children = vec![(ChildKey::File, Role::IMAGE, file)];
     children.extend(backing.map(|id| (ChildKey::Backing, Role::COW, id)));

@@ -72,13 +72,13 @@ fn options(sim: &Sim) -> ServerOptions {
     ServerOptions { limits, ..ServerOptions::default() }
 }
 
-/// Runs workers on `remote`; `meanwhile` happens beside them, on the control thread. How many requests failed.
+/// With every other seed, there is one connection for all threads. Runs workers on `remote`; `meanwhile` happens beside them, on the control thread. How many requests failed.
 fn with_workers<F: Future<Output = ()>>(
     sim: &Sim,
     reconnect_delay_ns: u64,
     meanwhile: impl FnOnce(User, LocalRef, Rc<Cell<u16>>) -> F,
 ) -> u64 {
-    let served = Served::start(sim, options(sim));
+    let served = Served::start_for(sim, options(sim), u32::from(sim.seed() % 2 == 1));
     let user = served.user();
     let backend = sim.block_on(&sim.control(), open(&user, reconnect_delay_ns)).unwrap().unwrap();
     let (left, failed) = (Rc::new(Cell::new(WORKERS)), Rc::new(Cell::new(0)));
@@ -195,4 +195,38 @@ fn patience_ends() {
         served.finish();
     });
     assert_eq!(explored.schedules, 20, "{explored}");
+}
+
+#[test]
+fn the_only_connection_goes_to_the_thread_that_uses_it() {
+    let explored = explore(4000..4030, |sim| {
+        let served = Served::start_for(sim, options(sim), 1);
+        let (user, local) = (served.user(), sim.control());
+        sim.block_on(&sim.control(), async {
+            let backend = open(&user, 0).await.unwrap();
+            for (turn, count) in [(1, 1), (2, 60), (1, 60), (2, 3), (1, 30)] {
+                let io = sim.io(turn);
+                let (done, model) = (Rc::new(Cell::new(false)), Rc::clone(&served.model));
+                let (over, backend, on) = (Rc::clone(&done), backend.clone(), io.clone());
+                let mut rng = Rng::new(sim.seed() + u64::from(turn));
+                sim.spawn(&io, format!("turn of {turn}"), async move {
+                    let mut client = Watched::new(BackendClient::new(&backend, &on), &model);
+                    let mut load = Load::new(count, DISK_BYTES);
+                    load.len_max = 1024;
+                    load.run(&mut client, &mut rng, |error| panic!("{}", error.report())).await;
+                    over.set(true);
+                });
+                while !done.get() {
+                    user.drain_node("remote").await;
+                    local.sleep_until(local.now_ns() + MS / 10).await;
+                }
+            }
+            assert_eq!(user.server.connections(), (1, 1));
+            close(&user, backend).await;
+        })
+        .unwrap();
+        drop(user);
+        served.finish();
+    });
+    assert_eq!(explored.schedules, 30, "{explored}");
 }

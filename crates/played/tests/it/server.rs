@@ -29,6 +29,7 @@ pub(crate) struct Served<'s> {
     server: Arc<NbdServer>,
     pub(crate) disk: SimDisk,
     pub(crate) model: SharedModel,
+    connections_max: u32,
 }
 
 pub(crate) fn address() -> Address {
@@ -37,6 +38,11 @@ pub(crate) fn address() -> Address {
 
 impl<'s> Served<'s> {
     pub(crate) fn start(sim: &'s Sim, options: ServerOptions) -> Self {
+        Self::start_for(sim, options, 0)
+    }
+
+    /// The export takes so many connections at a time; 0: any number.
+    pub(crate) fn start_for(sim: &'s Sim, options: ServerOptions, connections_max: u32) -> Self {
         let graph = SimGraph::start(sim);
         let network = PlayedNetwork::new(WireOptions::seeded(sim.seed())).network();
         let threads: Vec<_> = (1..=sim.io_threads()).map(|index| thread(&sim.io(index))).collect();
@@ -53,7 +59,7 @@ impl<'s> Served<'s> {
         };
         graph.call(add).unwrap();
         let model = Rc::new(RefCell::new(ByteModel::zeroed(DISK_BYTES)));
-        let served = Self { sim, graph, network, server, disk, model };
+        let served = Self { sim, graph, network, server, disk, model, connections_max };
         sim.block_on(&sim.control(), served.user().export()).unwrap().unwrap();
         served
     }
@@ -64,6 +70,7 @@ impl<'s> Served<'s> {
             control: self.graph.control().clone(),
             server: Arc::clone(&self.server),
             network: self.network.clone(),
+            connections_max: self.connections_max,
         }
     }
 
@@ -86,6 +93,7 @@ pub(crate) struct User {
     control: Control,
     pub(crate) server: Arc<NbdServer>,
     pub(crate) network: Network,
+    connections_max: u32,
 }
 
 impl User {
@@ -96,8 +104,13 @@ impl User {
     /// Offers the disk.
     pub(crate) async fn export(&self) -> Result<()> {
         let server = Arc::clone(&self.server);
-        let options =
-            ExportOptions { node: "disk".into(), name: "disk".into(), writable: true, ..Default::default() };
+        let options = ExportOptions {
+            node: "disk".into(),
+            name: "disk".into(),
+            writable: true,
+            connections_max: self.connections_max,
+            ..Default::default()
+        };
         self.call(async move |task: &mut Task<'_>| server.add_export(task, options).await.map(drop)).await
     }
 

@@ -4,11 +4,14 @@
 //!   any thread:  push(Job) ──► queue ──► the connection's thread (`traffic`) ──► server
 //!                              reply ◄── Job::end
 //! ```
+//! A connection that another thread uses more than its own moves there, at a moment when nothing is under way; its queue
+//! stays where it is.
+//!
 //! Invariants: a job ends exactly once, with its buffer; a connection that is over takes none.
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +21,11 @@ use drystone_core::answer::AnswerSender;
 use drystone_core::disk::DiskDone;
 use drystone_nbd::{Request, Session};
 use drystone_sys::Closer;
+
+use super::connect::Entered;
+
+/// So many requests of other threads in a row make a connection move.
+const FOREIGN_MAX: u32 = 16;
 
 /// A request on its way to a server.
 pub(super) struct Job {
@@ -80,6 +88,12 @@ impl Job {
     }
 }
 
+impl State {
+    const fn is_open(self) -> bool {
+        matches!(self, Self::Open | Self::Moving)
+    }
+}
+
 /// A connection.
 pub(super) struct Conn {
     pub(super) session: Session,
@@ -87,6 +101,8 @@ pub(super) struct Conn {
     queue: Mutex<Queue>,
     /// The server has answered something.
     was_useful: AtomicBool,
+    /// Requests of other threads since the last one of its own.
+    foreign: AtomicU32,
 }
 
 #[derive(Default)]
@@ -95,12 +111,24 @@ struct Queue {
     /// Whoever sends them.
     sender: Option<Waker>,
     state: State,
+    /// Where it goes when it moves.
+    mover: Option<AnswerSender<Entered>>,
+}
+
+/// What whoever sends is to do.
+pub(super) enum Turn {
+    /// Send these, if there are any; else the connection is to end.
+    Send,
+    /// Let go of the connection.
+    Move(AnswerSender<Entered>),
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum State {
     #[default]
     Open,
+    /// Nothing is sent until it is on another thread.
+    Moving,
     /// It says goodbye once it has nothing to send.
     Leaving,
     Over,
@@ -108,7 +136,13 @@ enum State {
 
 impl Conn {
     pub(super) fn new(session: Session, closer: Closer) -> Self {
-        Self { session, closer, queue: Mutex::default(), was_useful: AtomicBool::new(false) }
+        Self {
+            session,
+            closer,
+            queue: Mutex::default(),
+            was_useful: AtomicBool::new(false),
+            foreign: AtomicU32::new(0),
+        }
     }
 
     /// The server has answered something.
@@ -126,10 +160,45 @@ impl Conn {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its own thread has a request.
+    pub(super) fn note_own(&self) {
+        if self.foreign.load(Ordering::Relaxed) != 0 {
+            self.foreign.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Another thread has a request: whether it is time to move there.
+    pub(super) fn note_foreign(&self) -> bool {
+        self.foreign.fetch_add(1, Ordering::Relaxed) >= FOREIGN_MAX
+    }
+
+    /// Asks it to come when nothing is under way, unless it is on its way somewhere.
+    pub(super) fn move_to(&self, mover: AnswerSender<Entered>) {
+        let mut queue = self.queue();
+        if queue.state == State::Open {
+            queue.state = State::Moving;
+            queue.mover = Some(mover);
+            self.foreign.store(0, Ordering::Relaxed);
+        }
+        wake(queue);
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.queue().state == State::Moving
+    }
+
+    /// It has arrived.
+    pub(super) fn settle(&self) {
+        let mut queue = self.queue();
+        if queue.state == State::Moving {
+            queue.state = State::Open;
+        }
+    }
+
     /// Leaves a request; gives it back if the connection is over.
     pub(super) fn push(&self, job: Job) -> Result<(), Box<Job>> {
         let mut queue = self.queue();
-        if queue.state != State::Open {
+        if !queue.state.is_open() {
             return Err(Box::new(job));
         }
         queue.jobs.push_back(job);
@@ -138,16 +207,30 @@ impl Conn {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.queue().state == State::Open
+        self.queue().state.is_open()
     }
 
-    /// Moves up to `room` requests to `into`; nothing is there once the connection is to end.
-    pub(super) fn poll_jobs(&self, room: usize, into: &mut Vec<Job>, cx: &Context<'_>) -> Poll<()> {
+    /// Moves up to `room` requests to `into`, `under_way` others being with the server.
+    pub(super) fn poll_turn(
+        &self,
+        (room, under_way): (usize, usize),
+        into: &mut Vec<Job>,
+        cx: &Context<'_>,
+    ) -> Poll<Turn> {
         let mut queue = self.queue();
+        if queue.state == State::Moving {
+            if under_way == 0
+                && let Some(mover) = queue.mover.take()
+            {
+                return Poll::Ready(Turn::Move(mover));
+            }
+            queue.sender = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let count = queue.jobs.len().min(room);
         into.extend(queue.jobs.drain(..count));
         if count > 0 || queue.state != State::Open {
-            return Poll::Ready(());
+            return Poll::Ready(Turn::Send);
         }
         queue.sender = Some(cx.waker().clone());
         Poll::Pending
@@ -156,7 +239,7 @@ impl Conn {
     /// Asks it to end when what it was given is sent.
     pub(super) fn leave(&self) {
         let mut queue = self.queue();
-        if queue.state == State::Open {
+        if queue.state.is_open() {
             queue.state = State::Leaving;
         }
         wake(queue);
@@ -167,7 +250,9 @@ impl Conn {
         self.closer.close();
         let mut queue = self.queue();
         queue.state = State::Over;
+        let mover = queue.mover.take();
         wake(queue);
+        drop(mover);
     }
 
     /// What was never sent. To be called once it is over.

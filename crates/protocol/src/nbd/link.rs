@@ -3,7 +3,7 @@
 //! ```text
 //!             one connection                          CAN_MULTI_CONN: one for each thread that asks
 //!   thread 1 ──► Conn (lives on thread 1)             thread 1 ──► Conn      thread 2 ──► Conn
-//!   thread 2 ─────┘ left in its queue
+//!   thread 2 ─────┘ left in its queue; it moves to whoever uses it most
 //!
 //!   all lost ──► reconnect, again and again ──► Conn        requests meanwhile: handed back while `reconnect-delay` lasts,
 //!                                                           refused after that
@@ -25,13 +25,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::answer::answer;
 use drystone_core::lane::Lane;
 use drystone_core::runtime::{LocalRef, Shard};
 use drystone_nbd::client::{ReplyError, Transmission};
 use drystone_nbd::{Session, TransmissionFlags};
 use drystone_sys::Network;
 
-use super::conn::{Conn, Lost};
+use super::conn::{Conn, Job, Lost};
 use super::connect::{self, Entered};
 use super::options::NbdOptions;
 use super::traffic::{self, Ended};
@@ -129,6 +130,7 @@ impl Link {
         if let Some(Seat::Taken(conn)) = state.conns.get(&shard)
             && conn.is_open()
         {
+            conn.note_own();
             return Ok(Arc::clone(conn));
         }
         if state.is_closed {
@@ -146,29 +148,59 @@ impl Link {
         let has_room = state.conns.len() < CONNECTIONS_MAX && !state.conns.contains_key(&shard);
         if several && has_room && !state.is_alone {
             state.conns.insert(shard, Seat::Connecting);
-            state.running += 1;
-            drop(state);
-            let (link, local) = (Arc::clone(self), local.clone());
-            let on = local.clone();
-            on.spawn(Box::pin(async move {
-                link.connect_one_more(&local).await;
-                link.ended();
-            }));
+            self.start(&mut state, local, async |link, local| link.connect_one_more(&local).await);
+        } else if !state.conns.contains_key(&shard) && conn.note_foreign() {
+            self.move_here(&mut state, &conn, local);
         }
         Ok(conn)
+    }
+
+    /// Runs `work` on the calling thread; the link is not closed before it has ended.
+    fn start(
+        self: &Arc<Self>,
+        state: &mut State,
+        local: &LocalRef,
+        work: impl AsyncFnOnce(Arc<Self>, LocalRef) + 'static,
+    ) {
+        state.running += 1;
+        let (link, on) = (Arc::clone(self), local.clone());
+        local.spawn(Box::pin(async move {
+            work(Arc::clone(&link), on).await;
+            link.ended();
+        }));
+    }
+
+    /// Has a connection come to the calling thread, which uses it more than its own.
+    fn move_here(self: &Arc<Self>, state: &mut State, conn: &Arc<Conn>, local: &LocalRef) {
+        let (mover, arrival) = answer();
+        conn.move_to(mover);
+        let conn = Arc::clone(conn);
+        self.start(state, local, async move |link, local| {
+            let Some(entered) = arrival.wait().await else { return };
+            {
+                let mut state = link.state();
+                state.conns.retain(|_, seat| !seat.is_of(&conn));
+                state.conns.insert(local.shard(), Seat::Taken(Arc::clone(&conn)));
+            }
+            conn.settle();
+            link.live(conn, entered, local).await;
+        });
+    }
+
+    /// Runs a connection on the calling thread.
+    async fn live(self: Arc<Self>, conn: Arc<Conn>, entered: Entered, local: LocalRef) {
+        match traffic::run(&conn, entered, &local).await {
+            Ended::Moved => {}
+            Ended::Over { lost, why } => self.lose(&conn, &local, (lost, why)).await,
+        }
     }
 
     /// Puts a connection to work on the calling thread.
     fn take_seat(self: &Arc<Self>, state: &mut State, local: &LocalRef, entered: Entered) -> Arc<Conn> {
         let conn = Arc::new(Conn::new(*entered.transmission.session(), entered.closer.clone()));
         state.conns.insert(local.shard(), Seat::Taken(Arc::clone(&conn)));
-        state.running += 1;
-        let (link, own, on) = (Arc::clone(self), Arc::clone(&conn), local.clone());
-        local.spawn(Box::pin(async move {
-            let ended = traffic::run(&own, entered, &on).await;
-            link.lose(&own, &on, ended).await;
-            link.ended();
-        }));
+        let own = Arc::clone(&conn);
+        self.start(state, local, async move |link, local| link.live(own, entered, local).await);
         conn
     }
 
@@ -190,12 +222,11 @@ impl Link {
     }
 
     /// A connection has ended: tells its requests, and sees to another one if it was the last.
-    async fn lose(self: &Arc<Self>, own: &Arc<Conn>, local: &LocalRef, ended: Ended) {
-        let Ended { lost, why } = ended;
+    async fn lose(self: &Arc<Self>, own: &Arc<Conn>, local: &LocalRef, (lost, why): (Vec<Job>, Error)) {
         let now_ns = local.now_ns();
         let is_last = {
             let mut state = self.state();
-            state.conns.retain(|_, seat| !matches!(seat, Seat::Taken(conn) if Arc::ptr_eq(conn, own)));
+            state.conns.retain(|_, seat| !seat.is_of(own));
             let is_last = state.conns.is_empty() && !state.is_closed;
             if own.was_useful() {
                 state.loss = None;
@@ -359,6 +390,12 @@ impl Link {
             Poll::Pending
         })
         .await;
+    }
+}
+
+impl Seat {
+    fn is_of(&self, own: &Arc<Conn>) -> bool {
+        matches!(self, Self::Taken(conn) if Arc::ptr_eq(conn, own))
     }
 }
 

@@ -80,6 +80,12 @@ impl NbdClient {
         Ok((Self { remote: Remote { link } }, facts))
     }
 
+    /// The export as a device, for whoever looks at it without a graph.
+    #[must_use]
+    pub fn device(&self) -> &dyn Disk {
+        &self.remote
+    }
+
     /// How it was told to connect.
     #[must_use]
     pub fn options(&self) -> &NbdOptions {

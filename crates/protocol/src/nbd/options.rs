@@ -35,8 +35,14 @@ impl NbdOptions {
     }
 }
 
+/// As release 10.0 of the C tools names an export: nothing is escaped, and a port is always there.
 impl fmt::Display for NbdOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(f)
+        let Uri { address, export } = &self.uri;
+        let slash = if export.is_empty() { "" } else { "/" };
+        match address {
+            Address::Unix { socket } => write!(f, "nbd+unix://{slash}{export}?socket={}", socket.display()),
+            Address::Tcp { host, port } => write!(f, "nbd://{host}:{port}{slash}{export}"),
+        }
     }
 }

@@ -20,6 +20,7 @@ use std::task::{Context, Poll, Waker};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::answer::AnswerSender;
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_nbd::client::{ReplyError, Transmission, What};
@@ -27,7 +28,7 @@ use drystone_nbd::wire::REQUEST_EXTENDED_BYTES;
 use drystone_nbd::{Command, CommandFlags, NbdError, Request};
 use drystone_sys::{Receiver, Sender};
 
-use super::conn::{Conn, Found, Job, Reply};
+use super::conn::{Conn, Found, Job, Reply, Turn};
 use super::connect::Entered;
 
 /// Requests that the server has at a time. The others wait in the queue.
@@ -41,7 +42,7 @@ struct Flight {
     transmission: Box<Transmission>,
     pending: BTreeMap<u64, Pending>,
     cookie: u64,
-    /// Woken when there is room for more requests.
+    /// Woken when there is room for more requests, or nothing is under way.
     room: Option<Waker>,
 }
 
@@ -74,21 +75,29 @@ struct Step {
     end: Option<Result<(), NbdError>>,
 }
 
-/// How a connection ended.
-pub(super) struct Ended {
-    /// What the requests were that it has not done.
-    pub(super) lost: Vec<Job>,
-    pub(super) why: Error,
+/// How a connection ended on this thread.
+pub(super) enum Ended {
+    /// It goes on on another one.
+    Moved,
+    /// For good.
+    Over {
+        /// The requests that it has not done.
+        lost: Vec<Job>,
+        /// What became of it.
+        why: Error,
+    },
 }
 
-/// Runs the connection until it ends.
+/// Runs the connection until it ends, or moves.
 pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ended {
-    let Entered { mut receiver, mut sender, transmission, .. } = entered;
+    let Entered { mut receiver, mut sender, closer, transmission } = entered;
     let flight = RefCell::new(Flight { transmission, pending: BTreeMap::new(), cookie: 0, room: None });
     let (mut out, mut back) = (Lane::new(local.clone()), Lane::new(local.clone()));
     let sending = async {
         let result = send_all(conn, &flight, &mut sender, &mut out).await;
-        conn.cut();
+        if !matches!(result, Ok(Some(_))) {
+            conn.cut();
+        }
         result
     };
     let receiving = async {
@@ -99,18 +108,28 @@ pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ende
     };
     let (sent, received) = both(sending, receiving).await;
     let flight = flight.into_inner();
+    let (sent, received) = match (sent, received) {
+        (Ok(Some(mover)), None) => {
+            mover.send(Entered { receiver, sender, closer, transmission: flight.transmission });
+            return Ended::Moved;
+        }
+        (sent, received) => (sent.map(drop), received.unwrap_or(Ok(()))),
+    };
     let lost = flight.pending.into_values().map(Pending::into_job).chain(conn.take_rest()).collect();
     // Whoever ended the connection knows why; the other only saw that it was over.
     let why = match (sent, received) {
-        (Err(error), Ok(()) | Err(_)) if error.kind() != Kind::Cancelled => error,
+        (Err(error), _) if error.kind() != Kind::Cancelled => error,
         (_, Err(error)) => error,
         (_, Ok(())) => Error::new(Kind::Disconnected, "the connection to the NBD server has ended"),
     };
-    Ended { lost, why }
+    Ended::Over { lost, why }
 }
 
-/// Runs both to their ends.
-async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+/// Runs both to their ends; `other` is not waited for if `one` ends to move on.
+async fn both<A>(
+    one: impl Future<Output = Result<Option<A>>>,
+    other: impl Future<Output = Result<()>>,
+) -> (Result<Option<A>>, Option<Result<()>>) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut first, mut second) = (None, None);
     poll_fn(|cx| {
@@ -120,14 +139,17 @@ async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>
             first = Some(value);
         }
         if second.is_none()
+            && !matches!(first, Some(Ok(Some(_))))
             && let Poll::Ready(value) = other.as_mut().poll(cx)
         {
             second = Some(value);
         }
-        match (first.take(), second.take()) {
-            (Some(a), Some(b)) => Poll::Ready((a, b)),
-            (a, b) => {
-                (first, second) = (a, b);
+        match first.take() {
+            Some(value) if second.is_some() || matches!(value, Ok(Some(_))) => {
+                Poll::Ready((value, second.take()))
+            }
+            value => {
+                first = value;
                 Poll::Pending
             }
         }
@@ -135,17 +157,35 @@ async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>
     .await
 }
 
-async fn send_all(conn: &Conn, flight: &RefCell<Flight>, sender: &mut Sender, lane: &mut Lane) -> Result<()> {
+/// Sends what comes, until the connection ends, or where it moves to is said.
+async fn send_all(
+    conn: &Conn,
+    flight: &RefCell<Flight>,
+    sender: &mut Sender,
+    lane: &mut Lane,
+) -> Result<Option<AnswerSender<Entered>>> {
     let (mut jobs, mut heads) = (Vec::new(), Vec::new());
     loop {
-        poll_fn(|cx| match flight.borrow_mut().room(conn, cx) {
-            0 => Poll::Pending,
-            room => conn.poll_jobs(room, &mut jobs, cx),
-        })
-        .await;
-        if jobs.is_empty() {
-            flight.borrow_mut().say_goodbye(sender);
-            return Ok(());
+        let turn = poll_fn(|cx| {
+            let mut flight = flight.borrow_mut();
+            match flight.room(conn, cx) {
+                0 => Poll::Pending,
+                room => {
+                    let turn = conn.poll_turn((room, flight.pending.len()), &mut jobs, cx);
+                    if turn.is_pending() && conn.is_moving() {
+                        flight.room = Some(cx.waker().clone());
+                    }
+                    turn
+                }
+            }
+        });
+        match turn.await {
+            Turn::Move(mover) => return Ok(Some(mover)),
+            Turn::Send if jobs.is_empty() => {
+                flight.borrow_mut().say_goodbye(sender);
+                return Ok(None);
+            }
+            Turn::Send => {}
         }
         heads.clear();
         let begun: Vec<Sending> =

@@ -7,6 +7,7 @@
 
 mod fixture;
 mod memory;
+mod nbd;
 mod null;
 
 mod host;

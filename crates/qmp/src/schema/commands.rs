@@ -4,12 +4,13 @@ use serde_json::Value;
 
 use super::Qapi;
 use super::introspect::SchemaInfo;
+use super::types::bitmap::{BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapSha256};
 use super::types::blockdev::BlockdevOptions;
 use super::types::common::Empty;
 use super::types::control::{CommandInfo, QmpCapabilities, VersionInfo};
 use super::types::export::{
-    BlockExportDel, BlockExportInfo, BlockExportOptions, NbdServerAddOptions, NbdServerOptionsLegacy,
-    NbdServerRemove,
+    BlockDirtyBitmap, BlockExportDel, BlockExportInfo, BlockExportOptions, NbdServerAddOptions,
+    NbdServerOptionsLegacy, NbdServerRemove,
 };
 use super::types::graph::{
     BlockResize, BlockdevDel, BlockdevReopen, BlockdevSnapshot, BlockdevSnapshotSync, ChangeBackingFile,
@@ -60,6 +61,20 @@ qapi_commands! {
     BlockdevSnapshotSync = "blockdev-snapshot-sync"(BlockdevSnapshotSync);
     /// Does several things, or none of them.
     Transaction = "transaction"(Transaction);
+    /// Makes a dirty bitmap.
+    BlockDirtyBitmapAdd = "block-dirty-bitmap-add"(BlockDirtyBitmapAdd);
+    /// Removes a dirty bitmap, from its image too.
+    BlockDirtyBitmapRemove = "block-dirty-bitmap-remove"(BlockDirtyBitmap);
+    /// Makes everything clean in a dirty bitmap.
+    BlockDirtyBitmapClear = "block-dirty-bitmap-clear"(BlockDirtyBitmap);
+    /// Lets a dirty bitmap follow writes.
+    BlockDirtyBitmapEnable = "block-dirty-bitmap-enable"(BlockDirtyBitmap);
+    /// Keeps a dirty bitmap as it is.
+    BlockDirtyBitmapDisable = "block-dirty-bitmap-disable"(BlockDirtyBitmap);
+    /// Merges dirty bitmaps into another.
+    BlockDirtyBitmapMerge = "block-dirty-bitmap-merge"(BlockDirtyBitmapMerge);
+    /// Tells the checksum of a dirty bitmap.
+    XDebugBlockDirtyBitmapSha256 = "x-debug-block-dirty-bitmap-sha256"(BlockDirtyBitmap) -> BlockDirtyBitmapSha256 ["unstable"];
     /// Changes the length of a disk.
     BlockResize = "block_resize"(BlockResize);
     /// Changes what an image names as its backing file, not what is below it.

@@ -275,7 +275,7 @@ fn a_compressed_cluster_of_any_ratio_fills_one_cluster() {
 }
 
 #[test]
-fn an_external_data_file_is_refused_before_anything_is_asked_for() {
+fn an_external_data_file_is_told_and_not_opened_by_the_driver() {
     for name in [&b"/etc/passwd"[..], br#"json:{"driver":"file","filename":"/etc/passwd"}"#] {
         let (mut image, _) = image();
         image.write(79, &[4]);
@@ -284,8 +284,11 @@ fn an_external_data_file_is_refused_before_anything_is_asked_for() {
         image.write(120, name);
         image.write(120 + name.len().next_multiple_of(8) as u64, &[0; 8]);
         for read_only in [true, false] {
-            assert_eq!(opened(&image, read_only).0, Some(Kind::Unsupported));
+            assert_eq!(opened(&image, read_only).0, None);
         }
+        // Without the file, there is nowhere to write.
+        let (written, ..) = used(&image);
+        assert_eq!(written.unwrap_err().kind(), Kind::NotFound);
         let header = Header::parse(&image.bytes(0..512)).unwrap();
         assert_eq!(header.extensions().data_file(), Some(name), "it is told, not opened");
     }

@@ -230,7 +230,10 @@ impl Request {
     pub(super) fn new_image(&self) -> Result<NewImage> {
         let mut image = NewImage::parse(&self.target_format, &self.target_options)?;
         if let Some(backing) = &self.backing {
-            image.set_backing(backing, self.backing_format.as_deref())?;
+            image.set_backing(backing)?;
+        }
+        if let Some(format) = &self.backing_format {
+            image.set_backing_format(format)?;
         }
         Ok(image)
     }

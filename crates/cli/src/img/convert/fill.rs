@@ -17,7 +17,9 @@ use crate::tool::Tool;
 use crate::tool::disk::Disk;
 use crate::tool::progress::Progress;
 
-/// Zeroes are looked for in blocks of this many bytes, unless fewer are asked for.
+/// Zeroes are looked for in blocks of at most this many bytes.
+const BLOCK_BYTES_MAX: u64 = 1 << 20;
+/// The blocks when nobody looks for zeroes.
 const BLOCK_BYTES: u64 = 4096;
 
 /// What is known of the target.
@@ -53,14 +55,16 @@ pub(super) async fn fill(
     };
     let block_bytes = match request.sparse_bytes {
         0 => BLOCK_BYTES,
-        sparse => BLOCK_BYTES.min(1 << sparse.ilog2()),
+        sparse => BLOCK_BYTES_MAX.min(1 << sparse.ilog2()),
     };
     // Clusters that have their space already need not be filled with zeroes.
     let cluster_bytes = target.cluster_bytes.filter(|_| request.is_compressed || !request.is_preallocated());
+    let unit_bytes = BLOCK_BYTES.min(block_bytes).max(cluster_bytes.unwrap_or(0));
     let spec = CopySpec {
         sources: sources.iter().map(source_of).collect(),
         target: disk.backend.clone(),
-        unit_bytes: cluster_bytes.map_or(block_bytes, |cluster| block_bytes.max(cluster)),
+        unit_bytes,
+        block_bytes: block_bytes.max(unit_bytes),
         sparse_bytes: request.sparse_bytes,
         zero_from: zero_from(tool, request, disk, &target).await?,
         own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },

@@ -164,7 +164,7 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        write::image(&local, &path, format, &values).await
+        write::image(&local, &path, format, &values, &chain).await
     })
 }
 
@@ -194,13 +194,20 @@ impl NewImage {
         Ok(lists.iter().any(|list| list::asks_for_help(list)).then(|| table::help(format, true)))
     }
 
-    /// Sets the backing file and its format.
+    /// Sets the backing file.
     ///
     /// # Errors
     /// A format that has none.
-    pub(super) fn set_backing(&mut self, name: &OsStr, format: Option<&str>) -> Result<()> {
-        self.values.set_backing(text(name)?)?;
-        format.map_or(Ok(()), |format| self.values.set_backing_format(format))
+    pub(super) fn set_backing(&mut self, name: &OsStr) -> Result<()> {
+        self.values.set_backing(text(name)?)
+    }
+
+    /// Sets the format of the backing file.
+    ///
+    /// # Errors
+    /// As [`Self::set_backing`].
+    pub(super) fn set_backing_format(&mut self, format: &str) -> Result<()> {
+        self.values.set_backing_format(format)
     }
 
     /// The backing file as it will be recorded, and its format.
@@ -241,7 +248,7 @@ impl NewImage {
         self.values.replace_size(len_bytes)?;
         self.values.check_support()?;
         write::refuse_overlap(local, path, in_use).await?;
-        write::image(local, path, self.format, &self.values).await
+        write::image(local, path, self.format, &self.values, in_use).await
     }
 }
 

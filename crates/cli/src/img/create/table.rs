@@ -75,8 +75,8 @@ const QCOW2: &[Entry] = &[
     entry("compat", Kindof::Text, None, "version of the format: 1.1 (v3) or 0.10 (v2)"),
     entry("backing_file", Kindof::Text, None, "what shows through until it is written over"),
     entry("backing_fmt", Kindof::Text, None, "format of the backing file"),
-    entry("data_file", Kindof::Text, None, UNSUPPORTED),
-    entry("data_file_raw", Kindof::Switch, None, UNSUPPORTED),
+    entry("data_file", Kindof::Text, None, "file for the disk's data"),
+    entry("data_file_raw", Kindof::Switch, None, "that file is a raw image of the disk at any time"),
     entry("lazy_refcounts", Kindof::Switch, Some("off"), "writers may postpone refcounts"),
     entry("refcount_bits", Kindof::Number, Some("16"), "bits of a refcount, a power of two up to 64"),
     of_file("nocow", Kindof::Switch, "accepted, without effect"),
@@ -259,6 +259,11 @@ impl Values {
         self.words("backing_file")
     }
 
+    /// The name of the file for the data, as it is to be recorded.
+    pub(super) fn data_file(&self) -> Option<&str> {
+        self.words("data_file")
+    }
+
     /// The backing file's format.
     pub(super) fn backing_format(&self) -> Option<&str> {
         self.words("backing_fmt")
@@ -314,6 +319,9 @@ impl Values {
             version,
             refcount_bits: number("refcount_bits"),
             lazy_refcounts: self.is_on("lazy_refcounts"),
+            extended_l2: self.is_on("extended_l2"),
+            data_file: self.data_file().map(|name| name.as_bytes().to_vec()),
+            is_data_raw: self.is_on("data_file_raw"),
             compression: Compression::from_name(compression)
                 .ok_or_else(|| no_such("compression_type", compression))?,
             backing_name: self.backing().map(|name| name.as_bytes().to_vec()),
@@ -379,7 +387,7 @@ mod tests {
     fn what_cannot_be_made_is_refused_by_name_unless_it_is_switched_off() {
         let support = |list| Values::parse(Format::Qcow2, list).unwrap().check_support();
         support("extended_l2=off,encryption=no,data_file_raw=off").unwrap();
-        for key in ["encryption=on", "data_file=x", "encrypt.format=luks"] {
+        for key in ["encryption=on", "encrypt.format=luks"] {
             let name = key.split('=').next().unwrap();
             assert!(support(key).unwrap_err().report().contains(name), "{key}");
         }

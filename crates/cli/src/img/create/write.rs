@@ -32,12 +32,45 @@ pub(super) async fn refuse_overlap(local: &LocalRef, path: &Path, chain: &BTreeS
 ///
 /// # Errors
 /// Values that the format does not take, before anything is touched; those of the operating system.
-pub(super) async fn image(local: &LocalRef, path: &Path, format: Format, values: &Values) -> Result<()> {
-    let contents = match format {
+pub(super) async fn image(
+    local: &LocalRef,
+    path: &Path,
+    format: Format,
+    values: &Values,
+    chain: &BTreeSet<FileId>,
+) -> Result<()> {
+    let mut contents = match format {
         Format::Raw => raw_contents(values)?,
         Format::Qcow2 => qcow2_contents(values)?,
     };
+    if let Some(name) = values.data_file() {
+        // What is said of space is said of the data.
+        let preallocation = std::mem::take(&mut contents.preallocation);
+        data_file(local, Path::new(name), path, (preallocation, values), chain).await?;
+    }
     create(local, path, Existing::Replace, Locking::Auto, contents).await
+}
+
+/// Makes the file for the data of the image at `image`. Its name is seen from where the program runs, as when the image is
+/// opened.
+async fn data_file(
+    local: &LocalRef,
+    path: &Path,
+    image: &Path,
+    (preallocation, values): (Preallocation, &Values),
+    chain: &BTreeSet<FileId>,
+) -> Result<()> {
+    let named = |error: Error| error.at_path(path).in_option("data_file");
+    refuse_overlap(local, path, chain).await.map_err(named)?;
+    let len_bytes = raw::len_file_of_new(values.size().unwrap_or(0))?;
+    let contents = Contents { len_bytes, preallocation, pieces: Vec::new() };
+    create(local, path, Existing::Replace, Locking::Auto, contents).await.map_err(named)?;
+    let file = File::open(&**local, path, OpenOptions::default()).await.map_err(named)?;
+    let id = file.id();
+    file.close(&**local).await;
+    refuse_overlap(local, image, &BTreeSet::from([id])).await.map_err(|_| {
+        named(Error::new(Kind::InvalidInput, "the image and its data cannot be in the same file"))
+    })
 }
 
 fn raw_contents(values: &Values) -> Result<Contents> {

@@ -133,7 +133,7 @@ pub async fn check<S: Source>(
 
 /// Refuses what a check does not know.
 fn demand_access(header: &Header) -> Result<(), CheckError> {
-    match header.access(&[]) {
+    match header.access() {
         Access::Refused(RefusedReason::Encrypted(Crypt::Aes | Crypt::Luks)) => Ok(()),
         Access::Refused(reason) => Err(reason.into()),
         _ => Ok(()),

@@ -131,7 +131,7 @@ fn a_cluster_that_is_used_twice_is_found_from_both_sides() {
 #[test]
 fn an_image_with_unsupported_features_is_not_checked() {
     let mut image = image();
-    image.put(72, 1 << 2);
+    image.put(88, 1 << 1);
     let (outcome, _) = image.check();
-    assert!(matches!(outcome, Err(CheckError::Refused(RefusedReason::ExternalData))));
+    assert!(matches!(outcome, Err(CheckError::Refused(RefusedReason::NoDataFile))));
 }

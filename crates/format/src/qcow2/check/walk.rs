@@ -12,7 +12,7 @@ use drystone_base::{Error, HostOffset, LEN_MAX};
 use super::finding::{Finding, Structure};
 use super::reader::Source;
 use super::{Check, CheckError, Uses};
-use crate::qcow2::bitmap::{self, Bitmap};
+use crate::qcow2::bitmap::{self, Bitmap, TableEntry};
 use crate::qcow2::entry::{self, Allocated, Compressed, EntryFault, L2Entry, RawEntry, Table};
 use crate::qcow2::geometry::ENTRY_BYTES;
 use crate::qcow2::header::L1Table;
@@ -176,6 +176,11 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
                 self.report(&Finding::entry(fault, Table::L2, walk.table, index, descriptor), walk.all);
             }
             match L2Entry::shape(raw, l2) {
+                L2Entry::Compressed(_) if l2.has_data_file() => {
+                    let fault = EntryFault::CompressedApart;
+                    let found = Finding::entry(fault, Table::L2, walk.table, index, raw.descriptor);
+                    self.report(&found, walk.all);
+                }
                 // The C tool looks no further either.
                 L2Entry::Compressed(_) if bitmap_fault.is_some() => {}
                 L2Entry::Compressed(stored) => self.walk_compressed(&walk, stored)?,
@@ -219,6 +224,9 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             self.outcome.clusters_fragmented += walk.active;
         }
         walk.follows = at.checked_add(self.cluster.bytes());
+        if self.header.l2().has_data_file() {
+            return Ok(()); // Nobody counts the clusters of another file.
+        }
         self.refer(Structure::Data, at, self.cluster.bytes(), walk.all)?;
         if walk.active > 0 { self.claim(at, copied, walk.active) } else { Ok(()) }
     }
@@ -262,8 +270,10 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
             index += entries.len() as u64;
             for raw in entries {
                 match bitmap::parse_table_entry(raw, self.cluster) {
-                    Ok(Some(data)) => self.refer(Structure::BitmapData, data, self.cluster.bytes(), 1)?,
-                    Ok(None) => {}
+                    Ok(TableEntry::Data(data)) => {
+                        self.refer(Structure::BitmapData, data, self.cluster.bytes(), 1)?
+                    }
+                    Ok(TableEntry::Clear | TableEntry::Set) => {}
                     Err(raw) => self.report(&Finding::BitmapEntry { at, raw }, 1),
                 }
             }

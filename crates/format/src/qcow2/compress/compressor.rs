@@ -6,15 +6,11 @@
 
 use std::fmt;
 
-use flate2::{Compress, FlushCompress, Status};
 use zstd::zstd_safe::{CCtx, CParameter};
 
 use super::Compression;
+use super::deflate::Deflate;
 
-/// Spec "Compressed Clusters Descriptor": the window of a deflate stream, as a power of two.
-const WINDOW_BITS: u8 = 12;
-/// How hard deflate tries, 1 to 9.
-const DEFLATE_LEVEL: u32 = 6;
 /// How hard zstd tries: its own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -22,7 +18,7 @@ const ZSTD_LEVEL: i32 = 3;
 pub struct Compressor(Inner);
 
 enum Inner {
-    Deflate(Box<Compress>),
+    Deflate(Box<Deflate>),
     Zstd(CCtx<'static>),
 }
 
@@ -31,10 +27,7 @@ impl Compressor {
     #[must_use]
     pub fn new(compression: Compression) -> Self {
         Self(match compression {
-            Compression::Deflate => {
-                let level = flate2::Compression::new(DEFLATE_LEVEL);
-                Inner::Deflate(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
-            }
+            Compression::Deflate => Inner::Deflate(Box::new(Deflate::new())),
             Compression::Zstd => {
                 let mut context = CCtx::create();
                 let set = context.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL));
@@ -49,12 +42,7 @@ impl Compressor {
     #[must_use]
     pub fn compress(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
         match &mut self.0 {
-            Inner::Deflate(deflate) => {
-                deflate.reset();
-                let status = deflate.compress(cluster, out, FlushCompress::Finish);
-                let is_whole = matches!(status, Ok(Status::StreamEnd));
-                usize::try_from(deflate.total_out()).ok().filter(|_| is_whole)
-            }
+            Inner::Deflate(deflate) => deflate.compress(cluster, out),
             Inner::Zstd(context) => context.compress2(out, cluster).ok(),
         }
     }

@@ -9,6 +9,7 @@
 //! Not here: reading the stored bytes (at most [`super::entry::Compressed::stored_bytes`], fewer at the end of a file).
 
 mod compressor;
+mod deflate;
 
 use std::fmt;
 

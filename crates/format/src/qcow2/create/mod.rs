@@ -18,7 +18,9 @@ use drystone_base::{BeMut, HostOffset, LEN_MAX};
 
 use super::compress::Compression;
 use super::extension::Extensions;
-use super::feature::{Autoclear, Compatible, CompatibleBit, Incompatible, IncompatibleBit, standard_names};
+use super::feature::{
+    Autoclear, AutoclearBit, Compatible, CompatibleBit, Incompatible, IncompatibleBit, standard_names,
+};
 use super::geometry::{ClusterBits, ENTRY_BYTES, L1_BYTES_MAX};
 use super::header::{
     self, BACKING_NAME_BYTES_MAX, Crypt, Header, HeaderError, L1Table, RefcountTable, SnapshotTable, Version,
@@ -50,8 +52,10 @@ pub struct CreateOptions {
     pub backing_format: Option<Vec<u8>>,
     /// Subclusters.
     pub extended_l2: bool,
-    /// The guest's data goes to another file.
-    pub external_data: bool,
+    /// The guest's data goes to a file of this name.
+    pub data_file: Option<Vec<u8>>,
+    /// That file is a raw image of the disk at any time.
+    pub is_data_raw: bool,
     /// Every cluster of the disk has its place in the file from the start.
     pub is_mapped: bool,
 }
@@ -94,9 +98,15 @@ pub enum CreateError {
     /// Too many tables to be made at once.
     #[error("preallocating this disk takes {0} bytes of tables, {TABLES_BYTES_MAX} are the most")]
     Tables(u64),
-    /// The C tool could, this build cannot.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
+    /// No name of a data file.
+    #[error("the name of the data file is empty")]
+    DataFileName,
+    /// What is raw is nowhere.
+    #[error("data_file_raw=on needs a data file (data_file)")]
+    RawWithoutDataFile,
+    /// A raw image shows nothing of a backing file.
+    #[error("an image whose data file is a raw image cannot have a backing file")]
+    RawDataOverBacking,
     /// Header, extensions and the backing file's name do not fit into a cluster.
     #[error("the header of the image cannot hold this")]
     Header(#[from] HeaderError),
@@ -125,7 +135,8 @@ impl CreateOptions {
             backing_name: None,
             backing_format: None,
             extended_l2: false,
-            external_data: false,
+            data_file: None,
+            is_data_raw: false,
             is_mapped: false,
         }
     }
@@ -140,7 +151,7 @@ impl CreateOptions {
         let width = RefcountWidth::from_bits(self.refcount_bits)
             .ok_or(CreateError::RefcountBits(self.refcount_bits))?;
         self.check_version(width)?;
-        self.check_support()?;
+        self.check_data_file()?;
         self.check_backing()?;
         let plan = Plan::new(self, cluster, width)?;
         let mut header = self.encode_header(&plan)?;
@@ -161,7 +172,7 @@ impl CreateOptions {
             (self.lazy_refcounts, "lazy refcounts"),
             (self.compression != Compression::Deflate, "a compression type other than zlib"),
             (self.extended_l2, "extended L2 entries"),
-            (self.external_data, "an external data file"),
+            (self.data_file.is_some(), "an external data file"),
         ];
         match v3_only.into_iter().find(|&(wanted, _)| wanted && self.version == Version::V2) {
             Some((_, what)) => Err(CreateError::NeedsV3(what)),
@@ -169,11 +180,20 @@ impl CreateOptions {
         }
     }
 
-    const fn check_support(&self) -> Result<(), CreateError> {
-        match self.external_data {
-            true => Err(CreateError::Unsupported("an image with an external data file")),
-            false => Ok(()),
+    fn check_data_file(&self) -> Result<(), CreateError> {
+        match &self.data_file {
+            None if self.is_data_raw => Err(CreateError::RawWithoutDataFile),
+            Some(_) if self.is_data_raw && self.backing_name.is_some() => {
+                Err(CreateError::RawDataOverBacking)
+            }
+            Some(name) if name.is_empty() || name.contains(&0) => Err(CreateError::DataFileName),
+            _ => Ok(()),
         }
+    }
+
+    /// Whether every cluster of the disk has its place from the start: what is in a raw data file must show.
+    const fn is_mapped_at_once(&self) -> bool {
+        self.is_mapped || self.is_data_raw
     }
 
     fn check_backing(&self) -> Result<(), CreateError> {
@@ -194,8 +214,10 @@ impl CreateOptions {
     fn encode_header(&self, plan: &Plan) -> Result<Vec<u8>, CreateError> {
         let names = standard_names();
         let names = if self.version == Version::V3 { names.as_slice() } else { &[] };
-        let header =
-            |names| plan.header(self, Extensions::of_new_image(self.backing_format.as_deref(), names));
+        let header = |names| {
+            let (format, data_file) = (self.backing_format.as_deref(), self.data_file.as_deref());
+            plan.header(self, Extensions::of_new_image(format, data_file, names))
+        };
         let encoded = match header(names).encode() {
             Err(HeaderError::DoesNotFit(_)) => header(&[]).encode()?,
             other => other?,
@@ -224,7 +246,8 @@ impl Plan {
             CreateError::TooLarge { len_bytes: options.len_guest, cluster_bytes: cluster.bytes() };
         let rounded = options.len_guest.checked_next_multiple_of(SECTOR_BYTES).filter(|&len| len <= LEN_MAX);
         let len_guest = rounded.ok_or(too_large.clone())?;
-        let l2 = L2Format::standard(cluster, options.version).with_extended(options.extended_l2);
+        let standard = L2Format::standard(cluster, options.version);
+        let l2 = standard.with_data_file(options.data_file.is_some()).with_extended(options.extended_l2);
         let l2 = l2.ok_or(CreateError::ExtendedL2(cluster.bytes()))?;
         let l1_entries = l2.l1_entries(len_guest);
         if l1_entries > L1_BYTES_MAX / ENTRY_BYTES {
@@ -239,7 +262,7 @@ impl Plan {
             block_clusters: 1,
             l1_entries,
             total_clusters: 0,
-            is_mapped: options.is_mapped,
+            is_mapped: options.is_mapped_at_once(),
         };
         if plan.l2_bytes() > TABLES_BYTES_MAX {
             return Err(CreateError::Tables(plan.l2_bytes()));
@@ -311,9 +334,10 @@ impl Plan {
             snapshots: SnapshotTable { at: HostOffset::ZERO, count: 0 },
             incompatible: Incompatible::EMPTY
                 .with(IncompatibleBit::CompressionType, zstd)
+                .with(IncompatibleBit::ExternalData, options.data_file.is_some())
                 .with(IncompatibleBit::ExtendedL2, options.extended_l2),
             compatible: Compatible::EMPTY.with(CompatibleBit::LazyRefcounts, options.lazy_refcounts),
-            autoclear: Autoclear::EMPTY,
+            autoclear: Autoclear::EMPTY.with(AutoclearBit::RawExternalData, options.is_data_raw),
             compression: options.compression,
             additional,
             extensions,

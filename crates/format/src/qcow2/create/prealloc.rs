@@ -2,6 +2,8 @@
 //! ```text
 //!  L1 table | L2 table | its data clusters .. | L2 table | its data clusters .. | ...
 //! ```
+//! In a data file, every cluster is at its guest offset, and the tables follow each other.
+//!
 //! Not here: whether the space is reserved in the file system, too; that is for whoever makes the file.
 
 use drystone_base::HostOffset;
@@ -16,7 +18,11 @@ pub const TABLES_BYTES_MAX: u64 = 256 << 20;
 impl Plan {
     /// Clusters behind the L1 table.
     pub(super) const fn mapped_clusters(&self) -> u64 {
-        if self.is_mapped { self.l1_entries + self.cluster.clusters(self.len_guest) } else { 0 }
+        match (self.is_mapped, self.l2.has_data_file()) {
+            (false, _) => 0,
+            (true, true) => self.l1_entries,
+            (true, false) => self.l1_entries + self.cluster.clusters(self.len_guest),
+        }
     }
 
     /// Bytes of L2 tables.
@@ -27,7 +33,8 @@ impl Plan {
     /// Where the L2 table with this number is.
     fn l2_at(&self, index: u64) -> HostOffset {
         let first = self.l1_at().plus(self.l1_clusters() * self.cluster.bytes());
-        first.plus(index * (1 + self.l2.entries() as u64) * self.cluster.bytes())
+        let apart = if self.l2.has_data_file() { 0 } else { self.l2.entries() as u64 };
+        first.plus(index * (1 + apart) * self.cluster.bytes())
     }
 
     /// The L1 table and the L2 tables; nothing if nothing is mapped.
@@ -42,7 +49,10 @@ impl Plan {
         for table in 0..self.l1_entries {
             let entries = left.min(self.l2.entries() as u64);
             left -= entries;
-            let data = self.l2_at(table).plus(self.cluster.bytes());
+            let data = match self.l2.has_data_file() {
+                true => HostOffset::new(table * self.l2.span_bytes()),
+                false => self.l2_at(table).plus(self.cluster.bytes()),
+            };
             let entry =
                 |index: u64| L2Entry::Data(only(data.plus(index * self.cluster.bytes()))).encode(self.l2);
             let bytes = (0..entries).map(entry).flat_map(|raw| self.l2.bytes_of(raw));

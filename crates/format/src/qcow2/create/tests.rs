@@ -124,7 +124,7 @@ fn version_2_has_none_of_the_newer_options() {
         CreateOptions { lazy_refcounts: true, ..v2.clone() },
         CreateOptions { compression: Compression::Zstd, ..v2.clone() },
         CreateOptions { extended_l2: true, ..v2.clone() },
-        CreateOptions { external_data: true, ..v2 },
+        CreateOptions { data_file: Some(b"data".into()), ..v2 },
     ];
     for options in refused {
         assert!(matches!(options.layout(), Err(CreateError::NeedsV3(_))), "{options:?}");
@@ -132,11 +132,28 @@ fn version_2_has_none_of_the_newer_options() {
 }
 
 #[test]
-fn what_is_not_supported_is_refused_by_name() {
+fn subclusters_and_data_files_have_their_conditions() {
     let extended = CreateOptions { extended_l2: true, cluster_bytes: 8192, ..options(0) }.layout();
     assert_eq!(extended, Err(CreateError::ExtendedL2(8192)));
-    let external = CreateOptions { external_data: true, ..options(0) }.layout();
-    assert!(matches!(external, Err(CreateError::Unsupported(_))));
+    let alone = CreateOptions { is_data_raw: true, ..options(0) };
+    assert_eq!(alone.layout(), Err(CreateError::RawWithoutDataFile));
+    let apart = CreateOptions { data_file: Some(b"data".into()), ..alone };
+    let layout = apart.layout().unwrap();
+    let mut bytes = vec![0; usize::try_from(layout.len_file).unwrap()];
+    for (at, piece) in &layout.pieces {
+        let at = usize::try_from(at.get()).unwrap();
+        bytes.resize(bytes.len().max(at + piece.len()), 0);
+        bytes[at..at + piece.len()].copy_from_slice(piece);
+    }
+    let header = Header::parse(&bytes[..65536]).unwrap();
+    assert!(header.is_data_raw());
+    assert_eq!(header.extensions().data_file(), Some(&b"data"[..]));
+    let backing = Some(b"base".to_vec());
+    let over = CreateOptions { backing_name: backing.clone(), backing_format: backing, ..apart.clone() };
+    assert_eq!(over.layout(), Err(CreateError::RawDataOverBacking));
+    assert!(CreateOptions { is_data_raw: false, ..over }.layout().is_ok());
+    let nameless = CreateOptions { data_file: Some(Vec::new()), ..apart };
+    assert_eq!(nameless.layout(), Err(CreateError::DataFileName));
 }
 
 #[test]

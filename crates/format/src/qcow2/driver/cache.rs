@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use drystone_base::{GuestOffset, GuestRange, HostOffset};
+use drystone_base::HostOffset;
 
 use super::frame::{Frame, Slice};
 use super::segments::Segments;
@@ -36,13 +36,6 @@ const NONE: u32 = u32::MAX;
 /// The number of a slice: of all slices of all L2 tables, in the order of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SliceId(pub(super) u64);
-
-impl SliceId {
-    /// The number, for range locks.
-    pub(super) fn range(self) -> GuestRange {
-        GuestRange::new(GuestOffset::new(self.0), 1)
-    }
-}
 
 /// A slice as it was at one moment, for being written.
 pub(super) struct SliceImage {
@@ -215,6 +208,20 @@ impl Slices {
             }
         }
         false
+    }
+
+    /// Takes out every slice that is clean and was not looked at since the last time.
+    pub(super) fn clean(&self) {
+        let mut pool = self.pool();
+        for number in 0..pool.begun {
+            let Some((frame, id)) = self.frame(number).and_then(|frame| Some((frame, frame.held()?))) else {
+                continue;
+            };
+            if !frame.take_used() && frame.try_vacate() {
+                self.unlink(id, number);
+                pool.empty.push(number);
+            }
+        }
     }
 
     /// Takes a frame out of its bucket. With the lock of the pool held.

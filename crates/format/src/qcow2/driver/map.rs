@@ -9,6 +9,8 @@
 //! slices, so no stale copy replaces a newer one. Not here: what is durable when (`store`), who may change an entry
 //! (`write`), which slices are in memory (`cache`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
@@ -17,7 +19,7 @@ use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 use super::cache::{Published, SliceId, SliceImage, Slices};
 use super::l1::L1;
 use super::load_table;
-use crate::qcow2::entry::{Allocated, L2Entry, RawEntry, Table, parse_l1};
+use crate::qcow2::entry::{Allocated, EntryFault, L2Entry, RawEntry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
 use crate::qcow2::l2::L2Format;
 
@@ -43,16 +45,18 @@ pub(super) struct Map {
     table_bits: u32,
     l1: L1,
     pub(super) slices: Slices,
+    /// How many slices of a table are read at once: a power of two.
+    read_slices: AtomicU64,
     /// Slices that are being loaded, and tables that are being made or moved, by numbers of slices.
     tables: RangeLocks,
 }
 
 impl Map {
-    pub(super) fn new(l2: L2Format, l1: Vec<u64>, cache_bytes: u64) -> Self {
+    pub(super) fn new(l2: L2Format, l1: Vec<u64>, (cache_bytes, read_bytes): (u64, u64)) -> Self {
         let slice_bytes_bits = l2.cluster().bits().min(SLICE_BYTES_BITS_MAX);
         let slice_bits = slice_bytes_bits - ENTRY_BYTES.ilog2() - l2.words_bits();
         let words = 1 << (slice_bits + l2.words_bits());
-        Self {
+        let map = Self {
             cluster: l2.cluster(),
             l2,
             slice_bits,
@@ -60,16 +64,25 @@ impl Map {
             l1: L1::new(l1),
             slices: Slices::new(slices_in(cache_bytes, slice_bytes_bits), words, l2.words_bits()),
             tables: RangeLocks::default(),
-        }
+            read_slices: AtomicU64::new(1),
+        };
+        map.set_cache(cache_bytes, read_bytes);
+        map
     }
 
     fn slice_bytes_bits(&self) -> u32 {
         self.slice_bits + self.l2.words_bits() + ENTRY_BYTES.ilog2()
     }
 
-    /// Changes the bound of the cache.
-    pub(super) fn set_cache_bytes(&self, bytes: u64) {
+    /// Changes the bound of the cache, and how much is read at once.
+    pub(super) fn set_cache(&self, bytes: u64, read_bytes: u64) {
         self.slices.set_max(slices_in(bytes, self.slice_bytes_bits()));
+        self.read_slices.store(self.slices_read(read_bytes), Ordering::Relaxed);
+    }
+
+    /// How many slices are read at once: as many as fit into a power of two of bytes, and into a table.
+    fn slices_read(&self, read_bytes: u64) -> u64 {
+        (read_bytes >> self.slice_bytes_bits()).clamp(1, 1 << self.table_bits)
     }
 
     /// How L2 tables are to be read.
@@ -169,9 +182,25 @@ impl Map {
         self.slices.clear();
     }
 
-    /// What the entry `raw` at `spot` says.
+    /// What the entry `raw` at `spot` says. In a data file, every cluster has its place.
+    #[inline]
+    pub(super) fn entry(&self, spot: Spot, raw: RawEntry) -> Result<L2Entry, EntryFault> {
+        let entry = L2Entry::parse(raw, self.l2)?;
+        match entry.place().filter(|_| self.l2.has_data_file()) {
+            Some(place) if place.at != self.place_in_data_file(spot) => Err(EntryFault::Elsewhere(place.at)),
+            _ => Ok(entry),
+        }
+    }
+
+    /// Where the cluster of `spot` is in a data file.
+    pub(super) fn place_in_data_file(&self, spot: Spot) -> HostOffset {
+        let cluster = (spot.slice.0 << self.slice_bits) + spot.index as u64;
+        HostOffset::new(cluster << self.cluster.bits())
+    }
+
+    /// As [`Self::entry`], with where it was found.
     pub(super) fn parse(&self, spot: Spot, raw: RawEntry) -> Result<L2Entry> {
-        L2Entry::parse(raw, self.l2).map_err(|fault| {
+        self.entry(spot, raw).map_err(|fault| {
             let at = self.table(spot.slice).ok().flatten().map_or(HostOffset::ZERO, |table| table.at);
             let error = fault.at(Table::L2, at, spot.index as u64, raw.descriptor);
             Error::new(Kind::Corrupt, "an L2 table is damaged").because(error)
@@ -207,19 +236,28 @@ impl Map {
         }
     }
 
-    /// Reads a slice into memory, unless it is there or has no table.
+    /// Reads a slice into memory, unless it is there or has no table. Its neighbours come along if so much is read at once.
     pub(super) async fn load(&self, io: Io<'_>, slice: SliceId) -> Result<()> {
-        let _loading = self.tables.lock(io, slice.range(), "L2 slice").await;
+        let count = self.read_slices.load(Ordering::Relaxed);
+        let first = SliceId(slice.0 & !(count - 1));
+        let wanted = GuestRange::new(GuestOffset::new(first.0), count);
+        let _loading = self.tables.lock(io, wanted, "L2 slice").await;
         if self.slices.has(slice) {
             return Ok(());
         }
         let Some(table) = self.table(slice)? else { return Ok(()) };
-        let len = 1 << self.slice_bytes_bits();
+        let slice_len = 1 << self.slice_bytes_bits();
+        let len = slice_len * usize::try_from(count).unwrap_or(1);
         io.file()?.event(Event::L2Load).await;
-        let bytes = load_table(io.file()?, self.place_in(table.at, slice), len).await?;
+        let bytes = load_table(io.file()?, self.place_in(table.at, first), len).await?;
         io.sim_point().await;
-        let mut be = Be(&bytes);
-        self.slices.insert(slice, std::iter::from_fn(|| be.u64().ok()));
+        // The one that is wanted comes last: it is the last to leave.
+        let others = (first.0..).zip(bytes.chunks_exact(slice_len)).filter(|(id, _)| *id != slice.0);
+        let own = bytes.chunks_exact(slice_len).nth(usize::try_from(slice.0 - first.0).unwrap_or(0));
+        for (id, bytes) in others.chain(own.map(|bytes| (slice.0, bytes))) {
+            let mut be = Be(bytes);
+            self.slices.insert(SliceId(id), std::iter::from_fn(|| be.u64().ok()));
+        }
         Ok(())
     }
 

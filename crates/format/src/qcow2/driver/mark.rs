@@ -16,9 +16,10 @@ use drystone_core::request::io::Io;
 
 use super::refs::Run;
 use super::{Qcow2, load_table, write_bytes};
+use crate::qcow2::bitmap::BitmapsExtension;
 use crate::qcow2::feature::IncompatibleBit;
 use crate::qcow2::geometry::{ENTRY_BYTES, HostCluster};
-use crate::qcow2::header::{Header, HeaderChange, SECTOR_BYTES, Version};
+use crate::qcow2::header::{Header, HeaderChange, Renamed, SECTOR_BYTES, Version};
 use crate::qcow2::snapshot::{SnapshotError, Snapshots, TABLE_BYTES_MAX};
 
 /// First attempt at reading the table of snapshots, whose length is known only when it was read.
@@ -96,6 +97,11 @@ impl Qcow2 {
         self.header.get().0.backing_name().is_some()
     }
 
+    /// Whether the data file is a raw image of the disk.
+    pub(super) fn is_data_raw(&self) -> bool {
+        self.header.get().0.is_data_raw()
+    }
+
     pub(super) fn demand_undamaged(&self) -> Result<()> {
         if self.condition.is_damaged() {
             return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));
@@ -138,12 +144,15 @@ impl Qcow2 {
         if self.condition.is_marked() {
             return Ok(());
         }
+        self.repair_if_dirty(io).await?;
         let _structure = self.lock_structure(io).await;
         if self.condition.is_marked() {
             return Ok(());
         }
+        self.settle_header(io).await?;
         self.owned.clear();
         self.collect_tables(io).await?;
+        self.mark_bitmaps(io).await?;
         let marked = self.header_now().for_writing();
         if let Some(marked) = marked.map_err(cannot_change)? {
             self.write_header(io, marked).await?;
@@ -152,7 +161,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn collect_tables(&self, io: Io<'_>) -> Result<()> {
+    pub(super) async fn collect_tables(&self, io: Io<'_>) -> Result<()> {
         let header = self.header_now();
         let whole = |at: HostOffset, bytes: u64| self.clusters_of(at, self.cluster.clusters(bytes));
         let mut runs = vec![
@@ -170,6 +179,7 @@ impl Qcow2 {
                 runs.push(whole(l1.at, u64::from(l1.entries) * ENTRY_BYTES));
             }
         }
+        runs.extend(self.bitmaps.runs());
         for run in runs.into_iter().filter(|run| run.count > 0) {
             self.owned.add(run)?;
         }
@@ -199,10 +209,29 @@ impl Qcow2 {
             let now = self.header.get();
             now.0.renamed(&now.1, name, format).map_err(cannot_change)?
         };
-        if let Some((at, name)) = &renamed.name {
+        self.write_placed(io, renamed).await
+    }
+
+    /// Makes the header point to another directory of bitmaps, or to none, durably. With the structure lock held, and
+    /// everything that it will point to written.
+    pub(super) async fn point_to_bitmaps(&self, io: Io<'_>, bitmaps: Option<BitmapsExtension>) -> Result<()> {
+        let placed = {
+            let now = self.header.get();
+            now.0.with_bitmaps(&now.1, bitmaps).map_err(cannot_change)?
+        };
+        self.write_placed(io, placed).await
+    }
+
+    /// Whether the header on disk may be another one than [`Self::header_now`].
+    pub(super) fn header_is_uncertain(&self) -> bool {
+        self.header.is_uncertain.load(Ordering::Acquire)
+    }
+
+    async fn write_placed(&self, io: Io<'_>, placed: Renamed) -> Result<()> {
+        if let Some((at, name)) = &placed.name {
             write_bytes(io.file()?, HostOffset::new(*at), name).await?;
         }
-        self.write_sector(io, renamed.header, renamed.sector).await
+        self.write_sector(io, placed.header, placed.sector).await
     }
 
     async fn write_header(&self, io: Io<'_>, header: Header) -> Result<()> {
@@ -236,7 +265,7 @@ fn cannot_change(error: crate::qcow2::header::HeaderError) -> Error {
     Error::new(Kind::InvalidImage, "cannot change the header").because(error)
 }
 
-async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
+pub(super) async fn load_snapshots(file: Io<'_>, header: &Header) -> Result<Snapshots> {
     let damaged = |error| Error::new(Kind::Corrupt, "the table of snapshots is damaged").because(error);
     let table = header.snapshots();
     let left = file.len().saturating_sub(table.at.get());

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
+//! | [`caches`] | how much of the tables is in memory, and for how long |
 //! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
@@ -18,7 +19,10 @@
 //! | `zero` | zeroes and discards |
 //! | `free` | clusters on their way back |
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
+//! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `mend` | the repair of an image that was not closed |
+//! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -27,7 +31,9 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod bitmaps;
 mod cache;
+pub mod caches;
 mod compressed;
 mod frame;
 mod free;
@@ -35,6 +41,7 @@ mod growth;
 mod l1;
 mod map;
 mod mark;
+mod mend;
 pub mod open;
 mod owned;
 mod pack;
@@ -45,7 +52,9 @@ mod refs;
 mod reserve;
 mod resize;
 mod segments;
+mod shared;
 mod shrink;
+mod snapshot;
 mod source;
 mod stage;
 mod store;
@@ -58,6 +67,7 @@ use std::sync::{Mutex, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
+use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
     Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
@@ -65,9 +75,12 @@ use drystone_core::driver::{
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 use drystone_core::runtime::LocalFuture;
+use drystone_core::snapshots::InternalSnapshots;
 
 use super::geometry::ClusterBits;
 use super::header::{Header, Version};
+use bitmaps::Bitmaps;
+use caches::Cleaning;
 use free::Frees;
 use map::Map;
 use mark::{Condition, HeaderNow};
@@ -90,6 +103,7 @@ pub struct Qcow2 {
     refs: Refs,
     owned: Owned,
     frees: Frees,
+    cleaning: Cleaning,
     /// Guest clusters whose mapping is being changed.
     in_flight: RangeLocks,
     /// Storing metadata, growing tables, changing the header: one at a time.
@@ -97,10 +111,13 @@ pub struct Qcow2 {
     /// Changing the size of the disk: one at a time.
     resizing: RangeLocks,
     rounds: Rounds,
+    bitmaps: Bitmaps,
     /// The disk has become shorter, so the file may.
     trims: AtomicBool,
     /// Freed space is discarded in the file.
     pass_discard: AtomicBool,
+    /// The mapping is that of an internal snapshot.
+    shows_snapshot: AtomicBool,
     decompressed: read::Cache,
     presses: compressed::Presses,
 }
@@ -154,6 +171,7 @@ impl Driver for Qcow2 {
 
     fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, _access: Access) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.map.load(io, self.map.spot(range.start()).slice).await;
             self.watch(io, result).await
         })
@@ -168,7 +186,7 @@ impl Driver for Qcow2 {
     }
 
     fn takes_compressed(&self) -> bool {
-        true
+        !self.map.l2().has_data_file()
     }
 
     fn write<'a>(
@@ -208,6 +226,7 @@ impl Driver for Qcow2 {
 
     fn flush<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.clean_caches(io);
             let result = self.store_metadata(io).await;
             self.watch(io, result).await
         })
@@ -236,13 +255,35 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn take_loaded_bitmaps(&self) -> Vec<StoredBitmap> {
+        self.bitmaps.take_loaded()
+    }
+
+    fn change_bitmaps<'a>(&'a self, io: Io<'a>, changes: &'a [StoredChange]) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.prepare_bitmaps(io, changes).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.empty(io).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
+    }
+
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
         Box::pin(async move { self.prepare(request) })
     }
 
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
-            let result = self.store_all(io).await;
+            let result = self.store_to_leave(io).await;
             self.watch(io, result).await
         })
     }

@@ -10,6 +10,8 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
 use super::Qcow2;
+use super::bitmaps::{Bitmaps, LoadedBitmaps, load_bitmaps};
+use super::caches::{CacheOptions, Cleaning};
 use super::compressed::Presses;
 use super::free::Frees;
 use super::map::Map;
@@ -17,7 +19,6 @@ use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
 use super::refs::Refs;
 use super::store::Rounds;
-use crate::qcow2::bitmap::Bitmap;
 use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
 /// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
@@ -28,25 +29,15 @@ const WORDS_BYTES_MAX: usize = 1 << 20;
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
-    /// Writing may invalidate the image's persistent bitmaps.
-    pub drop_bitmaps: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
-    /// Most bytes of L2 tables in memory (changed ones can exceed it for a moment). A few slices of 4 KiB at least.
-    pub l2_cache_bytes: u64,
-    /// Most bytes of refcount blocks in memory (changed ones can exceed it for a moment). A few blocks at least.
-    pub refcount_cache_bytes: u64,
+    /// How much memory is taken for tables.
+    pub caches: CacheOptions,
 }
 
 impl Default for Qcow2Options {
     fn default() -> Self {
-        Self {
-            read_only: false,
-            drop_bitmaps: false,
-            pass_discard: false,
-            l2_cache_bytes: 32 << 20,
-            refcount_cache_bytes: 8 << 20,
-        }
+        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
     }
 }
 
@@ -60,6 +51,24 @@ pub struct Opened {
     pub backing_name: Option<Vec<u8>>,
     /// The format of the backing file, as stored.
     pub backing_format: Option<Vec<u8>>,
+    /// Whether the guest's data is in another file, which the node needs as its child `data-file`.
+    pub data_file: DataFile,
+}
+
+/// Where an image keeps the guest's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataFile {
+    /// In its own file.
+    Same,
+    /// In another one: its name, if the image says it.
+    Apart(Option<Vec<u8>>),
+}
+
+impl DataFile {
+    fn of(header: &Header) -> Self {
+        let name = || header.extensions().data_file().map(<[u8]>::to_vec);
+        if header.l2().has_data_file() { Self::Apart(name()) } else { Self::Same }
+    }
 }
 
 /// What is read of an image when it is opened.
@@ -70,6 +79,7 @@ pub(super) struct Loaded {
     pub(super) l1: Vec<u64>,
     /// The refcount table; empty if nothing will be written.
     pub(super) refcounts: Vec<u64>,
+    pub(super) bitmaps: LoadedBitmaps,
 }
 
 impl Qcow2 {
@@ -79,38 +89,43 @@ impl Qcow2 {
     /// [`Kind::InvalidImage`] for broken rules of the format, [`Kind::Unsupported`] for features that this build does not
     /// know, [`Kind::ReadOnly`] for an image that can be read only and was not opened read-only.
     pub async fn open(file: Io<'_>, options: Qcow2Options) -> Result<Opened> {
-        let Loaded { header, bytes, l1, refcounts } = load_image(file, options).await?;
+        let Loaded { header, bytes, l1, refcounts, bitmaps } = load_image(file, options).await?;
         let cluster = header.cluster();
+        let sizes = options.caches.sizes(&header)?;
         let facts = NodeFacts { len: header.len_guest(), request_alignment: 1, read_only: options.read_only };
         let backing_name = header.backing_name().map(<[u8]>::to_vec);
         let backing_format = header.extensions().backing_format().map(<[u8]>::to_vec);
+        let data_file = DataFile::of(&header);
         let driver = Self {
             version: header.version(),
             cluster,
             condition: Condition::new(),
             options: Mutex::new(options),
             owned: Owned::new(l1.len() + refcounts.len()),
-            map: Map::new(header.l2(), l1, options.l2_cache_bytes),
-            refs: Refs::new(cluster, header.width(), refcounts, options.refcount_cache_bytes),
+            map: Map::new(header.l2(), l1, (sizes.l2_bytes, sizes.l2_entry_bytes)),
+            cleaning: Cleaning::every(sizes.clean_interval_ns),
+            refs: Refs::new(cluster, header.width(), refcounts, sizes.refcount_bytes),
             frees: Frees::default(),
             in_flight: RangeLocks::default(),
             structure: RangeLocks::default(),
             resizing: RangeLocks::default(),
             rounds: Rounds::default(),
+            bitmaps: Bitmaps::new(bitmaps),
             trims: AtomicBool::new(false),
             pass_discard: AtomicBool::new(options.pass_discard),
-            decompressed: super::read::Cache::default(),
+            shows_snapshot: AtomicBool::new(false),
+            decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),
             header: HeaderNow::new(header, &bytes),
         };
-        Ok(Opened { driver, facts, backing_name, backing_format })
+        Ok(Opened { driver, facts, backing_name, backing_format, data_file })
     }
 }
 
 /// Reads what is always in memory of an image, if it may be opened like this.
 pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Loaded> {
     let (header, bytes) = load_header_bytes(file).await?;
-    demand_access(file, &header, options).await?;
+    demand_access(&header, options)?;
     let l1 = load_words(file, header.l1().at, u64::from(header.l1().entries)).await?;
     // Only writers count clusters.
     let entries = match options.read_only {
@@ -121,7 +136,8 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
         file.event(Event::ReftableLoad).await;
     }
     let refcounts = load_words(file, header.refcounts().at, entries).await?;
-    Ok(Loaded { header, bytes, l1, refcounts })
+    let bitmaps = load_bitmaps(file, &header).await?;
+    Ok(Loaded { header, bytes, l1, refcounts, bitmaps })
 }
 
 /// Reads and parses the header of the image in `file`.
@@ -148,7 +164,7 @@ async fn load_start(file: Io<'_>, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Reads a table of 8-byte entries that must lie inside of the file.
-async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
+pub(super) async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u64>> {
     let len = entries * 8;
     if at.get().checked_add(len).is_none_or(|end| end > file.len()) && len > 0 {
         let text =
@@ -165,30 +181,17 @@ async fn load_words(file: Io<'_>, at: HostOffset, entries: u64) -> Result<Vec<u6
     Ok(words)
 }
 
-async fn demand_access(file: Io<'_>, header: &Header, options: Qcow2Options) -> Result<()> {
-    let bitmaps = load_bitmaps(file, header).await;
-    match header.access(&bitmaps) {
+fn demand_access(header: &Header, options: Qcow2Options) -> Result<()> {
+    match header.access() {
         Access::ReadWrite => Ok(()),
         Access::Refused(reason) => {
             Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
         }
-        Access::ReadOnly(ReadOnlyReason::Bitmaps(_)) if options.drop_bitmaps => Ok(()),
+        // The first write repairs it.
+        Access::ReadOnly(ReadOnlyReason::Dirty) => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
         Access::ReadOnly(reason) => {
             Err(Error::new(Kind::ReadOnly, "the image cannot be opened for writing").because(reason))
         }
     }
-}
-
-/// The image's bitmaps, for naming them; none if they cannot be read.
-async fn load_bitmaps(file: Io<'_>, header: &Header) -> Vec<Bitmap> {
-    let Some(extension) = header.extensions().bitmaps() else { return Vec::new() };
-    let (at, len) = (extension.directory, extension.directory_len_bytes);
-    if at.get().checked_add(len).is_none_or(|end| end > file.len()) {
-        return Vec::new();
-    }
-    let Ok(buf) = file.read_new(at.in_child(), usize::try_from(len).unwrap_or(usize::MAX)).await else {
-        return Vec::new();
-    };
-    extension.parse_directory(buf.as_slice(), header.cluster()).unwrap_or_default()
 }

@@ -35,6 +35,9 @@ impl Qcow2 {
         let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index))?;
         let data = L2Entry::plain_data(raw.descriptor, self.cluster)?;
         let l2 = self.map.l2();
+        if l2.has_data_file() && data.at != self.map.place_in_data_file(spot) {
+            return None;
+        }
         let known = if l2.is_extended() {
             let (has_data, is_zero) = (raw.bitmap & u64::from(u32::MAX), raw.bitmap >> 32);
             let touched = u64::from(l2.touched(spot.byte, spot.byte + len.max(1)));
@@ -72,7 +75,7 @@ impl Qcow2 {
             let count = 1 + behind.zip(expected).take_while(same).count();
             Extent { len: count as u64 * self.cluster.bytes() - spot.byte, place }
         };
-        match L2Entry::parse(raw, self.map.l2()) {
+        match self.map.entry(spot, raw) {
             Err(_) | Ok(L2Entry::Compressed(_) | L2Entry::Mixed(_)) => one(Place::Ask),
             Ok(L2Entry::Unallocated) => run(0, Place::Backing),
             Ok(L2Entry::Zero(None)) => run(0, Place::Zero { explicit: true }),
@@ -88,7 +91,7 @@ impl Qcow2 {
     fn place_in_parts(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
         let l2 = self.map.l2();
         let ask = Extent { len: self.cluster.bytes() - spot.byte, place: Place::Ask };
-        let Ok(entry) = L2Entry::parse(slice.raw(spot.index), l2) else { return ask };
+        let Ok(entry) = self.map.entry(spot, slice.raw(spot.index)) else { return ask };
         let first = self.subcluster_at(spot);
         let (part, mut count) = entry.run(first, l2);
         let at = entry.place().and_then(|place| place.at.checked_add(spot.byte));
@@ -101,8 +104,10 @@ impl Qcow2 {
         let mut same = l2.subcluster_bytes() * u64::from(first + count) - spot.byte;
         let mut before = entry.place();
         let mut reaches_end = first + count == l2.subclusters();
-        for raw in slice.raws(spot.index + 1, self.clusters_at(spot, len).saturating_sub(1)) {
-            let Some(next) = L2Entry::parse(raw, l2).ok().filter(|_| reaches_end) else { break };
+        let behind = slice.raws(spot.index + 1, self.clusters_at(spot, len).saturating_sub(1));
+        for (index, raw) in (spot.index + 1..).zip(behind) {
+            let next = self.map.entry(Spot { index, ..spot }, raw).ok();
+            let Some(next) = next.filter(|_| reaches_end) else { break };
             let follows = before.map(|place| Allocated { at: place.at.plus(self.cluster.bytes()), ..place });
             let next_part = next.run(0, l2);
             if next_part.0 != part || part == Part::Data && next.place() != follows {
@@ -143,7 +148,7 @@ impl Qcow2 {
         }
         if let Some((extent, data)) = self.place_in_one(spot, range.len())
             && data.copied
-            && !self.owned.holds(self.clusters_of(data.at, 1))
+            && (self.map.l2().has_data_file() || !self.owned.holds(self.clusters_of(data.at, 1)))
         {
             return Ok(extent);
         }
@@ -160,7 +165,7 @@ impl Qcow2 {
 
     #[inline]
     fn place_to_write_in(&self, slice: Slice<'_>, spot: Spot, len: u64) -> Extent {
-        let entry = L2Entry::parse(slice.raw(spot.index), self.map.l2());
+        let entry = self.map.entry(spot, slice.raw(spot.index));
         let subcluster = self.subcluster_at(spot);
         if !entry.is_ok_and(|entry| has_data_in_place(entry, subcluster)) {
             return self.not_in_place(slice, spot, len);
@@ -171,8 +176,9 @@ impl Qcow2 {
 
     /// Whether data in the file does not overlap the image's own tables.
     fn is_separate(&self, extent: Extent, spot: Spot) -> bool {
-        let Place::Child { at, .. } = extent.place else { return false };
-        !self.owned.holds(self.clusters_of(at, self.cluster.clusters(spot.byte + extent.len)))
+        let Place::Child { child, at, .. } = extent.place else { return false };
+        child == ChildKey::DataFile
+            || !self.owned.holds(self.clusters_of(at, self.cluster.clusters(spot.byte + extent.len)))
     }
 
     /// Clusters from `spot` on none of which can be overwritten where it is.
@@ -200,8 +206,10 @@ impl Qcow2 {
         Ok(extent)
     }
 
+    /// Data at `at` of the file that data is in.
     fn in_file(&self, at: HostOffset) -> Place {
-        Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: false }
+        let child = if self.map.l2().has_data_file() { ChildKey::DataFile } else { ChildKey::File };
+        Place::Child { child, at, tail: Tail::Zeroes, transparent: false }
     }
 
     /// Fails if the clusters of an entry hold tables.

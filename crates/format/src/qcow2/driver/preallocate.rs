@@ -2,7 +2,7 @@
 //!
 //! | mode | entries | the file |
 //! |---|---|---|
-//! | `metadata` | data; zero clusters with space where a backing image would show | reaches to the last cluster, with holes |
+//! | `metadata` | data (with subclusters, space only); zero clusters with space where a backing image would show | reaches to the last cluster, with holes |
 //! | `falloc` | data | the file system has set the space aside |
 //! | `full` | data | zero bytes are written |
 //!
@@ -17,7 +17,7 @@ use drystone_core::request::io::Io;
 use super::Qcow2;
 use super::refs::Run;
 use super::resize::shows_backing;
-use crate::qcow2::entry::{Allocated, L2Entry};
+use crate::qcow2::entry::{Allocated, L2Entry, Mixed};
 
 /// Zero bytes that are written at once.
 const ZEROES_BYTES_MAX: u64 = 1 << 20;
@@ -33,21 +33,19 @@ struct Manner {
 }
 
 impl Qcow2 {
-    /// Gives space to the clusters from the one in which the old disk ended to the end of the new one.
+    /// Gives space to the clusters from the one in which the old disk ended to the end of the new one. In a data file, they
+    /// have it.
     pub(super) async fn preallocate(
         &self,
         io: Io<'_>,
         (old_len, len): (u64, u64),
         preallocation: Preallocation,
     ) -> Result<()> {
-        if preallocation == Preallocation::Off {
+        if preallocation == Preallocation::Off || self.map.l2().has_data_file() {
             return Ok(());
         }
-        if !old_len.is_multiple_of(self.cluster.bytes()) {
-            self.write_zeroes_behind(io, old_len).await?;
-        }
         let as_zeroes = preallocation == Preallocation::Metadata && shows_backing(io, old_len);
-        let range = self.clusters_between(old_len, len);
+        let range = self.clusters_between(self.preallocate_tail(io, old_len, as_zeroes).await?, len);
         let _clusters = self.in_flight.lock(io, range, "clusters").await;
         let mut rest = range;
         let mut end_file = 0;
@@ -60,6 +58,22 @@ impl Qcow2 {
             rest = rest.skip(bytes);
         }
         self.reach_to(io, end_file).await
+    }
+
+    /// Gives space to the cluster in which the old disk ended; where what is left to do begins.
+    async fn preallocate_tail(&self, io: Io<'_>, old_len: u64, as_zeroes: bool) -> Result<u64> {
+        let (start, end) = (GuestOffset::new(old_len).align_down(self.cluster.bytes()), old_len);
+        let end = end.next_multiple_of(self.cluster.bytes());
+        if end == old_len {
+            return Ok(end);
+        }
+        if self.map.l2().subcluster_bytes() == self.cluster.bytes() {
+            self.write_zeroes_behind(io, old_len, end).await?;
+            return Ok(end);
+        }
+        // Space says nothing about subclusters.
+        let is_bare = self.entry_at(io, start).await? == L2Entry::Unallocated && !as_zeroes;
+        Ok(if is_bare { start.get() } else { end })
     }
 
     /// Makes the file reach to the end of clusters that nobody uses yet. Not by setting its length: others make it longer, too.
@@ -89,7 +103,12 @@ impl Qcow2 {
         let first = self.cluster.host_start(run.first).ok_or_else(no_place)?;
         let places =
             (0..run.count).map(|n| Allocated { at: first.plus(n * self.cluster.bytes()), copied: true });
-        let entry = |place| if manner.as_zeroes { L2Entry::Zero(Some(place)) } else { L2Entry::Data(place) };
+        let has_subclusters = self.map.l2().subcluster_bytes() < self.cluster.bytes();
+        let entry = |place| match (manner.as_zeroes, has_subclusters) {
+            (true, _) => L2Entry::Zero(Some(place)),
+            (false, true) => L2Entry::Mixed(Mixed { place: Some(place), data: 0, zero: 0 }),
+            (false, false) => L2Entry::Data(place),
+        };
         self.replace_entries(io, at, &places.map(entry).collect::<Vec<_>>()).await
     }
 

@@ -10,12 +10,18 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
-use crate::qcow2::compress::Decompressor;
+use crate::qcow2::compress::{Compression, Decompressor};
 use crate::qcow2::entry::{Compressed, L2Entry, Mixed, Part};
 
+/// Idle decompressors that are kept.
+const DECOMPRESSORS_MAX: usize = 16;
+
 /// The compressed cluster that was read last: a guest reads it in pieces.
-#[derive(Default)]
-pub(super) struct Cache(Mutex<State>);
+pub(super) struct Cache {
+    compression: Compression,
+    state: Mutex<State>,
+    idle: Mutex<Vec<Decompressor>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -25,19 +31,37 @@ struct State {
 }
 
 impl Cache {
+    pub(super) fn new(compression: Compression) -> Self {
+        Self { compression, state: Mutex::default(), idle: Mutex::default() }
+    }
+
+    /// Fills `cluster` from its stream.
+    fn decompress(&self, stored: Compressed, stream: &[u8], cluster: &mut [u8]) -> Result<()> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decompressor = idle.unwrap_or_else(|| Decompressor::new(self.compression));
+        let result = decompressor.decompress(stream, cluster);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < DECOMPRESSORS_MAX {
+            idle.push(decompressor);
+        }
+        result.map_err(|error| {
+            Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)
+        })
+    }
+
     /// Space was freed: what was decompressed from it must not be found again.
     pub(super) fn forget(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.generation += 1;
         state.last = None;
     }
 
     fn generation(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).generation
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     fn copy(&self, stored: Compressed, byte: usize, out: &mut [u8]) -> bool {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((_, cluster)) = state.last.as_ref().filter(|(known, _)| *known == stored) else {
             return false;
         };
@@ -46,7 +70,7 @@ impl Cache {
     }
 
     fn remember(&self, generation: u64, stored: Compressed, cluster: Vec<u8>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.generation == generation {
             state.last = Some((stored, cluster));
         }
@@ -97,12 +121,11 @@ impl Qcow2 {
         let len = u64::from(stored.stored_bytes).min(left);
         file.event(Event::ReadCompressed).await;
         let bytes = file.read_new(stored.at.in_child(), usize::try_from(len).unwrap_or(0)).await?;
+        if out.len() == self.cluster.buffer_len() {
+            return self.decompressed.decompress(stored, bytes.as_slice(), out);
+        }
         let mut cluster = vec![0; self.cluster.buffer_len()];
-        let compression = self.header_now().compression();
-        let result = Decompressor::new(compression).decompress(bytes.as_slice(), &mut cluster);
-        result.map_err(|error| {
-            Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)
-        })?;
+        self.decompressed.decompress(stored, bytes.as_slice(), &mut cluster)?;
         copy_part(&cluster, byte, out);
         self.decompressed.remember(generation, stored, cluster);
         Ok(())
@@ -136,6 +159,16 @@ impl Qcow2 {
             done += count;
         }
         Ok(whole)
+    }
+
+    /// The file that the guest's data is in.
+    pub(super) fn data_file<'t>(&self, io: Io<'t>) -> Result<Io<'t>> {
+        if !self.map.l2().has_data_file() {
+            return io.file();
+        }
+        io.child(ChildKey::DataFile).ok_or_else(|| {
+            Error::new(Kind::NotFound, "the node has no child 'data-file'").on_node(io.node().name())
+        })
     }
 
     /// What the subcluster at `at` is, as a cluster of that kind, and for how many bytes.
@@ -178,7 +211,7 @@ impl Qcow2 {
             L2Entry::Data(data) => {
                 let byte = self.map.spot(at).byte;
                 io.file()?.event(Event::CowRead).await;
-                read_clamped(io.file()?, data.at.plus(byte).in_child(), len).await
+                read_clamped(self.data_file(io)?, data.at.plus(byte).in_child(), len).await
             }
             L2Entry::Compressed(stored) => {
                 let mut buf = Buf::zeroed(len);

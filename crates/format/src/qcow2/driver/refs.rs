@@ -211,6 +211,40 @@ impl Refs {
         Ok(())
     }
 
+    /// Adds one to the count of each cluster of `run`, all of which are in use. After an error, `run` is what is left to do.
+    pub(super) async fn retain(&self, io: Io<'_>, run: &mut Run) -> Result<()> {
+        while run.count > 0 {
+            match self.retain_in_block(*run)? {
+                Ok(end) => *run = Run::between(end, run.bounds().1),
+                Err(absent) => self.load_counted(io, absent).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::release_in_block`], the other way.
+    fn retain_in_block(&self, run: Run) -> Result<Result<u64, usize>> {
+        let (at, end) = run.bounds();
+        let (index, slot) = self.slot(at);
+        let count = (self.per_block() - slot as u64).min(end - at);
+        let mut state = self.state();
+        let Some(block) = state.block(index) else { return Ok(Err(index)) };
+        add_one(self.width, &mut block.bytes, slot, count)?;
+        state.note_dirty(index);
+        Ok(Ok(at + count))
+    }
+
+    /// How often a cluster is in use.
+    pub(super) async fn count(&self, io: Io<'_>, cluster: HostCluster) -> Result<u64> {
+        let (index, slot) = self.slot(cluster.index());
+        loop {
+            if let Some(block) = self.state().block(index) {
+                return Ok(self.width.get(&block.bytes, slot).unwrap_or(0));
+            }
+            self.load_counted(io, index).await?;
+        }
+    }
+
     /// Takes one from the counts of those clusters of `run` that are in its first block; the first cluster behind them, or
     /// which block is not in memory.
     fn release_in_block(&self, run: Run) -> Result<Result<u64, usize>> {
@@ -243,6 +277,14 @@ impl Refs {
     pub(super) fn is_untouched(&self, first: HostCluster, len_file: u64) -> bool {
         let first = first.index();
         first << self.cluster.bits() >= len_file && first >= self.used_end.load(Ordering::Acquire)
+    }
+
+    /// Takes out every block that is clean and was not used since the last time.
+    pub(super) fn clean(&self) {
+        self.state().blocks.retain(|_, block| {
+            let is_idle = !block.dirty && !block.writing;
+            std::mem::replace(&mut block.used, false) || !is_idle
+        });
     }
 
     /// Copies every dirty block as it is now. Until [`Self::stored`] it stays in memory.
@@ -369,6 +411,27 @@ fn take_one(width: RefcountWidth, block: &mut [u8], slot: usize, count: u64) -> 
         }
     }
     Ok(freed)
+}
+
+/// Adds one to `count` counts from `slot` on, or to none of them.
+fn add_one(width: RefcountWidth, block: &mut [u8], slot: usize, count: u64) -> Result<()> {
+    let slots = slot..slot + usize::try_from(count).unwrap_or(usize::MAX);
+    for slot in slots.clone() {
+        match width.get(block, slot).unwrap_or(0) {
+            0 => return Err(Error::new(Kind::Corrupt, "a cluster that is in use has a count of zero")),
+            count if count >= width.count_max() => {
+                let text =
+                    format!("a refcount of {} bits cannot count one more use of a cluster", width.bits());
+                return Err(Error::new(Kind::InvalidInput, text));
+            }
+            _ => {}
+        }
+    }
+    for slot in slots {
+        let more = width.get(block, slot).unwrap_or(0) + 1;
+        put(width, block, slot, more);
+    }
+    Ok(())
 }
 
 /// Adds a cluster to runs that are in order.

@@ -12,7 +12,7 @@
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::WriteFlags;
+use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
@@ -33,6 +33,7 @@ impl Qcow2 {
         if len == old_len {
             return Ok(());
         }
+        self.demand_bitmaps_can_resize(io)?;
         self.mark_for_writing(io).await?;
         if len < old_len {
             return self.shrink(io, len).await;
@@ -41,6 +42,7 @@ impl Qcow2 {
         self.drop_clusters(io, (old_len, len)).await?;
         self.zero_tail(io, old_len).await?;
         self.hide_backing(io, old_len, len).await?;
+        self.grow_data(io, (old_len, len), preallocation).await?;
         self.preallocate(io, (old_len, len), preallocation).await?;
         self.store_metadata(io).await?;
         self.change_len(io, len).await
@@ -110,12 +112,11 @@ impl Qcow2 {
         if !shows_something {
             return Ok(());
         }
-        self.write_zeroes_behind(io, old_len).await
+        self.write_zeroes_behind(io, old_len, end).await
     }
 
-    /// Writes zero bytes from the end of the disk to the end of its last cluster.
-    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64) -> Result<()> {
-        let end = old_len.next_multiple_of(self.cluster.bytes());
+    /// Writes zero bytes from the end of the disk to `end`, in its last cluster.
+    pub(super) async fn write_zeroes_behind(&self, io: Io<'_>, old_len: u64, end: u64) -> Result<()> {
         let zeroes = Buf::zeroed(usize::try_from(end - old_len).unwrap_or(0));
         self.write_clusters(io, GuestOffset::new(old_len), zeroes, WriteFlags::default()).await.0
     }
@@ -124,6 +125,33 @@ impl Qcow2 {
     async fn hide_backing(&self, io: Io<'_>, old_len: u64, len: u64) -> Result<()> {
         let backing = io.child(ChildKey::Backing).map_or(0, |backing| backing.len());
         self.change_clusters(io, self.clusters_between(old_len, backing.min(len)), Become::Zero).await
+    }
+
+    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows.
+    async fn grow_data(
+        &self,
+        io: Io<'_>,
+        (old_len, len): (u64, u64),
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        if !self.map.l2().has_data_file() {
+            return Ok(());
+        }
+        let data = self.data_file(io)?;
+        let shows = self.is_data_raw() || preallocation != Preallocation::Off;
+        let there = data.len().min(len).saturating_sub(old_len);
+        if shows && let Some(range) = GuestRange::checked(old_len, there).filter(|range| !range.is_empty()) {
+            data.write_zeroes(range, ZeroFlags { may_unmap: true, ..ZeroFlags::default() }).await?;
+        }
+        if data.len() < len {
+            let space =
+                if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+            data.resize(len, space).await?;
+        }
+        match shows {
+            true => self.change_clusters(io, self.clusters_between(old_len, len), Become::Mapped).await,
+            false => Ok(()),
+        }
     }
 
     async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {

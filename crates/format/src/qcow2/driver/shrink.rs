@@ -1,4 +1,4 @@
-//! What is given up when the disk becomes shorter.
+//! What is given up when the disk becomes shorter, or is emptied.
 //!
 //! The header says the new length first, so nothing that is done afterwards can be seen in the disk, and nothing of it has to
 //! succeed: what stays mapped behind the end is dropped when the disk grows again (`resize`).
@@ -33,6 +33,18 @@ impl Qcow2 {
         // From here on the disk is shorter. Space that cannot be given back now is mapped, and does not leak.
         let dropped = self.drop_behind(io, len).await;
         let _ = self.watch(io, dropped).await;
+        self.trims.store(true, Ordering::Release);
+        if self.map.l2().has_data_file() {
+            // Whoever is still inside may make it longer again, which shows nowhere.
+            let _ = self.data_file(io)?.resize(len, Preallocation::Off).await;
+        }
+        Ok(())
+    }
+
+    /// Gives up every cluster of the disk: what is behind the image shows. A cut in between leaves some of them given up.
+    pub(super) async fn empty(&self, io: Io<'_>) -> Result<()> {
+        self.mark_for_writing(io).await?;
+        self.drop_behind(io, 0).await?;
         self.trims.store(true, Ordering::Release);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! | change | what |
 //! |---|---|
-//! | becomes writable, or active | the header and tables are read again; marks are made by the first write |
+//! | becomes writable, or active | the header, tables and bitmaps are read again; marks are made by the first write |
 //! | becomes read-only, or inactive | the core has had everything stored before (`store`) |
 //! | options | size of the caches, `pass_discard`; the others count when the image becomes writable |
 
@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use drystone_base::{Error, Kind, Result};
+use drystone_core::bitmap::stored::StoredBitmap;
 use drystone_core::driver::{NothingStaged, Publish, StageRequest, Staged};
 use drystone_core::graph::node::Node;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 
 use super::Qcow2;
+use super::caches::CacheSizes;
 use super::mark::HeaderNow;
 use super::open::{Loaded, Qcow2Options, load_image};
 
@@ -24,6 +26,7 @@ struct Reopening {
     /// The node, whose driver is a [`Qcow2`].
     node: Arc<Node>,
     options: Qcow2Options,
+    sizes: CacheSizes,
     /// The image is read again.
     reads: bool,
     loaded: Option<Loaded>,
@@ -41,11 +44,16 @@ impl Qcow2 {
             })?,
         };
         let reads = !new.read_only && new.active && (old.read_only || !old.active);
+        if reads && self.shows_snapshot.load(Ordering::Acquire) {
+            let text = "an image that shows an internal snapshot can only be read";
+            return Err(Error::new(Kind::ReadOnly, text).on_node(request.node.name()));
+        }
         if !reads && request.options.is_none() {
             return Ok(Box::new(NothingStaged));
         }
         let options = Qcow2Options { read_only: new.read_only, ..options };
-        Ok(Box::new(Reopening { node: Arc::clone(request.node), options, reads, loaded: None }))
+        let sizes = options.caches.sizes(&self.header_now())?;
+        Ok(Box::new(Reopening { node: Arc::clone(request.node), options, sizes, reads, loaded: None }))
     }
 
     fn demand_same(&self, loaded: &Loaded) -> Result<()> {
@@ -58,13 +66,14 @@ impl Qcow2 {
     }
 
     /// Starts again with what was read. Nobody is inside, and nothing is dirty.
-    fn install(&self, loaded: Loaded) {
+    fn install(&self, loaded: Loaded) -> Vec<StoredBitmap> {
         self.map.reset(&loaded.l1);
         self.refs.reset(loaded.refcounts);
         self.frees.clear();
         self.decompressed.forget();
         self.header.replace(HeaderNow::new(loaded.header, &loaded.bytes));
         self.condition.reset();
+        self.bitmaps.install(loaded.bitmaps)
     }
 }
 
@@ -94,10 +103,9 @@ impl Staged for Reopening {
         let driver = self.driver();
         if let Some(loaded) = loaded {
             publish.len(loaded.header.len_guest());
-            driver.install(loaded);
+            publish.bitmaps(driver.install(loaded));
         }
-        driver.map.set_cache_bytes(self.options.l2_cache_bytes);
-        driver.refs.set_cache_bytes(self.options.refcount_cache_bytes);
+        driver.set_caches(self.sizes);
         driver.pass_discard.store(self.options.pass_discard, Ordering::Relaxed);
         driver.set_options(self.options);
     }

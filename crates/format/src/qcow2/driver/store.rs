@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1  take copies:  unlinked clusters, L1, L2, refcount table, refcount blocks     (against the arrows)
-//!   2  write counts                          data of published mappings is in the file already
+//!   2  write counts                          data of published mappings is in the file already; a data file is flushed
 //!   3  ── flush ──  write the refcount table, if it has new blocks  ── flush ──
 //!   4  write L2 slices
 //!   5  ── flush ──  write L1 entries, if there are new tables
@@ -58,6 +58,14 @@ impl Qcow2 {
         self.store_locked(io).await
     }
 
+    /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
+    pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
+        if !self.condition.is_damaged() {
+            self.store_bitmaps(io).await?;
+        }
+        self.store_all(io).await
+    }
+
     /// As [`Self::store_metadata`]; also gives back all freed space whose time has come, so that nothing leaks. Of a
     /// damaged image, only the mark of that is stored.
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
@@ -98,6 +106,10 @@ impl Qcow2 {
 
     async fn write_round(&self, io: Io<'_>, round: &Round) -> Result<()> {
         let file = io.file()?;
+        if self.map.l2().has_data_file() {
+            // What the mappings point to, and what the guest wrote where it was mapped already.
+            self.data_file(io)?.flush().await?;
+        }
         for block in &round.blocks {
             file.event(Event::RefblockUpdatePart).await;
             write_bytes(file, block.at, &block.bytes).await?;

@@ -127,7 +127,8 @@ impl Qcow2 {
         let mut entries = Vec::with_capacity(raw.len());
         for (n, raw) in raw.iter().enumerate() {
             let entry = self.map.parse(Spot { index: spot.index + n, ..spot }, *raw)?;
-            if n > 0 && !continues(&entries, entry, self.cluster.bytes()) {
+            let goes_on = self.map.l2().has_data_file() || continues(&entries, entry, self.cluster.bytes());
+            if n > 0 && !goes_on {
                 break;
             }
             self.demand_separate(entry)?;
@@ -140,6 +141,9 @@ impl Qcow2 {
     /// Where the data goes: where it is, where space was set aside, or into new clusters.
     async fn find_target(&self, io: Io<'_>, before: &Before) -> Result<Target> {
         let clusters = before.entries.len() as u64;
+        if self.map.l2().has_data_file() {
+            return Ok(Target { at: self.map.place_in_data_file(before.spot), clusters, reserved: None });
+        }
         if let Some(Allocated { at, .. }) = before.entries.first().and_then(|first| own_space(*first)) {
             return Ok(Target { at, clusters, reserved: None });
         }
@@ -159,7 +163,7 @@ impl Qcow2 {
         flags: WriteFlags,
         (before, target): (&Before, &Target),
     ) -> BufResult {
-        let file = match io.file() {
+        let file = match self.data_file(io) {
             Ok(file) => file,
             Err(error) => return (Err(error), buf),
         };
@@ -279,6 +283,13 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// What a cluster is when some of its subclusters were written, and it is at `at`.
+    fn written(&self, old: L2Entry, at: HostOffset, touched: u32) -> L2Entry {
+        let Mixed { data, zero, .. } = old.subclusters(self.map.l2());
+        let place = Some(Allocated { at, copied: true });
+        Mixed { place, data: data | touched, zero: zero & !touched }.entry(self.map.l2())
+    }
+
     /// Makes new entries of clusters in one slice visible, which were all written in the same way, and sets free what they
     /// had before.
     pub(super) async fn replace_entries(&self, io: Io<'_>, at: GuestOffset, new: &[L2Entry]) -> Result<()> {
@@ -294,15 +305,11 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// What a cluster is when some of its subclusters were written, and it is at `at`.
-    fn written(&self, old: L2Entry, at: HostOffset, touched: u32) -> L2Entry {
-        let Mixed { data, zero, .. } = old.subclusters(self.map.l2());
-        let place = Some(Allocated { at, copied: true });
-        Mixed { place, data: data | touched, zero: zero & !touched }.entry(self.map.l2())
-    }
-
-    /// The clusters that an entry refers to.
+    /// The clusters that an entry refers to. Those of a data file are nobody else's, and not counted.
     pub(super) fn run_of(&self, entry: L2Entry) -> Option<Run> {
+        if self.map.l2().has_data_file() {
+            return None;
+        }
         match entry {
             L2Entry::Compressed(stored) => {
                 let end = stored.at.get() + u64::from(stored.stored_bytes);

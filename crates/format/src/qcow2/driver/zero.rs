@@ -1,6 +1,8 @@
 //! Zeroes and discards: whole subclusters by their entries, the rest by writing zero bytes. Only whole clusters give back
 //! their space.
 
+use std::sync::atomic::Ordering;
+
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
@@ -21,6 +23,8 @@ pub(super) enum Become {
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
     Discarded,
+    /// They show what is at their places in the data file.
+    Mapped,
     /// They are nowhere, whatever shows through: behind the end of the disk.
     Unmapped,
 }
@@ -37,6 +41,9 @@ impl Qcow2 {
         let by_unmapping = self.version == Version::V2 && flags.may_unmap && !self.has_backing(io);
         if self.version == Version::V2 && !by_unmapping {
             return Err(Error::new(Kind::Unsupported, "version 2 images have no zero clusters"));
+        }
+        if self.is_data_raw() {
+            return self.zero_data(io, range, flags).await;
         }
         let (head, middle, tail) = split(io, range, self.map.l2().subcluster_bytes());
         let (low, whole, high) = split(io, middle, self.cluster.bytes());
@@ -65,6 +72,17 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Makes a range read as zeroes in a raw data file. What is not mapped reads as zeroes already.
+    async fn zero_data(&self, io: Io<'_>, range: GuestRange, flags: ZeroFlags) -> Result<()> {
+        self.mark_for_writing(io).await?;
+        let data = self.data_file(io)?;
+        let inside = data.len().saturating_sub(range.start().get()).min(range.len());
+        match range.take(inside) {
+            inside if inside.is_empty() => Ok(()),
+            inside => data.write_zeroes(inside, ZeroFlags { fua: false, ..flags }).await,
+        }
+    }
+
     async fn is_compressed(&self, io: Io<'_>, range: GuestRange) -> Result<bool> {
         Ok(!range.is_empty() && matches!(self.entry_at(io, range.start()).await?, L2Entry::Compressed(_)))
     }
@@ -73,6 +91,11 @@ impl Qcow2 {
     pub(super) async fn discard_range(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
         if self.version == Version::V2 && self.has_backing(io) {
             // The backing image would show through.
+            return Ok(());
+        }
+        if self.is_data_raw() {
+            self.mark_for_writing(io).await?;
+            self.discard_data(io, range).await;
             return Ok(());
         }
         let (_, middle, _) = split(io, range, self.cluster.bytes());
@@ -138,6 +161,7 @@ impl Qcow2 {
         let spot = self.map.spot(range.start());
         let has_backing = self.has_backing(io);
         let hides_nothing = !has_backing || self.version == Version::V2 || goal == Become::Unmapped;
+        let hides_nothing = hides_nothing && goal != Become::Mapped;
         if hides_nothing && self.map.table(spot.slice)?.is_none() {
             return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
@@ -152,6 +176,7 @@ impl Qcow2 {
             self.demand_separate(entry)?;
             let touched = self.touched_in(io, range.take(len), spot, n as u64);
             let changed = match touched == self.map.l2().all_subclusters() {
+                true if goal == Become::Mapped => Some(self.mapped(spot, n as u64, entry)),
                 true => Some(self.changed(entry, goal, has_backing)),
                 false => self.changed_in_part(entry, touched, has_backing),
             };
@@ -165,8 +190,47 @@ impl Qcow2 {
             self.map.publish(io, spot, &raw, &encoded).await?;
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
             given_up.for_each(|(old, _)| self.unlink_entry(io, *old));
+            if self.map.l2().has_data_file() {
+                self.give_back_data(io, range.take(len), (&entries, &new)).await;
+            }
         }
         Ok(len)
+    }
+
+    /// A cluster that shows what the data file has.
+    fn mapped(&self, spot: Spot, n: u64, entry: L2Entry) -> L2Entry {
+        let at = self.map.place_in_data_file(spot).plus(n * self.cluster.bytes());
+        if entry == L2Entry::Unallocated { L2Entry::Data(Allocated { at, copied: true }) } else { entry }
+    }
+
+    /// Gives back space in the data file: that of whole clusters which `range` begins with and that own it no more. Their
+    /// mapping is gone for whoever comes now; who found it before reads or writes beside a request that does the same.
+    async fn give_back_data(&self, io: Io<'_>, range: GuestRange, (old, new): (&[L2Entry], &[L2Entry])) {
+        let mut rest = range;
+        let mut owned = old.iter().zip(new).map(|(old, new)| !keeps_space(*old, *new)).peekable();
+        while let Some(is_over) = owned.next() {
+            let mut count = 1;
+            while owned.next_if_eq(&is_over).is_some() {
+                count += 1;
+            }
+            let run = rest.take(count * self.cluster.bytes());
+            rest = rest.skip(run.len());
+            if is_over {
+                self.discard_data(io, run).await;
+            }
+        }
+    }
+
+    /// Gives back space in the data file, if such is wanted. Advice: a failure does no harm. It reads as zeroes then, never
+    /// as anything else: a raw data file is looked at, and any other is after a power cut before the mapping was stored.
+    async fn discard_data(&self, io: Io<'_>, range: GuestRange) {
+        let Ok(data) = self.data_file(io) else { return };
+        let inside = data.len().saturating_sub(range.start().get()).min(range.len());
+        let inside = range.take(inside);
+        if !inside.is_empty() && self.pass_discard.load(Ordering::Relaxed) {
+            let flags = ZeroFlags { may_unmap: true, fast_only: true, fua: false, unchanged: false };
+            let _ = data.write_zeroes(inside, flags).await;
+        }
     }
 
     /// The subclusters of cluster `n` from `spot` on that a range which starts there covers. Behind the end of the disk
@@ -207,6 +271,7 @@ impl Qcow2 {
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,
             (Become::Discarded, _) => L2Entry::Zero(None),
+            (Become::Mapped, _) => entry,
         }
     }
 }

@@ -2,16 +2,14 @@
 //!
 //! | header | reading | writing |
 //! |---|---|---|
-//! | an unknown incompatible feature, encryption, external data file | no | no |
+//! | an unknown incompatible feature, encryption, a raw data file that is none | no | no |
 //! | dirty bit: refcounts may be wrong | yes | no, until repaired |
 //! | corrupt bit | yes | no, until repaired |
-//! | persistent bitmaps that are consistent | yes | no, it would make them wrong |
-//! | an unknown autoclear feature, bitmaps that are not consistent any more | yes | yes; [`Header::for_writing`] first |
+//! | an unknown autoclear feature | yes | yes; [`Header::for_writing`] first |
 //!
-//! Invariant: nothing is cleared silently that a user could miss: bitmaps forbid writing until the user gives them up.
+//! Persistent bitmaps are kept up to date by whoever writes.
 
 use super::{Crypt, Header, HeaderChange, HeaderError};
-use crate::qcow2::bitmap::Bitmap;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, IncompatibleBit};
 
 /// What an image may be opened for.
@@ -36,9 +34,6 @@ pub enum ReadOnlyReason {
     /// The corrupt bit.
     #[error("the image is marked as corrupt; it needs a repair before it is written")]
     Corrupt,
-    /// Persistent bitmaps, which a write would make wrong.
-    #[error("writing would invalidate the image's persistent bitmaps{}", list(.0))]
-    Bitmaps(Vec<String>),
 }
 
 /// Why an image cannot be opened.
@@ -50,16 +45,15 @@ pub enum RefusedReason {
     /// The guest's data is encrypted.
     #[error("the image is encrypted ({0:?}), which is not supported")]
     Encrypted(Crypt),
-    /// The guest's data is in another file.
-    #[error("the image keeps its data in an external file, which is not supported")]
-    ExternalData,
+    /// A data file that is a raw image, and none.
+    #[error("the image says that its data file is a raw image, and that it has none")]
+    NoDataFile,
 }
 
 impl Header {
-    /// What the image may be opened for. `bitmaps` is its directory of bitmaps, to name them; empty if it was not or
-    /// could not be read, which changes the words only.
+    /// What the image may be opened for.
     #[must_use]
-    pub fn access(&self, bitmaps: &[Bitmap]) -> Access {
+    pub fn access(&self) -> Access {
         if let Some(reason) = self.refused() {
             return Access::Refused(reason);
         }
@@ -69,26 +63,28 @@ impl Header {
         if self.incompatible.has(IncompatibleBit::Dirty) {
             return Access::ReadOnly(ReadOnlyReason::Dirty);
         }
-        if self.autoclear.has(AutoclearBit::Bitmaps) && self.extensions.has_bitmaps_extension() {
-            let names = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
-            return Access::ReadOnly(ReadOnlyReason::Bitmaps(names.collect()));
-        }
         Access::ReadWrite
     }
 
-    /// The header that must be on disk, durably, before the first write to the image: without the autoclear features.
-    /// `None` if that is the header as it is.
-    ///
-    /// This build writes to no image whose autoclear features it could keep up to date, so all of them go. Bitmaps are
-    /// among them: ask [`Self::access`], and the user, first.
+    /// The header that must be on disk, durably, before the first write to the image: without the autoclear features that
+    /// this build does not keep true. `None` if that is the header as it is.
     ///
     /// # Errors
     /// As [`Self::changed`].
     pub fn for_writing(&self) -> Result<Option<Self>, HeaderError> {
-        if self.autoclear.is_empty() {
+        let kept = Autoclear::EMPTY
+            .with(AutoclearBit::Bitmaps, self.extensions.bitmaps().is_some())
+            .with(AutoclearBit::RawExternalData, self.is_data_raw());
+        if self.autoclear == kept {
             return Ok(None);
         }
-        self.changed(&HeaderChange { autoclear: Some(Autoclear::EMPTY), ..HeaderChange::default() }).map(Some)
+        self.changed(&HeaderChange { autoclear: Some(kept), ..HeaderChange::default() }).map(Some)
+    }
+
+    /// Whether the data has a file of its own that is a raw image of the disk.
+    #[must_use]
+    pub fn is_data_raw(&self) -> bool {
+        self.l2().has_data_file() && self.autoclear.has(AutoclearBit::RawExternalData)
     }
 
     fn refused(&self) -> Option<RefusedReason> {
@@ -99,12 +95,8 @@ impl Header {
         if self.crypt != Crypt::None {
             return Some(RefusedReason::Encrypted(self.crypt));
         }
-        let raw_data = self.autoclear.has(AutoclearBit::RawExternalData);
-        let is_external = self.incompatible.has(IncompatibleBit::ExternalData) || raw_data;
-        is_external.then_some(RefusedReason::ExternalData)
+        let is_raw = self.autoclear.has(AutoclearBit::RawExternalData);
+        let is_alone = is_raw && !self.incompatible.has(IncompatibleBit::ExternalData);
+        is_alone.then_some(RefusedReason::NoDataFile)
     }
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!(": '{}'", names.join("', '")) }
 }

@@ -1,4 +1,4 @@
-//! A header that names another backing file, in one step.
+//! A header that names another backing file, or has its bitmaps elsewhere, in one step.
 //!
 //! ```text
 //!   sector 0                                          further on in the first cluster
@@ -10,12 +10,16 @@
 //!
 //! Invariant: whatever reaches the disk of the two writes, in their order, is the old header or the new one.
 
-use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError};
+use std::ops::Range;
+
+use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError, Version};
+use crate::qcow2::bitmap::BitmapsExtension;
+use crate::qcow2::feature::AutoclearBit;
 
 /// What a disk writes as a whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
-/// A header with another backing file, and what has to be written for it.
+/// A header that was changed like this, and what has to be written for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
     /// The new header.
@@ -47,27 +51,58 @@ impl Header {
         let mut header = self.clone();
         header.backing_name = (!name.is_empty()).then(|| name.to_vec());
         header.extensions.set_backing_format(format);
-        if header.area_end() > SECTOR_BYTES {
-            header.extensions.drop_feature_names();
+        header.placed(sector, None)
+    }
+
+    /// The header with the bitmaps' directory elsewhere, or without bitmaps; `sector` as in [`Self::renamed`].
+    ///
+    /// # Errors
+    /// [`HeaderError::Version`] for a version 2 image, [`HeaderError::DoesNotFit`] as there.
+    pub fn with_bitmaps(
+        &self,
+        sector: &[u8],
+        bitmaps: Option<BitmapsExtension>,
+    ) -> Result<Renamed, HeaderError> {
+        if self.version == Version::V2 {
+            return Err(HeaderError::Version(2));
         }
-        let area_end = header.area_end();
+        let mut header = self.clone();
+        header.extensions.set_bitmaps(bitmaps);
+        header.autoclear = header.autoclear.with(AutoclearBit::Bitmaps, bitmaps.is_some());
+        let (at, len) = stored_name(sector);
+        header.placed(sector, Some(at..at.saturating_add(len)))
+    }
+
+    /// The first sector of this header, in place of the one that is stored; `name` is where the backing file's name is
+    /// stored already.
+    fn placed(mut self, sector: &[u8], name_stored: Option<Range<usize>>) -> Result<Renamed, HeaderError> {
+        if self.area_end() > SECTOR_BYTES {
+            self.extensions.drop_feature_names();
+        }
+        let area_end = self.area_end();
         if area_end > SECTOR_BYTES {
             return Err(HeaderError::DoesNotFit(area_end));
         }
+        let name = self.backing_name.clone().unwrap_or_default();
+        let stays = name_stored.filter(|stored| stored.start >= SECTOR_BYTES && stored.len() == name.len());
         let is_inside = area_end + name.len() <= SECTOR_BYTES;
-        let name_at = if is_inside { area_end } else { self.free_from(sector) };
+        let name_at = match &stays {
+            Some(stored) => stored.start,
+            None if is_inside => area_end,
+            None => self.free_from(sector),
+        };
         if name_at + name.len() > self.cluster.buffer_len() {
             return Err(HeaderError::DoesNotFit(name_at + name.len()));
         }
         let mut fresh = Vec::with_capacity(SECTOR_BYTES);
-        header.encode_fixed(&mut fresh, if name.is_empty() { 0 } else { name_at as u64 }, name);
-        header.extensions.encode(&mut fresh);
-        if is_inside {
-            fresh.extend_from_slice(name);
+        self.encode_fixed(&mut fresh, if name.is_empty() { 0 } else { name_at as u64 }, &name);
+        self.extensions.encode(&mut fresh);
+        if is_inside && stays.is_none() {
+            fresh.extend_from_slice(&name);
         }
         fresh.resize(SECTOR_BYTES, 0);
-        let name = (!is_inside).then(|| (name_at as u64, name.to_vec()));
-        Ok(Renamed { header, name, sector: fresh })
+        let is_written = !is_inside && stays.is_none();
+        Ok(Renamed { header: self, name: is_written.then_some((name_at as u64, name)), sector: fresh })
     }
 
     /// Where the extensions end.
@@ -79,9 +114,15 @@ impl Header {
 
     /// The first byte behind the first sector from which on nothing of the header is stored.
     fn free_from(&self, sector: &[u8]) -> usize {
-        let mut be = drystone_base::Be(sector.get(8..20).unwrap_or_default());
-        let at = be.u64().ok().and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
-        let len = be.u32().ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+        let (at, len) = stored_name(sector);
         self.area_end().max(SECTOR_BYTES).max(at.saturating_add(len))
     }
+}
+
+/// Where the backing file's name is stored, and its length; zeroes if there is none.
+fn stored_name(sector: &[u8]) -> (usize, usize) {
+    let mut be = drystone_base::Be(sector.get(8..20).unwrap_or_default());
+    let at = be.u64().ok().and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
+    let len = be.u32().ok().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+    (at, len)
 }

@@ -50,7 +50,7 @@ fn with_u64(at: usize, value: u64) -> Result<Header, HeaderError> {
 }
 
 fn access_of(header: Result<Header, HeaderError>) -> Access {
-    header.unwrap().access(&[])
+    header.unwrap().access()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn every_field_is_read() {
     assert!(header.compatible().has(CompatibleBit::LazyRefcounts));
     assert_eq!(header.backing_name(), Some(&b"base.img"[..]));
     assert_eq!(header.extensions().backing_format(), Some(&b"raw"[..]));
-    assert_eq!(header.access(&[]), Access::ReadWrite);
+    assert_eq!(header.access(), Access::ReadWrite);
     assert_eq!(Header::area_len_bytes(&valid()[..PREFIX_BYTES]), Ok(4096));
 }
 
@@ -93,7 +93,7 @@ fn a_flipped_bit_is_refused_or_gives_a_header_that_encodes() {
             if let Ok(header) = Header::parse(&flipped) {
                 let again = Header::parse(&header.encode().unwrap());
                 assert_eq!(again.as_ref(), Ok(&header), "bit {bit}");
-                let _ = header.access(&[]);
+                let _ = header.access();
             }
         }
     }
@@ -186,10 +186,19 @@ fn compression_type_and_feature_bit_agree() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     assert_eq!(access_of(with_u32(32, 2)), Access::Refused(RefusedReason::Encrypted(Crypt::Luks)));
-    assert_eq!(access_of(with_u64(72, 4)), Access::Refused(RefusedReason::ExternalData));
-    assert_eq!(access_of(with_u64(88, 2)), Access::Refused(RefusedReason::ExternalData));
+    assert_eq!(access_of(with_u64(72, 4)), Access::ReadWrite);
+    assert_eq!(access_of(with_u64(88, 2)), Access::Refused(RefusedReason::NoDataFile));
     let Access::Refused(reason) = access_of(with_u64(72, 1 << 63 | 1 << 5 | 1)) else { panic!() };
     assert_eq!(reason.to_string(), "the image uses features that are not supported: bit 5, bit 63");
+}
+
+#[test]
+fn that_a_data_file_is_raw_stays_true() {
+    let raw = with(&[(79, &[4]), (95, &[2 | 4])]).unwrap();
+    assert!(raw.is_data_raw());
+    let writable = raw.for_writing().unwrap().unwrap();
+    assert_eq!((writable.autoclear().raw(), writable.is_data_raw()), (2, true));
+    assert_eq!(writable.for_writing(), Ok(None));
 }
 
 #[test]
@@ -238,29 +247,47 @@ fn with_bitmaps(autoclear: u64) -> Header {
 }
 
 #[test]
-fn bitmaps_forbid_writing_and_are_named() {
+fn bitmaps_do_not_keep_anybody_from_writing() {
     let header = with_bitmaps(1);
     assert_eq!(header.extensions().bitmaps().unwrap().count, 2);
-    let bitmap = |name: &str| crate::qcow2::bitmap::Bitmap {
-        name: name.into(),
-        table: HostOffset::new(0x6000),
-        table_entries: 1,
-        in_use: false,
-        auto: true,
-        granularity_bits: 16,
+    assert_eq!((header.access(), header.for_writing()), (Access::ReadWrite, Ok(None)));
+}
+
+/// Whatever reaches the disk of the new first sector, and of the name that was written before, is one header or the other.
+#[test]
+fn bitmaps_move_in_one_sector_and_the_backing_name_stays_readable() {
+    let bitmaps = crate::qcow2::bitmap::BitmapsExtension {
+        count: 3,
+        directory: HostOffset::new(0x7000),
+        directory_len_bytes: 96,
     };
-    let Access::ReadOnly(reason) = header.access(&[bitmap("daily"), bitmap("weekly")]) else { panic!() };
-    assert_eq!(
-        reason.to_string(),
-        "writing would invalidate the image's persistent bitmaps: 'daily', 'weekly'"
-    );
-    assert_eq!(header.access(&[]), Access::ReadOnly(ReadOnlyReason::Bitmaps(vec![])));
+    let mut image = valid();
+    image.resize(0x10000, 0);
+    let header = Header::parse(&image).unwrap();
+    for next in
+        [Some(bitmaps), Some(crate::qcow2::bitmap::BitmapsExtension { count: 4, ..bitmaps }), None, None]
+    {
+        let before = Header::parse(&image).unwrap();
+        let placed = before.with_bitmaps(&image[..SECTOR_BYTES], next).unwrap();
+        if let Some((at, name)) = &placed.name {
+            let at = usize::try_from(*at).unwrap();
+            image[at..at + name.len()].copy_from_slice(name);
+            assert_eq!(Header::parse(&image).unwrap().backing_name(), before.backing_name());
+        }
+        image[..SECTOR_BYTES].copy_from_slice(&placed.sector);
+        let after = Header::parse(&image).unwrap();
+        assert_eq!(after, placed.header);
+        assert_eq!(after.extensions().bitmaps(), next);
+        assert_eq!(after.autoclear().has(AutoclearBit::Bitmaps), next.is_some());
+        assert_eq!(after.extensions().has_bitmaps_extension(), next.is_some());
+        assert_eq!((after.backing_name(), after.l1()), (header.backing_name(), header.l1()));
+    }
 }
 
 #[test]
 fn bitmaps_that_are_not_consistent_any_more_do_not_matter_and_stay() {
     let header = with_bitmaps(0);
-    assert_eq!((header.extensions().bitmaps(), header.access(&[])), (None, Access::ReadWrite));
+    assert_eq!((header.extensions().bitmaps(), header.access()), (None, Access::ReadWrite));
     assert!(Header::parse(&header.encode().unwrap()).unwrap().extensions().has_bitmaps_extension());
 }
 
@@ -269,10 +296,9 @@ fn autoclear_features_are_cleared_before_the_first_write() {
     assert_eq!(with_bitmaps(0).for_writing(), Ok(None));
     let header = with_bitmaps(1 << 40 | 1);
     let writing = header.for_writing().unwrap().unwrap();
-    assert!(writing.autoclear().is_empty());
-    assert!(writing.extensions().has_bitmaps_extension());
-    assert_eq!(writing.extensions().bitmaps(), None);
-    assert_eq!(with_u64(88, 1 << 40).unwrap().access(&[]), Access::ReadWrite);
+    assert_eq!(writing.autoclear().raw(), 1);
+    assert_eq!(writing.extensions().bitmaps(), header.extensions().bitmaps());
+    assert_eq!(with_u64(88, 1 << 40).unwrap().access(), Access::ReadWrite);
 }
 
 #[test]

@@ -2,15 +2,20 @@
 
 use drystone_base::{HostOffset, Result};
 use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::bitmap::NodeBitmaps;
+use drystone_core::bitmap::action::BitmapAction;
 use drystone_core::control::{NewNode, Opening, Plan, RootSpec, Task};
 use drystone_core::driver::BackingFile;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::Role;
+use drystone_core::request::io::Io;
 use drystone_format::qcow2::Header;
 use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::caches::CacheOptions;
+use drystone_format::qcow2::driver::open::{DataFile, Qcow2Options};
+use drystone_format::qcow2::header::MAGIC;
 use drystone_testkit::disk::{Image, SimDisk};
 use drystone_testkit::graph::{SimDriver, SimGraph, insert_with_user};
 
@@ -26,26 +31,27 @@ const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
-pub(crate) const SMALL: Qcow2Options = Qcow2Options {
-    read_only: false,
-    drop_bitmaps: false,
-    pass_discard: false,
-    l2_cache_bytes: 0,
-    refcount_cache_bytes: 0,
-};
+pub(crate) const SMALL: Qcow2Options =
+    Qcow2Options { read_only: false, pass_discard: false, caches: CacheOptions::of_bytes(0) };
 
 impl Chain {
-    /// Opens the images on `disks`, the last on top, the others read-only.
+    /// Opens the images on `disks`, the last on top, the others read-only. A data file comes before its image.
     pub(crate) fn open(graph: &SimGraph<'_>, disks: &[SimDisk], options: Qcow2Options) -> Result<Self> {
         let disks = disks.to_vec();
         graph.call(async move |task: &mut Task<'_>| {
             let mut opening = Opening::new(task);
             let mut top = None;
+            let mut data = None;
             let count = disks.len();
             for (index, disk) in disks.iter().enumerate() {
+                if is_data(disk) {
+                    data = Some(disk);
+                    continue;
+                }
                 let layer =
                     if index + 1 == count { options } else { Qcow2Options { read_only: true, ..options } };
-                top = Some(add_image(&mut opening, &format!("layer{index}"), disk, (top, layer)).await?);
+                let below = Below { backing: top, data: data.take() };
+                top = Some(add_image(&mut opening, &format!("layer{index}"), disk, below, layer).await?);
             }
             let Some(top) = top else { panic!("a chain has an image") };
             let backend = insert_with_user(task, opening, top, "guest".to_owned()).await?;
@@ -59,7 +65,8 @@ impl Chain {
         graph.call(async move |task: &mut Task<'_>| {
             let mut opening = Opening::new(task);
             let options = Qcow2Options { read_only: true, ..options };
-            let top = add_image(&mut opening, "image", &disk, (None, options)).await?;
+            let below = Below { backing: None, data: None };
+            let top = add_image(&mut opening, "image", &disk, below, options).await?;
             let mut plan = Plan::new();
             plan.insert(opening);
             let spec = RootSpec { name: "reader".to_owned(), grant: READS, stays: false };
@@ -92,6 +99,20 @@ impl Chain {
 
     /// Makes the image on top name another backing file, as the job or command does it that changes the chain as well.
     pub(crate) fn rename(&self, graph: &SimGraph<'_>, to: Option<BackingFile>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().change_backing_file(io, to.as_ref()).await)
+    }
+
+    /// Gives up everything that the image on top has of its own.
+    pub(crate) fn empty(&self, graph: &SimGraph<'_>) -> Result<()> {
+        self.alone(graph, async move |io| io.node().driver().make_empty(io).await)
+    }
+
+    /// Does something to the image on top with nobody else inside.
+    pub(crate) fn alone(
+        &self,
+        graph: &SimGraph<'_>,
+        work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let top = self.top;
         graph.call(async move |task: &mut Task<'_>| {
             let mut plan = Plan::new();
@@ -100,11 +121,32 @@ impl Chain {
             let staged = task.stage(checked).await?;
             let change = task.admit(staged).await?;
             let private = change.private(top)?;
-            let io = private.io();
-            let result = io.node().driver().change_backing_file(io, to.as_ref()).await;
+            let result = work(private.io()).await;
             drop(private);
             change.abort().await;
             result
+        })
+    }
+
+    /// Does something to a bitmap of the image on top.
+    pub(crate) fn bitmap(&self, graph: &SimGraph<'_>, action: BitmapAction) -> Result<()> {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            let mut plan = Plan::new();
+            plan.change_bitmap(top, action);
+            task.apply(plan).await
+        })
+    }
+
+    /// Looks at the bitmaps of the image on top.
+    pub(crate) fn bitmaps<T: Send + 'static>(
+        &self,
+        graph: &SimGraph<'_>,
+        look: impl FnOnce(&NodeBitmaps) -> T + Send + 'static,
+    ) -> T {
+        let top = self.top;
+        graph.call(async move |task: &mut Task<'_>| {
+            task.gs().with(|graph| look(graph.node_handle(top).unwrap().bitmaps()))
         })
     }
 
@@ -119,18 +161,36 @@ impl Chain {
     }
 }
 
+/// What an image stands on beside its file.
+pub(crate) struct Below<'d> {
+    pub(crate) backing: Option<NodeId>,
+    pub(crate) data: Option<&'d SimDisk>,
+}
+
+/// Whether a disk holds the data of an image, and not an image.
+pub(crate) fn is_data(disk: &SimDisk) -> bool {
+    disk.image().bytes(0..4) != MAGIC
+}
+
 /// Adds the image on `disk`, with its file, to an opening.
 pub(crate) async fn add_image(
     opening: &mut Opening,
     name: &str,
     disk: &SimDisk,
-    (backing, options): (Option<NodeId>, Qcow2Options),
+    below: Below<'_>,
+    options: Qcow2Options,
 ) -> Result<NodeId> {
     let file = NewNode { owned: false, ..SimDriver::node(&format!("{name}-file"), disk) };
     let file = opening.add(file)?;
     let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
-    let mut children = vec![(ChildKey::File, Role::IMAGE, file)];
-    children.extend(backing.map(|id| (ChildKey::Backing, Role::COW, id)));
+    let role = if below.data.is_some() { Role::METADATA.with(Role::PRIMARY) } else { Role::IMAGE };
+    assert_eq!(below.data.is_some(), opened.data_file != DataFile::Same);
+    let mut children = vec![(ChildKey::File, role, file)];
+    children.extend(below.backing.map(|id| (ChildKey::Backing, Role::COW, id)));
+    if let Some(disk) = below.data {
+        let data = NewNode { owned: false, ..SimDriver::node(&format!("{name}-data"), disk) };
+        children.push((ChildKey::DataFile, Role::DATA, opening.add(data)?));
+    }
     opening.add(NewNode {
         name: Some(name.to_owned()),
         driver: Box::new(opened.driver),
@@ -142,7 +202,7 @@ pub(crate) async fn add_image(
 }
 
 /// An image, for the check.
-struct Bytes<'i>(&'i Image);
+pub(crate) struct Bytes<'i>(pub(crate) &'i Image);
 
 impl Source for Bytes<'_> {
     fn len_bytes(&self) -> u64 {
@@ -157,6 +217,13 @@ impl Source for Bytes<'_> {
 pub(crate) fn header(image: &Image) -> Header {
     let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
     Header::parse(&image.bytes(0..area as u64)).unwrap()
+}
+
+/// All that the consistency check finds.
+pub(crate) fn findings(image: &Image) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    block_on(check(&Bytes(image), &header(image), |found| findings.push(found.clone()))).unwrap();
+    findings
 }
 
 /// What the consistency check says.

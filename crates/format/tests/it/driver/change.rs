@@ -23,10 +23,12 @@ fn disturb(state: &State, script: &str, effect: FaultEffect) -> Swept {
     let sweep = FaultSweep::new(7, state.images.clone(), effect);
     let work = |sim: &Sim, disks: &[SimDisk]| {
         let (model, names) = (Rc::new(RefCell::new(state.model.clone())), RefCell::default());
+        let bitmaps = RefCell::new(state.bitmaps.clone());
         let graph = SimGraph::start(sim);
         let open = || Chain::open(&graph, disks, state.options);
         let chain = open().or_else(|_| open()).unwrap();
-        let stage = Stage { sim, graph: &graph, chain: &chain, model: &model, names: &names };
+        let stage =
+            Stage { sim, graph: &graph, chain: &chain, model: &model, names: &names, bitmaps: &bitmaps };
         stage.run_stubborn(script).unwrap();
         read_all(sim, &chain, &model).or_else(|_| read_all(sim, &chain, &model)).unwrap();
         let close = || {

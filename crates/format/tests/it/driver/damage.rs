@@ -171,7 +171,7 @@ fn the_largest_tables_in_a_sparse_file() {
     // Without optimisation, so many steps take longer than what they are a test of.
     let len = if cfg!(debug_assertions) { 1 << 54 } else { 1 << 60 };
     let kind = Kind { len, ..Kind::of("c2M r16 1M") };
-    let image = kind.image();
+    let image = kind.images().pop().unwrap();
     let header = super::chain::header(&image);
     let (l1, entries) = (header.l1().at.get(), u64::from(header.l1().entries));
     assert_eq!(entries, len >> 39);

@@ -16,32 +16,37 @@ pub(crate) struct Kind {
     pub(crate) cluster_bytes: u64,
     pub(crate) version: Version,
     pub(crate) refcount_bits: u64,
-    pub(crate) compression: Compression,
     /// Subclusters.
     pub(crate) is_extended: bool,
+    /// Data in a file of its own; which is a raw image.
+    pub(crate) data_file: Option<bool>,
+    pub(crate) compression: Compression,
     /// The header names a backing file.
     pub(crate) is_overlay: bool,
 }
 
 impl Kind {
-    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`, `x` for subclusters.
-    /// Unless told: `c4K r16`.
+    /// The length and any of `c` and the size of clusters, `r` and the width of counts, `v2`, `zstd`, `x` for subclusters,
+    /// `data` or `rawdata` for data in a file of its own. Unless told: `c4K r16`.
     pub(crate) fn of(words: &str) -> Self {
         let mut kind = Self {
             len: 0,
             cluster_bytes: 4096,
             version: Version::V3,
             refcount_bits: 16,
-            compression: Compression::Deflate,
             is_extended: false,
+            data_file: None,
+            compression: Compression::Deflate,
             is_overlay: false,
         };
         for word in words.split_whitespace() {
             match word.split_at(1) {
+                ("d", "ata") => kind.data_file = Some(false),
+                ("r", "awdata") => kind.data_file = Some(true),
                 ("c", bytes) => kind.cluster_bytes = len(bytes),
                 ("r", bits) => kind.refcount_bits = len(bits),
-                ("z", "std") => kind.compression = Compression::Zstd,
                 ("x", "") => kind.is_extended = true,
+                ("z", "std") => kind.compression = Compression::Zstd,
                 ("v", "2") => kind.version = Version::V2,
                 _ => kind.len = len(word),
             }
@@ -63,20 +68,29 @@ impl Kind {
             cluster_bytes,
             version,
             refcount_bits: if version == Version::V2 { 16 } else { 1 << rng.below(7) },
-            compression,
             is_extended,
+            data_file: rng.one_in(6).then(|| rng.one_in(2)).filter(|_| version == Version::V3),
+            compression,
             is_overlay: false,
         }
     }
 
-    pub(crate) fn image(&self) -> Image {
+    /// The images that it consists of: that of the disk last.
+    pub(crate) fn images(&self) -> Vec<Image> {
+        let data = self.data_file.map(|_| Image::new(self.len.next_multiple_of(512)));
+        data.into_iter().chain([self.image()]).collect()
+    }
+
+    fn image(&self) -> Image {
         let backing = self.is_overlay.then(|| b"base".to_vec());
         let options = CreateOptions {
             cluster_bytes: self.cluster_bytes,
             version: self.version,
             refcount_bits: self.refcount_bits,
-            compression: self.compression,
             extended_l2: self.is_extended,
+            data_file: self.data_file.map(|_| b"data".to_vec()),
+            is_data_raw: self.data_file == Some(true) && !self.is_overlay,
+            compression: self.compression,
             backing_format: backing.as_ref().map(|_| b"qcow2".to_vec()),
             backing_name: backing,
             ..CreateOptions::new(self.len)
@@ -94,7 +108,12 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = if self.version == Version::V2 { " v2" } else { "" };
         let extended = if self.is_extended { " x" } else { "" };
+        let data = match self.data_file {
+            None => "",
+            Some(false) => " data",
+            Some(true) => " rawdata",
+        };
         let (cluster, len) = (show_len(self.cluster_bytes), show_len(self.len));
-        write!(f, "c{cluster} r{}{version}{extended} {len}", self.refcount_bits)
+        write!(f, "c{cluster} r{}{version}{extended}{data} {len}", self.refcount_bits)
     }
 }

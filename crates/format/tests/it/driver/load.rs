@@ -11,11 +11,12 @@ use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::{ByteModel, DiscardRule};
 use drystone_testkit::sim::{Sim, explore};
 
-use super::chain::{Chain, SMALL, demand_clean};
+use super::chain::{Chain, SMALL, demand_clean, is_data};
 use super::kind::Kind;
 use super::script::client;
 use super::snapshot;
-use super::state::{State, read_all};
+use super::state::{State, demand_raw_data, read_all};
+use super::tracked::Tracked;
 
 /// Requests of all kinds to a chain like `kind`.
 pub(crate) fn load_of(kind: Kind, requests: u64) -> Load {
@@ -62,9 +63,9 @@ pub(crate) fn load_state(sim: &Sim, state: &State, load: &Load) -> Vec<Image> {
     run_clients(sim, &chain, &model, load, no_error);
     read_all(sim, &chain, &model).unwrap();
     chain.close(&graph).unwrap();
-    disks.iter().for_each(|disk| demand_clean(&disk.image()));
+    disks.iter().filter(|disk| !is_data(disk)).for_each(|disk| demand_clean(&disk.image()));
     let chain = Chain::open(&graph, &disks, state.options).unwrap();
-    read_all(sim, &chain, &model).unwrap();
+    demand_raw_data(&disks, &read_all(sim, &chain, &model).unwrap());
     disks.iter().map(SimDisk::image).collect()
 }
 
@@ -75,7 +76,8 @@ fn load_new(sim: &Sim, layers: usize, requests: u64) {
     let top = kinds[layers - 1];
     let options = drystone_format::qcow2::driver::open::Qcow2Options { pass_discard: rng.one_in(2), ..SMALL };
     let state = State {
-        images: kinds.iter().map(Kind::image).collect(),
+        bitmaps: Tracked::default(),
+        images: kinds.iter().flat_map(Kind::images).collect(),
         model: ByteModel::zeroed(top.len),
         options,
         leaks: 0,
@@ -135,7 +137,7 @@ fn a_full_disk_fails_requests_until_it_has_room() {
         explore(0..60, |sim| {
             let mut rng = sim.rng();
             let kind = Kind { cluster_bytes: [512, 4096][rng.index(2)], len: 256 << 10, ..Kind::of("") };
-            let disks = disks(&[kind.image()], &mut rng);
+            let disks = disks(&kind.images(), &mut rng);
             disks[0].set_space(disks[0].image().allocated_bytes() + 16384 + rng.below(65536));
             let model = Rc::new(RefCell::new(ByteModel::zeroed(kind.len)));
             let graph = SimGraph::start(sim);

@@ -2,9 +2,10 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `kind`, `state`, `chain`, `script`, `snapshot` | images in words, what they hold, opened, used, with snapshots |
+//! | `kind`, `state`, `chain`, `script`, `snapshot`, `tracked` | images in words, what they hold, opened, used, with snapshots and bitmaps |
 //! | `changes` | every change of metadata in several steps |
 //! | `crash_points`, `scripted`, `marked` | each of them, and the mark of damage, cut at every boundary |
+//! | `internal`, `repairing` | internal snapshots and repairs, cut likewise |
 //! | `change` | each of them disturbed at each of its operations |
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `matrix` | every size of clusters, width of counts, version and depth |
@@ -17,6 +18,7 @@ mod change;
 mod changes;
 mod crash_points;
 mod damage;
+mod internal;
 mod kind;
 mod load;
 mod marked;
@@ -24,7 +26,9 @@ mod matrix;
 mod ordeal;
 mod parallel;
 mod reopen;
+mod repairing;
 mod script;
 mod scripted;
 mod snapshot;
 mod state;
+mod tracked;

@@ -153,7 +153,7 @@ fn writable(image: &Image, outcomes: &mut Outcomes) {
     let sim = Sim::seeded(0);
     let disk = instant_disk(image);
     let graph = SimGraph::start(&sim);
-    let options = Qcow2Options { drop_bitmaps: true, ..SMALL };
+    let options = SMALL;
     let Ok(chain) = Chain::open(&graph, std::slice::from_ref(&disk), options) else {
         outcomes.not_writable += 1;
         return;

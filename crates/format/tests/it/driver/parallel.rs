@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange};
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, Target};
 use drystone_testkit::disk::{OpFilter, OpKind};
@@ -70,7 +71,7 @@ fn resident_bytes() -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_cache_keeps_to_its_bytes() {
-    let mut image = Kind { len: 1 << 40, ..Kind::of("c64K r16 1M") }.image();
+    let mut image = Kind { len: 1 << 40, ..Kind::of("c64K r16 1M") }.images().remove(0);
     let l1 = header(&image).l1();
     let tables: Vec<u8> =
         (0..u64::from(l1.entries)).flat_map(|index| ((1 << 41) + (index << 16)).to_be_bytes()).collect();
@@ -80,7 +81,7 @@ fn a_cache_keeps_to_its_bytes() {
         let sim = Sim::seeded(1);
         let disk = instant_disk(&image);
         let graph = SimGraph::start(&sim);
-        let options = Qcow2Options { l2_cache_bytes: cache_bytes, ..SMALL };
+        let options = Qcow2Options { caches: CacheOptions::of_bytes(cache_bytes), ..SMALL };
         let chain = Chain::open_to_read(&graph, &disk, options).unwrap();
         let grown = sim.block_on(&sim.io(1), async {
             let mut client = BackendClient::new(&chain.backend, &sim.io(1));

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::{Kind, Result};
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_format::qcow2::feature::{CompatibleBit, IncompatibleBit};
 use drystone_testkit::client::SharedModel;
@@ -106,7 +107,7 @@ fn a_reopening_with_other_caches_disturbs_nothing() {
     let open = Open::new(&sim, &State::new("c512 r64 256K"));
     for cache_bytes in [0, 1 << 20, 4096, 64 << 20, 0] {
         open.run("write 0..100K; unmap 30K..40K; write 200K..210K").unwrap();
-        open.reopen(Qcow2Options { l2_cache_bytes: cache_bytes, refcount_cache_bytes: cache_bytes, ..SMALL });
+        open.reopen(Qcow2Options { caches: CacheOptions::of_bytes(cache_bytes), ..SMALL });
         open.read_all();
     }
     open.close_clean();

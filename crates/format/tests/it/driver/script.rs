@@ -7,24 +7,28 @@
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
+//! | `bitmap ...` | of a persistent bitmap ([`tracked::action`]) |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
+//! | `empty` | nor is this: gives up all of an image whose backing file shows zeroes |
 //!
 //! A semicolon waits for what was before; requests with `&` between them run side by side on different threads.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use drystone_base::Result;
+use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::BackingFile;
+use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
 use drystone_testkit::graph::SimGraph;
-use drystone_testkit::model::DiscardRule;
+use drystone_testkit::model::{Content, DiscardRule, Ending};
 use drystone_testkit::notation::{len, range};
 use drystone_testkit::sim::Sim;
 
 use super::chain::{Chain, SMALL};
+use super::tracked::{self, Tracked};
 
 pub(crate) type Client = Watched<BackendClient>;
 
@@ -46,6 +50,8 @@ pub(crate) struct Stage<'g, 's> {
     pub(crate) model: &'g SharedModel,
     /// The names that the backing file may have on disk: the one that it has, and one that it may have.
     pub(crate) names: &'g RefCell<Vec<Option<Vec<u8>>>>,
+    /// What bitmaps must have.
+    pub(crate) bitmaps: &'g RefCell<Tracked>,
 }
 
 impl Stage<'_, '_> {
@@ -67,20 +73,36 @@ impl Stage<'_, '_> {
                 // What cannot be written any more is stored.
                 let flush = model.borrow_mut().begin_flush();
                 chain.set_read_only(graph, true)?;
+                self.bitmaps.borrow_mut().stored();
                 model.borrow_mut().end_flush(flush);
                 Ok(())
             }
             ["rw"] => chain.set_read_only(graph, false),
             ["cache", bytes] => {
                 let bytes = len(bytes);
-                chain.reopen(
-                    graph,
-                    Qcow2Options { l2_cache_bytes: bytes, refcount_cache_bytes: bytes, ..SMALL },
-                )
+                chain.reopen(graph, Qcow2Options { caches: CacheOptions::of_bytes(bytes), ..SMALL })
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
-            _ => run_step(sim, chain, model, step),
+            ["bitmap", ref words @ ..] => {
+                let action = tracked::action(words, chain.top);
+                self.bitmaps.borrow_mut().before(&action);
+                chain.bitmap(graph, action.clone())?;
+                self.bitmaps.borrow_mut().after(&action);
+                Ok(())
+            }
+            ["empty"] => {
+                let all = GuestRange::new(GuestOffset::ZERO, model.borrow().len());
+                let zeroing = model.borrow_mut().begin_write(all, Content::Zero);
+                let result = chain.empty(graph);
+                model.borrow_mut().end_write(zeroing, Ending::from(&result));
+                result
+            }
+            _ => {
+                run_step(sim, chain, model, step)?;
+                self.bitmaps.borrow_mut().acknowledged(step);
+                Ok(())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Scripted`]: a script on a chain of images as what a power cut is looked at for.
 //!
 //! Whatever survived: the images open, the check finds no corruption and no mark that they need a repair, what was flushed is
-//! there and nothing that was never written, the backing file has its old name or the new one, images below are as they
+//! there and nothing that was never written, a bitmap has what was acknowledged or is in use, the backing file has its old name or the new one, images below are as they
 //! were. Then the guest goes on: requests work, and what they do stands another cut.
 
 use std::cell::RefCell;
@@ -14,9 +14,10 @@ use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
-use super::chain::{Chain, demand_consistent, header};
+use super::chain::{Chain, demand_consistent, header, is_data};
 use super::script::Stage;
-use super::state::{State, read_all};
+use super::state::{State, demand_raw_data, read_all};
+use super::tracked::Tracked;
 
 /// A script and the images that it is done to.
 pub(crate) struct Scripted<'s> {
@@ -30,6 +31,7 @@ pub(crate) struct Known {
     pub(crate) model: ByteModel,
     /// Of the backing file of the image on top.
     names: Vec<Option<Vec<u8>>>,
+    bitmaps: Tracked,
 }
 
 fn name_of(image: &Image) -> Option<Vec<u8>> {
@@ -41,10 +43,17 @@ fn are_disturbed(disks: &[SimDisk]) -> bool {
     disks.iter().any(|disk| disk.power().is_off() || disk.faults_hit() > 0)
 }
 
+impl Known {
+    /// With another model of the disk's bytes.
+    pub(crate) fn with_model(&self, model: ByteModel) -> Self {
+        Self { model, ..self.clone() }
+    }
+}
+
 impl Scripted<'_> {
     pub(crate) fn before(&self) -> Known {
         let names = vec![name_of(self.state.images.last().unwrap())];
-        Known { model: self.state.model.clone(), names }
+        Known { model: self.state.model.clone(), names, bitmaps: self.state.bitmaps.clone() }
     }
 
     /// Opens the chain, works with it and closes it. What is known if the power goes off then.
@@ -56,13 +65,16 @@ impl Scripted<'_> {
         work: impl FnOnce(&Stage<'_, '_>),
     ) -> Known {
         let (model, names) = (Rc::new(RefCell::new(known.model.clone())), RefCell::new(known.names.clone()));
+        let bitmaps = RefCell::new(known.bitmaps.clone());
         let graph = SimGraph::start(sim);
         let done = Chain::open(&graph, disks, self.state.options).and_then(|chain| {
-            work(&Stage { sim, graph: &graph, chain: &chain, model: &model, names: &names });
+            let (model, names, bitmaps) = (&model, &names, &bitmaps);
+            work(&Stage { sim, graph: &graph, chain: &chain, model, names, bitmaps });
             // Closing stores everything.
             let flush = model.borrow_mut().begin_flush();
             chain.close(&graph)?;
             model.borrow_mut().end_flush(flush);
+            bitmaps.borrow_mut().stored();
             Ok(())
         });
         if let Err(error) = done {
@@ -70,7 +82,7 @@ impl Scripted<'_> {
         }
         let mut model = model.borrow().clone();
         model.crash();
-        Known { model, names: names.take() }
+        Known { model, names: names.take(), bitmaps: bitmaps.take() }
     }
 
     /// Runs a script that only a power cut may stop.
@@ -100,7 +112,8 @@ impl Subject for Scripted<'_> {
         }
         let name = name_of(&image);
         assert!(known.names.contains(&name), "the backing file is called {name:?}, not {:?}", known.names);
-        for (disk, before) in below.iter().zip(&self.state.images) {
+        let unchanged = below.iter().zip(&self.state.images).filter(|(disk, _)| !is_data(disk));
+        for (disk, before) in unchanged {
             assert!(disk.image() == *before, "an image below has changed");
         }
         let mut model = known.model.clone();
@@ -108,11 +121,19 @@ impl Subject for Scripted<'_> {
         let model = Rc::new(RefCell::new(model));
         let graph = SimGraph::start(sim);
         let chain = Chain::open(&graph, disks, self.state.options).unwrap();
-        read_all(sim, &chain, &model).unwrap();
+        let contents = read_all(sim, &chain, &model).unwrap();
+        demand_raw_data(disks, &contents);
+        let mut bitmaps = known.bitmaps.clone();
+        let bitmaps = chain.bitmaps(&graph, move |found| {
+            bitmaps.check(&found.list(), |name, range| {
+                found.run(name, range).map(|run| run == (true, range.len()))
+            });
+            bitmaps
+        });
         chain.close(&graph).unwrap();
         assert!(top.image() == image, "reading has changed the image");
         let model = model.borrow().clone();
-        Known { model, names: vec![name] }
+        Known { model, names: vec![name], bitmaps }
     }
 
     fn go_on(&self, sim: &Sim, disks: &[SimDisk], known: Known) -> Known {

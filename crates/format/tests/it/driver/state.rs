@@ -13,10 +13,11 @@ use drystone_testkit::sim::Sim;
 
 use crate::common::{golden, golden_image, parse_od};
 
-use super::chain::{Chain, SMALL, demand_consistent, demand_leaks};
+use super::chain::{Chain, SMALL, demand_consistent, demand_leaks, header, is_data};
 use super::kind::Kind;
-use super::script::{client, run};
+use super::script::{Stage, client};
 use super::snapshot;
+use super::tracked::Tracked;
 
 /// Longest read of [`read_all`].
 const READ_BYTES: u64 = 256 << 10;
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) options: Qcow2Options,
     /// How many clusters of the image on top leak.
     pub(crate) leaks: u64,
+    /// Of the image on top.
+    pub(crate) bitmaps: Tracked,
 }
 
 impl State {
@@ -42,14 +45,20 @@ impl State {
     }
 
     pub(crate) fn of(kind: Kind) -> Self {
-        Self { images: vec![kind.image()], model: ByteModel::zeroed(kind.len), options: SMALL, leaks: 0 }
+        Self {
+            images: kind.images(),
+            model: ByteModel::zeroed(kind.len),
+            options: SMALL,
+            leaks: 0,
+            bitmaps: Tracked::default(),
+        }
     }
 
     /// A recorded image, on its own.
     pub(crate) fn golden(name: &str) -> Self {
         let images = vec![Image::from_bytes(&golden_image(name).bytes)];
         let model = ByteModel::of(&Image::from_bytes(&parse_od(&golden(&format!("{name}.disk")))));
-        Self { images, model, options: SMALL, leaks: 0 }
+        Self { images, model, options: SMALL, leaks: 0, bitmaps: Tracked::default() }
     }
 
     /// After the requests of `script` and a clean close.
@@ -59,9 +68,20 @@ impl State {
         let model = Rc::new(RefCell::new(self.model));
         let graph = SimGraph::start(&sim);
         let chain = Chain::open(&graph, &disks, self.options).unwrap();
-        run(&sim, &chain, &model, script).unwrap();
-        run(&sim, &chain, &model, "flush").unwrap();
+        let (names, bitmaps) = (RefCell::default(), RefCell::new(self.bitmaps));
+        let stage = Stage {
+            sim: &sim,
+            graph: &graph,
+            chain: &chain,
+            model: &model,
+            names: &names,
+            bitmaps: &bitmaps,
+        };
+        stage.run(script).unwrap();
+        stage.run("flush").unwrap();
         chain.close(&graph).unwrap();
+        bitmaps.borrow_mut().stored();
+        self.bitmaps = bitmaps.take();
         self.images = disks.iter().map(SimDisk::image).collect();
         demand_leaks(self.images.last().unwrap(), self.leaks);
         self.model = model.borrow().clone();
@@ -89,7 +109,7 @@ impl State {
         let kind = Kind { is_overlay: true, ..Kind::of(kind) };
         let mut below = self.contents();
         below.set_len(kind.len);
-        self.images.push(kind.image());
+        self.images.extend(kind.images());
         self.model = ByteModel::of(&below);
         self
     }
@@ -134,6 +154,17 @@ fn whole(len: u64) -> GuestRange {
 /// A disk on which all operations end at once.
 pub(crate) fn instant_disk(image: &Image) -> SimDisk {
     SimDisk::new(image.clone(), DiskOptions { timing: Timing::Instant, ..DiskOptions::seeded(0) })
+}
+
+/// A data file that is a raw image of the disk says what the disk does.
+pub(crate) fn demand_raw_data(disks: &[SimDisk], contents: &Image) {
+    let [.., data, top] = disks else { return };
+    let len = contents.len();
+    if is_data(data) && header(&top.image()).is_data_raw() && len <= 2 * LARGE_BYTES {
+        let mut data = data.image();
+        data.set_len(len);
+        assert!(data == *contents, "the raw data file differs from the disk");
+    }
 }
 
 /// Reads the disk, each byte checked; of a large one, the start and the end.

@@ -1,7 +1,9 @@
 //! Commands that change or draw the graph.
 
+use super::bitmap::{BlockDirtyBitmapAdd, BlockDirtyBitmapMerge};
 use super::blockdev::BlockdevOptions;
 use super::common::{Data, Empty, wrapped};
+use super::export::BlockDirtyBitmap;
 
 qapi_struct! {
     /// Arguments of `blockdev-del`.
@@ -47,11 +49,21 @@ qapi_struct! {
     }
 }
 
-wrapped!(Empty "AbortWrapper", BlockdevSnapshot "BlockdevSnapshotWrapper", BlockdevSnapshotSync "BlockdevSnapshotSyncWrapper");
+wrapped!(Empty "AbortWrapper", BlockDirtyBitmapAdd "BlockDirtyBitmapAddWrapper", BlockDirtyBitmap "BlockDirtyBitmapWrapper", BlockDirtyBitmapMerge "BlockDirtyBitmapMergeWrapper", BlockdevSnapshot "BlockdevSnapshotWrapper", BlockdevSnapshotSync "BlockdevSnapshotSyncWrapper");
 
 qapi_enum! {
     /// What a transaction can do.
-    pub enum TransactionActionKind { Abort, BlockdevSnapshot, BlockdevSnapshotSync }
+    pub enum TransactionActionKind {
+        Abort,
+        BlockDirtyBitmapAdd,
+        BlockDirtyBitmapRemove,
+        BlockDirtyBitmapClear,
+        BlockDirtyBitmapEnable,
+        BlockDirtyBitmapDisable,
+        BlockDirtyBitmapMerge,
+        BlockdevSnapshot,
+        BlockdevSnapshotSync,
+    }
 }
 
 qapi_union! {
@@ -60,6 +72,12 @@ qapi_union! {
     /// What it does.
     r#type: TransactionActionKind => pub enum TransactionActionData {
         Abort(Data<Empty>),
+        BlockDirtyBitmapAdd(Data<BlockDirtyBitmapAdd>),
+        BlockDirtyBitmapRemove(Data<BlockDirtyBitmap>),
+        BlockDirtyBitmapClear(Data<BlockDirtyBitmap>),
+        BlockDirtyBitmapEnable(Data<BlockDirtyBitmap>),
+        BlockDirtyBitmapDisable(Data<BlockDirtyBitmap>),
+        BlockDirtyBitmapMerge(Data<BlockDirtyBitmapMerge>),
         BlockdevSnapshot(Data<BlockdevSnapshot>),
         BlockdevSnapshotSync(Data<BlockdevSnapshotSync>),
     }

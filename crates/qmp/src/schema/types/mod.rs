@@ -14,6 +14,7 @@
 //! | [`socket`] | addresses |
 //! | [`monitor`] | monitors and their channels, on the command line only |
 
+pub mod bitmap;
 pub mod blockdev;
 pub mod common;
 pub mod control;

@@ -17,7 +17,10 @@ use crate::options::Options;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// Takes them.
-pub(super) fn take(options: &mut Options) -> Result<NbdOptions> {
+///
+/// # Errors
+/// [`Kind::InvalidInput`] for values without a meaning; [`Kind::Unsupported`] for kinds of addresses that are not supported.
+pub fn take(options: &mut Options) -> Result<NbdOptions> {
     let address = take_address(options)?;
     let export = options.take_text("export")?.unwrap_or_default();
     if export.len() > drystone_nbd::limit::STRING_BYTES_MAX || export.contains('\0') {
