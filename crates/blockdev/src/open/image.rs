@@ -41,7 +41,8 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, said, mut settings, format, file, backing, data_file, test, options } = spec;
+        let ImageSpec { node_name, said, mut settings, format, file, backing, data_file, test, options } =
+            spec;
         let data_is_heir = !matches!(data_file, Some(NodeSpec::Existing(_)));
         let is_heir = !matches!(file, NodeSpec::Existing(_));
         let given = Given::new(said.clone(), settings);

@@ -400,10 +400,11 @@ fn golden_disks_side_by_side_are_compared_alike() {
 fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
-    let written: usize = ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io", "blkdebug", "blkverify"]
-        .into_iter()
-        .map(cases)
-        .sum();
+    let written: usize =
+        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io", "blkdebug", "blkverify"]
+            .into_iter()
+            .map(cases)
+            .sum();
     assert!(written >= 600, "{written} cases");
     let made: usize =
         ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
