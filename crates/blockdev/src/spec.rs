@@ -256,6 +256,13 @@ impl NodeSpec {
         })))
     }
 
+    /// A file that an image names for its data: this path, as it is, from the folder where the program runs.
+    pub(crate) fn data_file(path: OsString, settings: Settings) -> Result<Self> {
+        let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
+        let driver = ProtocolDriver::File(file_options(path, settings));
+        Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
+    }
+
     /// The image that is tested beside a plain copy of it.
     fn test(options: &mut Options, speaker: Speaker, settings: Settings) -> Result<Self> {
         match options.take_child("test")? {
@@ -266,13 +273,6 @@ impl NodeSpec {
                 Err(Error::new(Kind::InvalidInput, text).in_option("test"))
             }
         }
-    }
-
-    /// A file that an image names for its data: this path, as it is, from the folder where the program runs.
-    pub(crate) fn data_file(path: OsString, settings: Settings) -> Result<Self> {
-        let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
-        let driver = ProtocolDriver::File(file_options(path, settings));
-        Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.

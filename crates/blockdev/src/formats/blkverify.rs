@@ -48,8 +48,12 @@ impl Configured for ConfiguredFilter {
     fn open<'a>(&'a self, file: Io<'a>, read_only: bool) -> LocalFuture<'a, Result<OpenedImage>> {
         Box::pin(async move {
             let facts = NodeFacts { len: file.len(), request_alignment: 1, read_only };
-            let backing = Backing::Impossible;
-            Ok(OpenedImage { driver: Box::new(BlkVerify), facts, backing, data_file: DataFile::Same })
+            Ok(OpenedImage {
+                driver: Box::new(BlkVerify),
+                facts,
+                backing: Backing::Impossible,
+                data_file: DataFile::Same,
+            })
         })
     }
 }
