@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use drystone_base::{Be, Error, HostOffset, Kind, Result};
 use drystone_core::driver::NodeFacts;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
@@ -24,20 +25,16 @@ use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// How an image is opened, and what a reopening can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
+    /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
+    pub discard_keeps: bool,
     /// How much memory is taken for tables.
     pub caches: CacheOptions,
-}
-
-impl Default for Qcow2Options {
-    fn default() -> Self {
-        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
-    }
 }
 
 /// What a freshly opened image says about itself, beside the driver.
@@ -131,6 +128,9 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
         true => 0,
         false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
     };
+    if entries > 0 {
+        file.event(Event::ReftableLoad).await;
+    }
     let refcounts = load_words(file, header.refcounts().at, entries).await?;
     let bitmaps = load_bitmaps(file, &header).await?;
     Ok(Loaded { header, bytes, l1, refcounts, bitmaps })
