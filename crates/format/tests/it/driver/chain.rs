@@ -48,7 +48,8 @@ impl Chain {
             let mut data = None;
             let count = disks.len();
             for (index, disk) in disks.iter().enumerate() {
-                if is_data(disk) {
+                // What is on top is the image, however broken.
+                if index + 1 < count && is_data(disk) {
                     data = Some(disk);
                     continue;
                 }
