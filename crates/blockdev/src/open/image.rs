@@ -41,7 +41,8 @@ impl<'s> Session<'s, '_> {
         mut place: Place,
         seen: &mut Vec<Identity>,
     ) -> Result<Pending> {
-        let ImageSpec { node_name, said, mut settings, format, file, backing, data_file, options } = spec;
+        let ImageSpec { node_name, said, mut settings, format, file, backing, data_file, test, options } =
+            spec;
         let data_is_heir = !matches!(data_file, Some(NodeSpec::Existing(_)));
         let is_heir = !matches!(file, NodeSpec::Existing(_));
         let given = Given::new(said.clone(), settings);
@@ -73,6 +74,14 @@ impl<'s> Session<'s, '_> {
             return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
         }
         let data = self.data_file(&image, data_file, &mut settings, place).await.map_err(named)?;
+        let test = match test {
+            Some(test) => Some(self.test(test, settings, place).await?),
+            None => None,
+        };
+        if let Some(test) = test {
+            // The one that is trusted may be longer.
+            image.facts.len = self.opening.node(test)?.len();
+        }
         let backing_is_heir = !matches!(backing, BackingSpec::Node(NodeSpec::Existing(_)));
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
@@ -92,6 +101,7 @@ impl<'s> Session<'s, '_> {
             role,
             file: file.id,
             data,
+            test,
             leaf: file.leaf,
             node_name,
             settings,
@@ -102,6 +112,17 @@ impl<'s> Session<'s, '_> {
             data_is_heir,
             backing_is_heir,
         })
+    }
+
+    /// Opens the second disk of a driver that has two.
+    async fn test(&mut self, spec: NodeSpec, settings: Settings, place: Place) -> Result<NodeId> {
+        if place.nesting >= NESTING_MAX {
+            let text = format!("more than {NESTING_MAX} images are inside each other");
+            return Err(Error::new(Kind::TooLarge, text).in_option("test"));
+        }
+        let users = default_grant(Role::DATA, parent(place, settings));
+        let place = Place { users, owned: false, nesting: place.nesting + 1, ..place };
+        Ok(self.chain(spec, place).await?.id)
     }
 
     /// Locks the file for what the image will be used for, and opens the image in it.

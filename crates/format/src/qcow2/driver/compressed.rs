@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{BufResult, WriteFlags};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -145,7 +146,10 @@ impl Qcow2 {
         };
         let flags = WriteFlags { fua: false, compressed: false, ..flags };
         let (written, stream) = match io.file() {
-            Ok(file) => file.write(piece.at.in_child(), stream, flags).await,
+            Ok(file) => {
+                file.event(Event::WriteCompressed).await;
+                file.write(piece.at.in_child(), stream, flags).await
+            }
             Err(error) => (Err(error), stream),
         };
         io.sim_point().await;

@@ -50,7 +50,8 @@ impl Qcow2 {
         if self.condition.is_marked() || !is_dirty() {
             return Ok(());
         }
-        let cannot = || Error::new(Kind::InvalidImage, "the image was not closed properly and cannot be repaired");
+        let cannot =
+            || Error::new(Kind::InvalidImage, "the image was not closed properly and cannot be repaired");
         let repaired = repair(&FileTarget(io.file()?), &self.header_now(), Repair::All, |_| {}).await;
         let repaired = repaired.map_err(|error| cannot().because(error))?;
         if repaired.outcome.check_errors > 0 {

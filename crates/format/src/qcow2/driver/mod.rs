@@ -11,7 +11,7 @@
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
 //! | [`caches`] | how much of the tables is in memory, and for how long |
-//! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
+//! | `map` (`l1`, `cache`, `frame`, `runs`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
@@ -51,6 +51,7 @@ mod read;
 mod refs;
 mod reserve;
 mod resize;
+mod runs;
 mod segments;
 mod shared;
 mod shrink;
@@ -124,16 +125,20 @@ pub struct Qcow2 {
 
 /// Reads `len` bytes of a table; what lies past the end of the file is zeroes, but its start must be inside.
 async fn load_table(file: Io<'_>, at: HostOffset, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = load_table_as_is(file, at, len).await?.as_slice().to_vec();
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// As [`load_table`], without what lies past the end of the file.
+async fn load_table_as_is(file: Io<'_>, at: HostOffset, len: usize) -> Result<Buf> {
     let left = file.len().saturating_sub(at.get());
     if left == 0 {
         let text = format!("a table at {at} lies past the end of the file ({} bytes)", file.len());
         return Err(Error::new(Kind::Corrupt, text));
     }
     let stored = usize::try_from(left).unwrap_or(usize::MAX).min(len);
-    let buf = file.read_new(at.in_child(), stored).await?;
-    let mut bytes = buf.as_slice().to_vec();
-    bytes.resize(len, 0);
-    Ok(bytes)
+    file.read_new(at.in_child(), stored).await
 }
 
 /// Writes bytes into a file.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use drystone_base::{Be, Error, HostOffset, Kind, Result};
 use drystone_core::driver::NodeFacts;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
@@ -131,6 +132,9 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
         true => 0,
         false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
     };
+    if entries > 0 {
+        file.event(Event::ReftableLoad).await;
+    }
     let refcounts = load_words(file, header.refcounts().at, entries).await?;
     let bitmaps = load_bitmaps(file, &header).await?;
     Ok(Loaded { header, bytes, l1, refcounts, bitmaps })

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
@@ -110,10 +111,12 @@ impl Qcow2 {
             self.data_file(io)?.flush().await?;
         }
         for block in &round.blocks {
+            file.event(Event::RefblockUpdatePart).await;
             write_bytes(file, block.at, &block.bytes).await?;
         }
         if !round.table.is_empty() {
             file.flush().await?;
+            file.event(Event::RefblockAllocHookup).await;
             write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
@@ -122,11 +125,13 @@ impl Qcow2 {
             }
             io.sim_point().await;
             for slice in &round.slices {
+                file.event(Event::L2Update).await;
                 write_bytes(file, slice.at, &slice.bytes).await?;
             }
         }
         if !round.l1.is_empty() {
             file.flush().await?;
+            file.event(Event::L1Update).await;
             write_entries(file, self.header_now().l1().at, &round.l1).await?;
         }
         file.flush().await

@@ -263,7 +263,8 @@ fn an_unclosed_image_is_repaired_by_the_first_write() {
     let model = Rc::new(RefCell::new(state.model));
     read_all(&sim, &chain, &model).unwrap();
     assert!(disk.image() == state.images[0], "reading changes nothing");
-    run(&sim, &chain, &model, "write 1K..2K & read 0..64K & write 30K..31K & discard 8K..12K; read 0..64K").unwrap();
+    run(&sim, &chain, &model, "write 1K..2K & read 0..64K & write 30K..31K & discard 8K..12K; read 0..64K")
+        .unwrap();
     chain.close(&graph).unwrap();
     demand_clean(&disk.image());
     assert!(!header(&disk.image()).incompatible().has(IncompatibleBit::Dirty));
@@ -272,6 +273,8 @@ fn an_unclosed_image_is_repaired_by_the_first_write() {
 #[test]
 fn an_unclosed_image_is_cut_while_it_is_repaired() {
     let state = unclosed("64K");
-    let subject = Unclosed(Scripted { state: &state, script: "write 1K..2K; flush; write 30K..31K & discard 8K..12K" });
-    CrashPoints::of("an unclosed image is repaired by the first write", state.images.clone()).look_at(&subject);
+    let subject =
+        Unclosed(Scripted { state: &state, script: "write 1K..2K; flush; write 30K..31K & discard 8K..12K" });
+    CrashPoints::of("an unclosed image is repaired by the first write", state.images.clone())
+        .look_at(&subject);
 }
