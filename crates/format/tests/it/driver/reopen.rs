@@ -127,21 +127,31 @@ fn autoclear_features_go_with_the_first_write_only() {
 
 #[test]
 fn an_image_that_needs_a_repair_stays_read_only_until_it_has_it() {
-    for bit in [IncompatibleBit::Dirty, IncompatibleBit::Corrupt] {
-        let mark = if bit == IncompatibleBit::Dirty { 1 } else { 2 };
-        let sim = Sim::seeded(4);
-        let state = State::new("64K").after("write 0..9K").edit(|image| image.write(INCOMPATIBLE, &[mark]));
-        let open = Open::to_read(&sim, &state);
-        let refused = open.set_read_only(false).unwrap_err();
-        assert_eq!(refused.kind(), Kind::ReadOnly, "{}", refused.report());
-        open.read_all();
-        assert_eq!((open.byte(INCOMPATIBLE), open.writes()), (mark, 0));
-        open.put(INCOMPATIBLE, 0);
-        open.set_read_only(false).unwrap();
-        open.run("write 8K..20K; flush").unwrap();
-        assert!(!header(&open.disk.image()).incompatible().has(bit));
-        open.close_clean();
-    }
+    let sim = Sim::seeded(4);
+    let state = State::new("64K").after("write 0..9K").edit(|image| image.write(INCOMPATIBLE, &[2]));
+    let open = Open::to_read(&sim, &state);
+    let refused = open.set_read_only(false).unwrap_err();
+    assert_eq!(refused.kind(), Kind::ReadOnly, "{}", refused.report());
+    open.read_all();
+    assert_eq!((open.byte(INCOMPATIBLE), open.writes()), (2, 0));
+    open.put(INCOMPATIBLE, 0);
+    open.set_read_only(false).unwrap();
+    open.run("write 8K..20K; flush").unwrap();
+    assert!(!header(&open.disk.image()).incompatible().has(IncompatibleBit::Corrupt));
+    open.close_clean();
+}
+
+#[test]
+fn an_image_that_was_not_closed_is_repaired_by_the_first_write_only() {
+    let sim = Sim::seeded(4);
+    let state = State::new("64K").after("write 0..9K").edit(|image| image.write(INCOMPATIBLE, &[1]));
+    let open = Open::to_read(&sim, &state);
+    open.set_read_only(false).unwrap();
+    open.read_all();
+    assert_eq!((open.byte(INCOMPATIBLE), open.writes()), (1, 0));
+    open.run("write 8K..20K; flush").unwrap();
+    assert!(!header(&open.disk.image()).incompatible().has(IncompatibleBit::Dirty));
+    open.close_clean();
 }
 
 #[test]
