@@ -19,6 +19,7 @@ use std::sync::Arc;
 use drystone_core::control::{GraphView, Plan, Task};
 use drystone_core::graph::node::{ChildKey, Node, NodeId};
 use drystone_format::qcow2::driver::Qcow2;
+use drystone_nbd::uri::{Address, Uri};
 use drystone_protocol::file::HostFile;
 use drystone_protocol::nbd::NbdClient;
 
@@ -159,7 +160,7 @@ impl Bottom {
     fn of(graph: &impl LookUp, seen: &Seen) -> Option<Self> {
         let Some(file) = seen.file else {
             if let Some(nbd) = seen.node.driver_as::<NbdClient>() {
-                return (!seen.is_special()).then(|| Self::Nbd(nbd.options().to_string()));
+                return (!seen.is_special()).then(|| Self::Nbd(uri_of(&nbd.options().uri)));
             }
             let protocol = || (!seen.is_special()).then(|| Self::Protocol(seen.node.driver().format_name()));
             return seen.file_path().map(|path| Self::File(path.to_owned())).or_else(protocol);
@@ -184,6 +185,17 @@ impl Bottom {
             Self::Protocol(name) => PathBuf::from(format!("{name}://")),
             Self::Nbd(uri) => PathBuf::from(uri),
         }
+    }
+}
+
+/// The URI of an export as the C tools write it: a server's default export has no path, its usual port is said, and nothing
+/// is escaped.
+fn uri_of(uri: &Uri) -> String {
+    let export = if uri.export.is_empty() { String::new() } else { format!("/{}", uri.export) };
+    match &uri.address {
+        Address::Unix { socket } => format!("nbd+unix://{export}?socket={}", socket.display()),
+        Address::Tcp { host, port } if host.contains(':') => format!("nbd://[{host}]:{port}{export}"),
+        Address::Tcp { host, port } => format!("nbd://{host}:{port}{export}"),
     }
 }
 

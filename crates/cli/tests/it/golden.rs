@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
 
-use crate::common::serve::PATIENCE;
+use crate::common::forked::Forked;
 use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead; to `ours`, when we are where we may differ.
@@ -117,24 +115,9 @@ fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
 
 /// Starts `qemu-nbd` in the background, and comes back when clients can connect.
 fn serve(programs: &Programs<'_>, socket: &str, args: &[&str], dir: &Path) {
-    let place =
-        ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
-    let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
-    let status = Command::new(programs.named("qemu-nbd")).args(&args).current_dir(dir).status().unwrap();
-    assert!(status.success(), "the server at {socket} does not start: {args:?}");
-}
-
-/// Tells a server to end, and waits until it has.
-fn stop(socket: &str, dir: &Path) {
-    let pid = std::fs::read_to_string(dir.join(format!("{socket}.pid"))).unwrap();
-    let pid = pid.trim();
-    assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
-    // It is nobody's child here, and may stay on as a zombie.
-    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-    let until = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(Instant::now() < until, "the server at {socket} does not end");
-        std::thread::yield_now();
+    match Forked::start(&programs.named("qemu-nbd"), dir, socket, args) {
+        Ok(server) => server.stay(),
+        Err(ran) => panic!("the server at {socket} does not start: {args:?}: {}", ran.stderr),
     }
 }
 
@@ -194,7 +177,7 @@ fn prepare(line: &str, programs: &Programs<'_>, dir: &Path) {
         ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
         ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
-        ["stop", socket] => stop(socket, dir),
+        ["stop", socket] => Forked::at(dir, socket).stop(),
         ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
         ["qemu-img" | "qemu-io", ..] => {
             let ran = programs.run(line, dir);
@@ -347,6 +330,11 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_amend_changes_what_the_c_tool_changes() {
+    check("amend");
+}
+
+#[test]
 fn golden_repairs_fix_what_the_c_tool_fixes() {
     check("repair");
 }
@@ -374,6 +362,11 @@ fn golden_dd_makes_what_the_c_tool_makes() {
 #[test]
 fn golden_command_lines_are_understood_and_refused_alike() {
     check("usage");
+}
+
+#[test]
+fn golden_refusals_are_those_of_the_c_tool() {
+    check("refusals");
 }
 
 #[test]
@@ -405,13 +398,12 @@ fn golden_disks_side_by_side_are_compared_alike() {
 fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
-    let written: usize =
-        ["info", "create", "check", "repair", "snapshot", "usage", "hostile", "io", "blkdebug", "blkverify"]
-            .into_iter()
-            .map(cases)
-            .sum();
-    assert!(written >= 600, "{written} cases");
-    let made: usize =
-        ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
-    assert!(made >= 600, "{made} cases made from the table");
+    let files = std::fs::read_dir(golden()).unwrap();
+    let names =
+        files.filter_map(|file| Some(file.unwrap().file_name().to_str()?.strip_suffix(".txt")?.to_owned()));
+    let (made, written): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with("matrix-"));
+    for (names, what) in [(made, "made from the table"), (written, "written")] {
+        let count: usize = names.iter().map(|name| cases(name)).sum();
+        assert!(count >= 600, "{count} cases {what}");
+    }
 }

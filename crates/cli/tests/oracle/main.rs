@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "shared with the other test program, which uses the rest")]
 mod common;
 
+mod commands;
 mod damage;
 mod images;
 mod lines;
