@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 use drystone_base::{Error, Kind, Result};
 
-use super::spec::Spec;
 use super::Failure;
+use super::spec::Spec;
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 

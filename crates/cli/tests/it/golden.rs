@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::common::serve::PATIENCE;
-use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead; to `ours`, when we are where we may differ.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -377,6 +377,35 @@ fn golden_refusals_are_those_of_the_c_tool() {
     check("refusals");
 }
 
+/// The C tool does not come to an end here.
+#[test]
+fn a_chain_that_comes_back_to_itself_is_refused_by_every_command() {
+    let scratch = Scratch::new("loop");
+    let run = |line: &str| run(&our_tool(&scratch, "qemu-img"), &words(line), scratch.path());
+    for line in [
+        "create -q -f qcow2 one 1M",
+        "create -q -f qcow2 -b one -F qcow2 two",
+        "create -q -f qcow2 -b two -F qcow2 three",
+        "rebase -u -b three -F qcow2 one",
+    ] {
+        assert_eq!(run(line).status, 0, "{line}");
+    }
+    for (line, status) in [
+        ("map three", 1),
+        ("compare three three", 2),
+        ("commit three", 1),
+        ("rebase -b '' three", 1),
+        ("resize three 2M", 1),
+        ("measure three", 1),
+        ("bench three", 1),
+        ("convert -O raw three copy", 1),
+        ("create -f qcow2 -b three -F qcow2 four", 1),
+    ] {
+        let ran = run(line);
+        assert_eq!((ran.status, ran.stdout.as_str()), (status, ""), "{line}: {}", ran.stderr);
+    }
+}
+
 #[test]
 fn golden_hostile_images_are_judged_as_by_the_c_tool() {
     check("hostile");
@@ -397,7 +426,10 @@ fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
     let written: usize =
-        ["info", "create", "check", "repair", "snapshot", "usage", "refusals", "hostile", "io"].into_iter().map(cases).sum();
+        ["info", "create", "check", "repair", "snapshot", "usage", "refusals", "hostile", "io"]
+            .into_iter()
+            .map(cases)
+            .sum();
     assert!(written >= 600, "{written} cases");
     let made: usize =
         ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();

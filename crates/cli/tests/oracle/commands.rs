@@ -119,7 +119,9 @@ fn oracle_an_image_that_either_rebased_shows_the_same() {
         bench.chain(false, kind);
         bench.must(false, "convert -O raw top content");
         let content = "-f qcow2 -F raw";
-        for target in ["-b new -F qcow2", "-b base -F qcow2", "-b ''", "-c -b new -F qcow2", "-b content -F raw"] {
+        for target in
+            ["-b new -F qcow2", "-b base -F qcow2", "-b ''", "-c -b new -F qcow2", "-b content -F raw"]
+        {
             for is_ours in [true, false] {
                 bench.copy("top", "moved");
                 bench.must(is_ours, &format!("rebase {target} moved"));
@@ -172,8 +174,14 @@ fn oracle_what_either_resized_shows_the_same() {
                 bench.chain(is_ours, kind);
                 let image = script[0].split(' ').find(|word| ["top", "mid", "base"].contains(word)).unwrap();
                 let printed: Vec<String> = script.iter().map(|line| bench.must(is_ours, line)).collect();
-                assert!(printed.iter().all(|printed| printed == "Image resized.\n"), "{script:?}: {printed:?}");
-                bench.must(is_ours, &format!("convert -O raw {image} {}", if is_ours { "here" } else { "there" }));
+                assert!(
+                    printed.iter().all(|printed| printed == "Image resized.\n"),
+                    "{script:?}: {printed:?}"
+                );
+                bench.must(
+                    is_ours,
+                    &format!("convert -O raw {image} {}", if is_ours { "here" } else { "there" }),
+                );
                 bench.same(&format!("check {image}"));
                 assert_eq!(bench.run(!is_ours, &format!("check {image}")).status, 0, "{kind:?} {script:?}");
             }
