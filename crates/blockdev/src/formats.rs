@@ -23,12 +23,14 @@ use crate::options::Options;
 use crate::settings::Settings;
 
 mod blkdebug;
+mod blkverify;
 mod copy_on_read;
 mod foreign;
 mod qcow2;
 mod raw;
 
 use blkdebug::BlkDebugFilter;
+use blkverify::BlkVerifyFilter;
 use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;
 use raw::RawFormat;
@@ -149,6 +151,7 @@ impl Formats {
             Arc::new(Qcow2Format),
             Arc::new(CopyOnReadFilter),
             Arc::new(BlkDebugFilter),
+            Arc::new(BlkVerifyFilter),
         ])
     }
 

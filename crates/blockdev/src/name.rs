@@ -6,6 +6,7 @@
 //! | `file:PATH`, `host_device:PATH` | that driver on that path |
 //! | `nbd://...`, `nbd+unix://...`, `nbd:...` | an export of an NBD server |
 //! | `blkdebug:[RULES]:NAME` | what NAME means, behind `blkdebug` with the rules of a file |
+//! | `blkverify:RAW:NAME` | what NAME means, beside a plain copy of its disk in the file RAW |
 //! | `WORD:...`, without a `/` before the colon | another protocol, unknown to this build |
 //! | anything else | a path |
 //!
@@ -63,6 +64,9 @@ pub fn parse(name: &OsStr) -> Result<Name> {
     if let Some((b"blkdebug", rest)) = protocol(bytes) {
         return blkdebug_options(rest).map(Name::Nbd);
     }
+    if let Some((b"blkverify", rest)) = protocol(bytes) {
+        return blkverify_options(rest).map(Name::Nbd);
+    }
     let path_of = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
     let (path, driver) = match protocol(bytes) {
         None => (path_of(bytes), None),
@@ -94,12 +98,44 @@ fn blkdebug_options(rest: &[u8]) -> Result<Options> {
     Ok(options)
 }
 
+/// The options of a `blkverify` node, from what follows its name: a file, a colon, and the name of an image.
+fn blkverify_options(rest: &[u8]) -> Result<Options> {
+    let text = std::str::from_utf8(rest)
+        .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
+    let Some((raw, image)) = text.split_once(':').filter(|(raw, _)| !raw.is_empty()) else {
+        let text = "'blkverify:' is followed by a file, a colon, and the name of an image";
+        return Err(Error::new(Kind::InvalidInput, text));
+    };
+    let mut options = Options::default();
+    options.set("driver", "blkverify")?;
+    options.set("raw.filename", raw)?;
+    let test = match parse_below(image)? {
+        Name::Options(test) => test,
+        named => {
+            let mut test = Options::default();
+            test.set_nested("file", options_of(named)?)?;
+            test
+        }
+    };
+    options.set_nested("test", test)?;
+    Ok(options)
+}
+
 /// The options of a node that stands where a file would, by its name.
 fn below(name: &str) -> Result<Options> {
-    if name.matches(':').count() > NESTING_MAX {
+    options_of(parse_below(name)?)
+}
+
+/// A name inside another.
+fn parse_below(name: &str) -> Result<Name> {
+    if name.matches(':').count() > NESTING_MAX && !name.starts_with("json:") {
         return Err(Error::new(Kind::InvalidInput, "the names are nested too deep"));
     }
-    match parse(OsStr::new(name))? {
+    parse(OsStr::new(name))
+}
+
+fn options_of(name: Name) -> Result<Options> {
+    match name {
         Name::Options(options) | Name::Nbd(options) => Ok(options),
         Name::Path { path, driver } => {
             let mut options = Options::default();

@@ -20,6 +20,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::runtime::LocalFuture;
+use drystone_filter::blkverify;
 use drystone_sys::FileId;
 
 use crate::formats::{Backing, BackingName, Formats, OpenedImage};
@@ -196,6 +197,8 @@ struct Pending {
     file: NodeId,
     /// Where its data is, if that is another file.
     data: Option<NodeId>,
+    /// The second disk of a driver that has two.
+    test: Option<NodeId>,
     leaf: Leaf,
     node_name: Option<String>,
     settings: Settings,
@@ -305,6 +308,7 @@ impl<'s> Session<'s, '_> {
             let format_name = image.driver.format_name();
             let mut children = vec![(ChildKey::File, role, file)];
             children.extend(data.map(|data| (ChildKey::DataFile, Role::DATA, data)));
+            children.extend(pending.test.map(|test| (blkverify::TEST, Role::DATA, test)));
             let behind = below.map(|below| below.id);
             children.extend(behind.map(|behind| (ChildKey::Backing, Role::COW, behind)));
             let id = self.opening.add(NewNode {

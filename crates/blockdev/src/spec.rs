@@ -15,7 +15,7 @@ use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::graph::node::NodeId;
-use drystone_filter::blkdebug;
+use drystone_filter::{blkdebug, blkverify};
 use drystone_protocol::file::{Aio, FileKind, FileOptions, Locking};
 use drystone_protocol::memory::MemoryOptions;
 use drystone_protocol::nbd::NbdOptions;
@@ -32,7 +32,7 @@ use crate::settings::Settings;
 const IMAGE_OPTIONS: [&str; 2] = ["offset", "size"];
 
 /// What options say of children, rather than of the node.
-pub(crate) const CHILDREN: [&str; 4] = ["file", "backing", "data-file", "image"];
+pub(crate) const CHILDREN: [&str; 6] = ["file", "backing", "data-file", "image", "raw", "test"];
 
 /// A node to be opened, with what is below it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +82,8 @@ pub(crate) struct ImageSpec {
     pub(crate) backing: BackingSpec,
     /// What is said of the file that its data is in, if that is another one.
     pub(crate) data_file: Option<NodeSpec>,
+    /// A second disk, for drivers that have two (`test`).
+    pub(crate) test: Option<NodeSpec>,
     /// The format's own.
     pub(crate) options: Options,
 }
@@ -181,6 +183,7 @@ impl NodeSpec {
             }),
             backing: BackingSpec::AsRecorded,
             data_file: None,
+            test: None,
             options: Options::default(),
         })))
     }
@@ -196,6 +199,7 @@ impl NodeSpec {
             file: Self::file(file, speaker.about_file(speaker.settings))?,
             backing: BackingSpec::AsRecorded,
             data_file: None,
+            test: None,
             options: Options::default(),
         })))
     }
@@ -234,6 +238,10 @@ impl NodeSpec {
             Child::New(data) => Some(Self::file(data, speaker.about_file(settings))?),
             Child::Node(name) => Some(speaker.existing(name)?),
         };
+        let test = match file_key {
+            "raw" => Some(Self::test(&mut options, speaker, settings)?),
+            _ => None,
+        };
         speaker.own(&options)?;
         Ok(Self::Image(Box::new(ImageSpec {
             node_name,
@@ -243,6 +251,7 @@ impl NodeSpec {
             file,
             backing,
             data_file,
+            test,
             options,
         })))
     }
@@ -252,6 +261,18 @@ impl NodeSpec {
         let said = said_of_file(Path::new(&path), FileKind::ByPath)?;
         let driver = ProtocolDriver::File(file_options(path, settings));
         Ok(Self::Protocol(ProtocolSpec { node_name: None, said, settings, driver }))
+    }
+
+    /// The image that is tested beside a plain copy of it.
+    fn test(options: &mut Options, speaker: Speaker, settings: Settings) -> Result<Self> {
+        match options.take_child("test")? {
+            Child::New(test) => Self::image(test, Speaker { settings, ..speaker }),
+            Child::Node(name) => speaker.existing(name),
+            Child::Unsaid | Child::None => {
+                let text = "the child 'test' is missing";
+                Err(Error::new(Kind::InvalidInput, text).in_option("test"))
+            }
+        }
     }
 
     /// What is below an image: an image of a format that is said, or a protocol. It is not probed.
@@ -301,7 +322,11 @@ fn said_of_file(path: &Path, kind: FileKind) -> Result<Options> {
 
 /// The option of a driver that is its child `file`.
 pub(crate) fn file_key(driver: &str) -> &'static str {
-    if driver == blkdebug::FORMAT_NAME { "image" } else { "file" }
+    match driver {
+        blkdebug::FORMAT_NAME => "image",
+        blkverify::FORMAT_NAME => "raw",
+        _ => "file",
+    }
 }
 
 fn is_protocol(driver: &str) -> bool {

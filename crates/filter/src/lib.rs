@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`blkdebug`] | requests fail, or are held, by rules |
+//! | [`blkverify`] | two disks side by side, whose bytes must be the same |
 //! | [`copy_on_read`] | what is read from lower layers is kept in the topmost one |
 //! | `pieces`, `same_length` | what filters have in common |
 //!
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blkdebug;
+pub mod blkverify;
 pub mod copy_on_read;
 mod pieces;
 mod same_length;

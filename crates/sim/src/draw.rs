@@ -11,7 +11,8 @@ use crate::image::{Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
 use crate::step::{
-    Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble, VisitKind,
+    BitmapVerb, Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble,
+    VisitKind,
 };
 
 /// A generator with a taste.
@@ -168,6 +169,7 @@ impl Draw {
                 17..19 => Change::Filter(true),
                 19 => Change::Filter(false),
                 20 => Change::Delete,
+                21 => Change::Bitmap(self.bitmap_verb(), self.rng.below(3)),
                 _ => {
                     list.push(self.wait(1_500_000));
                     continue;
@@ -187,6 +189,12 @@ impl Draw {
             }
         }
         list
+    }
+
+    fn bitmap_verb(&mut self) -> BitmapVerb {
+        // They come more often than they go.
+        let place = self.rng.index(2 * BitmapVerb::ALL.len());
+        BitmapVerb::ALL.get(place).copied().unwrap_or(BitmapVerb::Add)
     }
 
     /// Somebody who works with jobs.

@@ -3,6 +3,7 @@
 //! What may fail, and how, is said in one place for requests ([`Player::excuse`]) and in one for commands (`change`); any
 //! other failure ends the run.
 
+mod bitmap;
 mod change;
 mod graph;
 mod job;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   input: | script: 24 bytes, 3 for each request | file |
-//!   file ──► check ──► read, twice, read-only ──► the requests of the script, writable ──► check
+//!   file ──► check ──► repair, on its own ──► check
+//!   file ──► read, twice, read-only ──► the requests of the script, writable ──► check
 //! ```
 //! Demanded of every file: each step ends, in bounded steps and memory; a reader writes nothing; once damage was
 //! found, nothing is written but the mark of it. Of one that the check finds no fault in: no request meets damage, what
@@ -32,6 +33,7 @@ use drystone_testkit::graph::{SimDriver, SimGraph, insert_with_user};
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::Sim;
 
+use super::repair;
 use crate::input::Input;
 use crate::request::{self, disk, sim, windows};
 
@@ -54,6 +56,7 @@ impl OpenImage {
         let options = Qcow2Options {
             read_only,
             pass_discard: true,
+            discard_keeps: false,
             caches: CacheOptions::of_bytes(0),
         };
         graph.call(async move |task: &mut Task<'_>| {
@@ -104,6 +107,7 @@ pub(super) fn run(bytes: &[u8]) {
     let image = Image::from_bytes(input.rest());
     let is_consistent =
         checked(&image).is_some_and(|outcome| (outcome.corruptions, outcome.check_errors) == (0, 0));
+    repair::run(&image);
     let contents = read_only(&image);
     let model = contents.filter(|_| is_consistent);
     writable(&image, script, model);

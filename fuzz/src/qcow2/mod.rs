@@ -1,6 +1,7 @@
 //! qcow2: the parsers of its structures, its compressed clusters, and whole images.
 
 pub mod image;
+mod repair;
 mod seed;
 mod table;
 

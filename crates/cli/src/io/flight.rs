@@ -15,6 +15,8 @@ pub(super) struct Flights(Rc<State>);
 struct State {
     count: Cell<usize>,
     waiting: RefCell<Option<Waker>>,
+    /// Why the program is to end.
+    end: RefCell<Option<String>>,
 }
 
 impl Flights {
@@ -27,6 +29,16 @@ impl Flights {
             drop(flight);
         }));
         yield_now().await;
+    }
+
+    /// The program is to end.
+    pub(super) fn end(&self, why: String) {
+        self.0.end.replace(Some(why));
+    }
+
+    /// Why the program is to end, if it is; told once.
+    pub(super) fn take_end(&self) -> Option<String> {
+        self.0.end.take()
     }
 
     /// Waits until none is left.

@@ -223,6 +223,9 @@ async fn work(tool: &Tool, name: &'static str, args: Args) -> Result<u8> {
     if let Err(Fault::Complain(text)) = opening::close(&mut session).await {
         session.complain(&text);
     }
+    if let Some(text) = session.flights.take_end() {
+        session.end(&text);
+    }
     Ok(if session.is_good() { 0 } else { FAILED })
 }
 

@@ -11,6 +11,7 @@
 use drystone_base::{Error, Kind};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::lane::Lane;
+use drystone_filter::blkverify::Mismatch;
 
 use super::flight::Flights;
 use super::image::Image;
@@ -29,6 +30,8 @@ pub(super) enum Fault {
     Usage,
     /// A line to standard error.
     Complain(String),
+    /// A line to standard error as it is, and the end.
+    End(String),
     /// It has told already, or there is nothing to tell.
     Silent,
 }
@@ -46,8 +49,11 @@ impl From<String> for Fault {
 }
 
 impl Fault {
-    /// A request that failed.
+    /// A request that failed. One that has shown that two disks differ which must not is the last.
     pub(super) fn request(what: &str, error: &Error) -> Self {
+        if let Some(mismatch) = Mismatch::of(error) {
+            return Self::End(format!("blkverify: {mismatch}"));
+        }
         Self::Print(format!("{what} failed: {}\n", errno_text(errno(error))))
     }
 }
@@ -100,7 +106,16 @@ impl<'t> Session<'t> {
             self.complain(&format!("command \"{called}\" not found"));
             return;
         };
-        match self.command(command, called, words).await {
+        let done = self.command(command, called, words).await;
+        self.conclude(command, done);
+        if let Some(text) = self.flights.take_end() {
+            self.conclude(command, Err(Fault::End(text)));
+        }
+    }
+
+    /// Tells what became of a command.
+    fn conclude(&mut self, command: &Command, done: Result<(), Fault>) {
+        match done {
             Ok(()) => {}
             Err(Fault::Print(text)) => {
                 print(&text);
@@ -111,6 +126,7 @@ impl<'t> Session<'t> {
                 self.has_failed = true;
             }
             Err(Fault::Complain(text)) => self.complain(&text),
+            Err(Fault::End(text)) => self.end(&text),
             Err(Fault::Silent) => self.has_failed = true,
         }
     }
@@ -119,6 +135,12 @@ impl<'t> Session<'t> {
     pub(super) fn complain(&mut self, text: &str) {
         console::note(format_args!("{}: {text}", self.name));
         self.has_failed = true;
+    }
+
+    /// Prints to standard error, and runs no more commands; the program has failed.
+    pub(super) fn end(&mut self, text: &str) {
+        console::note(text);
+        (self.has_failed, self.is_over) = (true, true);
     }
 
     async fn command(&mut self, command: &Command, called: &str, words: &[String]) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use drystone_core::backend::{Backend, Mode, ReadWrite};
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::lane::Lane;
 
+use super::flight::Flights;
 use super::number::{REQUEST_BYTES_MAX, parse_len, parse_parts, parse_pattern, parse_request_len};
 use super::print::{Done, Style, dump, print};
 use super::session::{Fault, Session};
@@ -93,13 +94,13 @@ pub(super) async fn aio_read(session: &mut Session<'_>, words: &Words) -> Result
     }
     let reading = parts_to_read(words)?;
     let (reader, local) = (session.image()?.reader.clone(), session.tool.local().clone());
-    let mut lane = session.tool.lane();
+    let (mut lane, flights) = (session.tool.lane(), session.flights.clone());
     session
         .flights
         .begin(&local, async move {
             match fetch(&mut lane, &reader, reading).await {
                 Ok((buf, ns)) => drop(reading.tell(&buf, ns)),
-                Err(error) => tell(Fault::request("readv", &error)),
+                Err(error) => tell(&flights, Fault::request("readv", &error)),
             }
         })
         .await;
@@ -242,13 +243,13 @@ pub(super) async fn aio_write(session: &mut Session<'_>, words: &Words) -> Resul
         }
     };
     let (writer, local, style) = (session.writer()?, session.tool.local().clone(), style(words));
-    let mut lane = session.tool.lane();
+    let (mut lane, flights) = (session.tool.lane(), session.flights.clone());
     session
         .flights
         .begin(&local, async move {
             match store(&mut lane, &writer, span, payload).await {
                 Ok(ns) => span.report_write(ns, style),
-                Err(error) => tell(Fault::request("aio_write", &error)),
+                Err(error) => tell(&flights, Fault::request("aio_write", &error)),
             }
         })
         .await;
@@ -321,9 +322,11 @@ pub(super) async fn discard(session: &mut Session<'_>, words: &Words) -> Result<
 }
 
 /// Prints what became of a request that nobody waits for.
-fn tell(fault: Fault) {
-    if let Fault::Print(text) = fault {
-        print(&text);
+fn tell(flights: &Flights, fault: Fault) {
+    match fault {
+        Fault::Print(text) => print(&text),
+        Fault::End(text) => flights.end(text),
+        Fault::Usage | Fault::Complain(_) | Fault::Silent => {}
     }
 }
 

@@ -175,7 +175,8 @@ async fn offered(
             let name =
                 |node| task.gs().with(|graph| graph.node(node)).map(|node| node.name).unwrap_or_default();
             let bitmap = |bitmap| ExportBitmap { node: Some(name(image)), name: bitmap };
-            let bitmaps = bitmaps.into_iter().map(bitmap).collect();
+            // As the C tool has them.
+            let bitmaps = bitmaps.into_iter().rev().map(bitmap).collect();
             let export = ExportOptions { node: name(node), bitmaps, ..export };
             let added = server.add_export(task, export).await.map(drop);
             Ok((server, added))

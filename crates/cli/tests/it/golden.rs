@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
 
-use crate::common::serve::PATIENCE;
+use crate::common::forked::Forked;
 use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead; to `ours`, when we are where we may differ.
@@ -117,24 +115,9 @@ fn in_dir(words: Vec<String>, dir: &Path) -> Vec<String> {
 
 /// Starts `qemu-nbd` in the background, and comes back when clients can connect.
 fn serve(programs: &Programs<'_>, socket: &str, args: &[&str], dir: &Path) {
-    let place =
-        ["--fork".into(), format!("--socket={}/{socket}", dir.display()), format!("--pid-file={socket}.pid")];
-    let args: Vec<String> = place.into_iter().chain(args.iter().map(|&arg| arg.into())).collect();
-    let status = Command::new(programs.named("qemu-nbd")).args(&args).current_dir(dir).status().unwrap();
-    assert!(status.success(), "the server at {socket} does not start: {args:?}");
-}
-
-/// Tells a server to end, and waits until it has.
-fn stop(socket: &str, dir: &Path) {
-    let pid = std::fs::read_to_string(dir.join(format!("{socket}.pid"))).unwrap();
-    let pid = pid.trim();
-    assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
-    // It is nobody's child here, and may stay on as a zombie.
-    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-    let until = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(Instant::now() < until, "the server at {socket} does not end");
-        std::thread::yield_now();
+    match Forked::start(&programs.named("qemu-nbd"), dir, socket, args) {
+        Ok(server) => server.stay(),
+        Err(ran) => panic!("the server at {socket} does not start: {args:?}: {}", ran.stderr),
     }
 }
 
@@ -194,7 +177,7 @@ fn prepare(line: &str, programs: &Programs<'_>, dir: &Path) {
         ["remove", file] => std::fs::remove_file(dir.join(file)).unwrap(),
         ["rename", from, to] => std::fs::rename(dir.join(from), dir.join(to)).unwrap(),
         ["serve", socket, ref args @ ..] => serve(programs, socket, args, dir),
-        ["stop", socket] => stop(socket, dir),
+        ["stop", socket] => Forked::at(dir, socket).stop(),
         ["text", file, text] => std::fs::write(dir.join(file), text.replace("\\n", "\n")).unwrap(),
         ["qemu-img" | "qemu-io", ..] => {
             let ran = programs.run(line, dir);
@@ -221,10 +204,9 @@ fn replay(name: &str, steps: Vec<Step>, programs: &Programs<'_>, dir: &Path) -> 
                 writeln!(recorded, "> {line}").unwrap();
             }
             Step::Case { command, theirs, ours } => {
-                let args = in_dir(words(&command), dir);
-                let ran = match args[0].as_str() {
-                    "digest" => digest(&dir.join(&args[1])),
-                    _ => programs.run(&command, dir),
+                let ran = match command.strip_prefix("digest ") {
+                    Some(file) => digest(&dir.join(file)),
+                    None => programs.run(&command, dir),
                 };
                 let here = Expected { stdout: normalised(&ran.stdout), status: ran.status };
                 if records_ours && may_differ {
@@ -348,6 +330,11 @@ fn golden_check_prints_what_the_c_tool_prints() {
 }
 
 #[test]
+fn golden_amend_changes_what_the_c_tool_changes() {
+    check("amend");
+}
+
+#[test]
 fn golden_repairs_fix_what_the_c_tool_fixes() {
     check("repair");
 }
@@ -355,6 +342,11 @@ fn golden_repairs_fix_what_the_c_tool_fixes() {
 #[test]
 fn golden_internal_snapshots_are_those_of_the_c_tool() {
     check("snapshot");
+}
+
+#[test]
+fn golden_bitmaps_change_as_the_c_tool_changes_them() {
+    check("bitmap");
 }
 
 #[test]
@@ -422,16 +414,25 @@ fn golden_requests_are_made_and_reported_alike() {
 }
 
 #[test]
+fn golden_rules_let_requests_fail_alike() {
+    check("blkdebug");
+}
+
+#[test]
+fn golden_disks_side_by_side_are_compared_alike() {
+    check("blkverify");
+}
+
+#[test]
 fn there_are_enough_cases() {
     let cases =
         |name: &str| parse(&load(name)).iter().filter(|step| matches!(step, Step::Case { .. })).count();
-    let written: usize =
-        ["info", "create", "check", "repair", "snapshot", "usage", "refusals", "hostile", "io"]
-            .into_iter()
-            .map(cases)
-            .sum();
-    assert!(written >= 600, "{written} cases");
-    let made: usize =
-        ["make", "copy", "stack", "resize"].map(|act| cases(&format!("matrix-{act}"))).iter().sum();
-    assert!(made >= 600, "{made} cases made from the table");
+    let files = std::fs::read_dir(golden()).unwrap();
+    let names =
+        files.filter_map(|file| Some(file.unwrap().file_name().to_str()?.strip_suffix(".txt")?.to_owned()));
+    let (made, written): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with("matrix-"));
+    for (names, what) in [(made, "made from the table"), (written, "written")] {
+        let count: usize = names.iter().map(|name| cases(name)).sum();
+        assert!(count >= 600, "{count} cases {what}");
+    }
 }

@@ -19,6 +19,7 @@ mod kill;
 mod load;
 mod matrix;
 mod monitor;
+mod nbd;
 mod output;
 mod serve;
 mod snapshot;

@@ -118,6 +118,9 @@ impl StagedPlan {
 
     /// Flushes what the change will have to store while nobody may be inside, so that little is left to do then.
     async fn store_early(&self) {
+        if self.checked.as_ref().is_some_and(|checked| checked.plan.is_of_bitmaps_only()) {
+            return;
+        }
         for id in self.sets().write.iter().filter_map(|place| place.node()) {
             let node = {
                 let shape = self.inner.shape.borrow();
@@ -264,7 +267,8 @@ impl<'k> Change<'k> {
     /// Nodes that can be written now and will not be afterwards, or that get another place to store things in; parents
     /// before children.
     fn to_store(&self) -> Vec<Arc<Node>> {
-        let Some(checked) = &self.plan.checked else { return Vec::new() };
+        let checked = self.plan.checked.as_ref().filter(|checked| !checked.plan.is_of_bitmaps_only());
+        let Some(checked) = checked else { return Vec::new() };
         let shape = self.plan.inner.shape.borrow();
         let stays_writable = |id: &NodeId| {
             checked.modes.iter().any(|(known, mode)| known == id && mode.users.perm.writes() && mode.active)

@@ -254,6 +254,13 @@ impl Plan {
         self.steps.push(Step::Demand { node, demand });
     }
 
+    /// Whether nothing but bitmaps changes: then nothing that drivers hold has to be stored.
+    pub(crate) fn is_of_bitmaps_only(&self) -> bool {
+        let Notes { observers, memos, policies, held, bitmaps } = &*self.notes;
+        let others = observers.len() + memos.len() + policies.len() + held.len() + self.options.len();
+        others == 0 && self.steps.len() == bitmaps.len()
+    }
+
     /// Whether what is planned for bitmaps is possible, and what drivers have to do for it.
     pub(crate) fn check_bitmaps(&self, shape: &impl Topology) -> Result<Vec<(NodeId, StoredChange)>> {
         let of = |shape: &NodeShape| Arc::clone(&shape.node);

@@ -34,6 +34,11 @@ use super::connect::Entered;
 /// Requests that the server has at a time. The others wait in the queue.
 pub(super) const IN_FLIGHT_MAX: usize = 64;
 
+/// The data of reads from here on are worth a system call of their own, which puts them where they belong.
+const LARGE_BYTES: u64 = 16 << 10;
+/// Room for a header, when such data may follow it.
+const HEAD_READ_BYTES: usize = 128;
+
 /// The words of a server that are kept with an error, in bytes.
 const WORDS_BYTES_MAX: usize = 256;
 
@@ -42,6 +47,8 @@ struct Flight {
     transmission: Box<Transmission>,
     pending: BTreeMap<u64, Pending>,
     cookie: u64,
+    /// How many of the requests are large reads.
+    large_reads: usize,
     /// Woken when there is room for more requests, or nothing is under way.
     room: Option<Waker>,
 }
@@ -53,6 +60,7 @@ struct Pending {
     buf: Option<Buf>,
     offset_bytes: u64,
     is_sending: bool,
+    is_large_read: bool,
     /// The answer came while the request was being sent.
     ended: Option<Result<(), NbdError>>,
     found: Option<Found>,
@@ -91,7 +99,13 @@ pub(super) enum Ended {
 /// Runs the connection until it ends, or moves.
 pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ended {
     let Entered { mut receiver, mut sender, closer, transmission } = entered;
-    let flight = RefCell::new(Flight { transmission, pending: BTreeMap::new(), cookie: 0, room: None });
+    let flight = RefCell::new(Flight {
+        transmission,
+        pending: BTreeMap::new(),
+        cookie: 0,
+        large_reads: 0,
+        room: None,
+    });
     let (mut out, mut back) = (Lane::new(local.clone()), Lane::new(local.clone()));
     let sending = async {
         let result = send_all(conn, &flight, &mut sender, &mut out).await;
@@ -221,8 +235,8 @@ async fn receive_all(
     loop {
         let step = flight.borrow_mut().next(receiver.buffered())?;
         let Some(Step { used_bytes, cookie, data, end }) = step else {
-            let count = receiver.buffered().len() + 1;
-            if !receiver.fill(lane, count).await? {
+            let (count, most) = (receiver.buffered().len() + 1, flight.borrow().read_bytes_max());
+            if !receiver.fill_up_to(lane, count, most).await? {
                 return Err(Error::new(Kind::Disconnected, "the NBD server closed the connection"));
             }
             continue;
@@ -285,7 +299,10 @@ impl Flight {
         heads.extend_from_slice(head);
         let writes = request.command == Command::Write;
         let (sent, kept) = if writes { (job.buf, None) } else { (None, job.buf) };
+        let is_large_read = request.command == Command::Read && request.len_bytes >= LARGE_BYTES;
+        self.large_reads += usize::from(is_large_read);
         let pending = Pending {
+            is_large_read,
             reply: job.reply,
             buf: kept,
             offset_bytes: request.offset_bytes,
@@ -336,6 +353,11 @@ impl Flight {
         Ok(Some(Step { used_bytes, cookie, data, end }))
     }
 
+    /// How much is to be received at once in search of the next header.
+    const fn read_bytes_max(&self) -> usize {
+        if self.large_reads > 0 { HEAD_READ_BYTES } else { usize::MAX }
+    }
+
     fn take_buf(&mut self, cookie: u64) -> Option<Buf> {
         self.pending.get_mut(&cookie)?.buf.take()
     }
@@ -353,7 +375,8 @@ impl Flight {
             return;
         }
         let Some(pending) = self.pending.remove(&cookie) else { return };
-        let Pending { reply, buf, found, words, .. } = pending;
+        let Pending { reply, buf, found, words, is_large_read, .. } = pending;
+        self.large_reads -= usize::from(is_large_read);
         reply.end(buf, outcome.map(|()| found).map_err(|error| server_error(error, &words).into()));
         self.wake_sender();
     }

@@ -9,7 +9,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::model::Ending;
 
-use super::{Player, Visit, graph};
+use super::{Player, Visit, bitmap, graph};
 use crate::audit;
 use crate::image::Qcow2Kind;
 use crate::step::{Change, VisitKind};
@@ -35,6 +35,10 @@ fn refusals(change: &Change) -> &'static [Kind] {
         // Somebody else was faster.
         Change::Delete => &[Kind::InUse, Kind::NotFound],
         Change::Filter(_) => &[Kind::InUse, Kind::ReadOnly],
+        // They are there, or not; the image is of version 2, or read-only; or what was stored of one was not all.
+        Change::Bitmap(..) => {
+            &[Kind::AlreadyExists, Kind::NotFound, Kind::Unsupported, Kind::ReadOnly, Kind::InvalidInput]
+        }
         Change::DoomedSnapshot(_) => &[Kind::InUse, Kind::NotFound],
         Change::Drain(..) | Change::Leave => &[],
         // The image on top may be read-only, and what users stand on may have gone meanwhile.
@@ -68,6 +72,10 @@ impl Player {
             Change::Thaw => self.freeze(false).await,
             Change::Grow(by) => self.grow(*by).await,
             Change::Filter(comes) => self.filter(*comes).await,
+            Change::Bitmap(verb, number) => {
+                let (verb, number) = (*verb, *number);
+                self.command(async move |task, desk| bitmap::change(task, desk, verb, number).await).await
+            }
             Change::Delete => self.command(async |task, desk| graph::delete(task, desk).await).await,
         };
         if let Some(result) = result {

@@ -33,8 +33,25 @@ pub enum Change {
     Grow(u64),
     /// `filter in`, `filter out`: what is read is copied into the image on top.
     Filter(bool),
+    /// `bitmap add 1`: a persistent bitmap of the image on top, and its twin in memory.
+    Bitmap(BitmapVerb, u64),
     /// `delete`: an image that nobody needs any more is closed.
     Delete,
+}
+
+/// What is done to a pair of bitmaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitmapVerb {
+    /// They come.
+    Add,
+    /// They go.
+    Drop,
+    /// Nothing is dirty any more.
+    Clear,
+    /// They follow writes.
+    Start,
+    /// They do not.
+    Stop,
 }
 
 /// Which nodes.
@@ -83,6 +100,27 @@ impl fmt::Display for Target {
     }
 }
 
+impl BitmapVerb {
+    /// Every verb.
+    pub const ALL: [Self; 5] = [Self::Add, Self::Drop, Self::Clear, Self::Start, Self::Stop];
+
+    /// Its word.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Drop => "drop",
+            Self::Clear => "clear",
+            Self::Start => "start",
+            Self::Stop => "stop",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self, BadWord> {
+        let known = Self::ALL.into_iter().find(|verb| verb.name() == word);
+        known.map_or_else(|| unknown("thing to do to a bitmap", word), Ok)
+    }
+}
+
 impl VisitKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Writer, Self::Reader, Self::Jealous, Self::Intruder];
@@ -121,6 +159,9 @@ impl Change {
             Self::Grow(_) => "resize by command",
             Self::Filter(true) => "copy-on-read comes",
             Self::Filter(false) => "copy-on-read goes",
+            Self::Bitmap(BitmapVerb::Add, _) => "bitmaps come",
+            Self::Bitmap(BitmapVerb::Drop, _) => "bitmaps go",
+            Self::Bitmap(..) => "bitmaps are cleared or follow",
             Self::Delete => "image is closed",
         }
     }
@@ -145,6 +186,10 @@ impl Change {
                 "out" => Self::Filter(false),
                 other => return unknown("way", other),
             },
+            "bitmap" => {
+                let verb = BitmapVerb::parse(words.word("what to do")?)?;
+                Self::Bitmap(verb, words.value("the number of a bitmap")?)
+            }
             "delete" => Self::Delete,
             _ => return Ok(None),
         }))
@@ -165,6 +210,7 @@ impl fmt::Display for Change {
             Self::Grow(bytes) => write!(f, "grow {}", show_len(*bytes)),
             Self::Filter(true) => f.write_str("filter in"),
             Self::Filter(false) => f.write_str("filter out"),
+            Self::Bitmap(verb, number) => write!(f, "bitmap {} {number}", verb.name()),
             Self::Delete => f.write_str("delete"),
         }
     }

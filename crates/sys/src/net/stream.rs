@@ -170,10 +170,21 @@ impl Receiver {
     /// [`Kind::Disconnected`] if the peer ended the connection after some bytes; [`Kind::Cancelled`] once closed;
     /// [`Kind::TimedOut`]; those of the operating system.
     pub async fn fill(&mut self, lane: &mut Lane, count: usize) -> Result<bool> {
+        self.fill_up_to(lane, count, usize::MAX).await
+    }
+
+    /// As [`Self::fill`], but one read takes at most `read_bytes_max` (not 0): what follows `count` is better received
+    /// where it belongs.
+    ///
+    /// # Errors
+    /// As for [`Self::fill`].
+    pub async fn fill_up_to(&mut self, lane: &mut Lane, count: usize, read_bytes_max: usize) -> Result<bool> {
         while self.end - self.start < count {
             self.make_room(count);
             let Self { socket, buffer, end, is_drained, until_ns, .. } = self;
             let room = buffer.get_mut(*end..).unwrap_or_default();
+            let most = room.len().min(read_bytes_max);
+            let room = room.get_mut(..most).unwrap_or_default();
             let moved = receive(socket, lane, room, is_drained, *until_ns).await?;
             *end += moved;
             if moved == 0 {

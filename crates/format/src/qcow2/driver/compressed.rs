@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{BufResult, WriteFlags};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -88,6 +89,9 @@ impl Qcow2 {
     }
 
     fn demand_clusters(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<()> {
+        if self.map.l2().has_data_file() {
+            return Err(Error::new(Kind::Unsupported, "an external data file cannot hold compressed data"));
+        }
         let (mask, end) = (self.cluster.bytes() - 1, at.get() + len);
         if end > io.len() {
             let text = format!("the request ends past the end of the disk ({} bytes)", io.len());
@@ -145,7 +149,10 @@ impl Qcow2 {
         };
         let flags = WriteFlags { fua: false, compressed: false, ..flags };
         let (written, stream) = match io.file() {
-            Ok(file) => file.write(piece.at.in_child(), stream, flags).await,
+            Ok(file) => {
+                file.event(Event::WriteCompressed).await;
+                file.write(piece.at.in_child(), stream, flags).await
+            }
             Err(error) => (Err(error), stream),
         };
         io.sim_point().await;

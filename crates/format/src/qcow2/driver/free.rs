@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{GuestRange, Kind, Result};
 use drystone_core::graph::grace::Stamp;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -132,6 +133,7 @@ impl Qcow2 {
                     self.discard_in_file(io, unused).await;
                 }
             }
+            io.file()?.event(Event::ClusterFree).await;
             self.refs.release(io, run).await?;
             work.runs.pop();
         }
@@ -147,7 +149,7 @@ impl Qcow2 {
     }
 
     /// Advice: if it fails, the space is used again all the same.
-    async fn discard_in_file(&self, io: Io<'_>, run: Run) {
+    pub(super) async fn discard_in_file(&self, io: Io<'_>, run: Run) {
         let (Some(at), Ok(file)) = (self.cluster.host_start(run.first), io.file()) else { return };
         let bytes = (run.count * self.cluster.bytes()).min(file.len().saturating_sub(at.get()));
         if let Some(range) = GuestRange::checked(at.get(), bytes).filter(|range| !range.is_empty()) {

@@ -7,6 +7,7 @@
 //! Everything is written to clusters that nobody knows of, then the header points there. Until then, nothing has changed.
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::refs::{BlockImage, Refs, Run, put};
@@ -32,17 +33,21 @@ impl Qcow2 {
         if self.refs.table_len() > len_before {
             return Ok(());
         }
+        io.file()?.event(Event::ReftableGrow).await;
         self.store_locked(io).await?;
         let growth = self.refs.plan_growth()?;
         if self.owned.holds(growth.run) {
             return Err(Error::new(Kind::Corrupt, "clusters that hold tables are not counted"));
         }
         let file = io.file()?;
+        file.event(Event::RefblockAllocWriteBlocks).await;
         for block in &growth.blocks {
             write_bytes(file, block.at, &block.bytes).await?;
         }
         let bytes: Vec<u8> = growth.table.iter().flat_map(|raw| raw.to_be_bytes()).collect();
+        file.event(Event::RefblockAllocWriteTable).await;
         write_bytes(file, growth.at, &bytes).await?;
+        file.event(Event::RefblockAllocSwitchTable).await;
         self.switch_refcount_table(io, growth).await
     }
 

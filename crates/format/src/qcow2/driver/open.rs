@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use drystone_base::{Be, Error, HostOffset, Kind, Result};
 use drystone_core::driver::NodeFacts;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
@@ -18,26 +19,22 @@ use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
 use super::refs::Refs;
 use super::store::Rounds;
-use crate::qcow2::header::{Access, Header, PREFIX_BYTES};
+use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 
 /// A table is read in pieces of this many bytes, so that no second copy of it is in memory.
 const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// How an image is opened, and what a reopening can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
+    /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
+    pub discard_keeps: bool,
     /// How much memory is taken for tables.
     pub caches: CacheOptions,
-}
-
-impl Default for Qcow2Options {
-    fn default() -> Self {
-        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
-    }
 }
 
 /// What a freshly opened image says about itself, beside the driver.
@@ -131,6 +128,9 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
         true => 0,
         false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
     };
+    if entries > 0 {
+        file.event(Event::ReftableLoad).await;
+    }
     let refcounts = load_words(file, header.refcounts().at, entries).await?;
     let bitmaps = load_bitmaps(file, &header).await?;
     Ok(Loaded { header, bytes, l1, refcounts, bitmaps })
@@ -183,6 +183,8 @@ fn demand_access(header: &Header, options: Qcow2Options) -> Result<()> {
         Access::Refused(reason) => {
             Err(Error::new(Kind::Unsupported, "the image cannot be opened").because(reason))
         }
+        // The first write repairs it.
+        Access::ReadOnly(ReadOnlyReason::Dirty) => Ok(()),
         Access::ReadOnly(_) if options.read_only => Ok(()),
         Access::ReadOnly(reason) => {
             Err(Error::new(Kind::ReadOnly, "the image cannot be opened for writing").because(reason))

@@ -13,6 +13,7 @@
 //! cluster is in use. Not here: what is compressed, and whether it is worth it (`compressed`).
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -55,6 +56,7 @@ enum Packed {
 impl Qcow2 {
     /// Takes `len` bytes, less than a cluster, that start anywhere; counted in the clusters that they touch.
     pub(super) async fn reserve_bytes(&self, io: Io<'_>, len: u64) -> Result<Piece> {
+        io.file()?.event(Event::ClusterAllocBytes).await;
         loop {
             match self.refs.pack(&self.owned, len)? {
                 Packed::Found(piece) => return Ok(piece),

@@ -6,6 +6,7 @@ use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, GuestOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::graph::node::ChildKey;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -118,6 +119,7 @@ impl Qcow2 {
         let file = io.file()?;
         let left = file.len().saturating_sub(stored.at.get());
         let len = u64::from(stored.stored_bytes).min(left);
+        file.event(Event::ReadCompressed).await;
         let bytes = file.read_new(stored.at.in_child(), usize::try_from(len).unwrap_or(0)).await?;
         if out.len() == self.cluster.buffer_len() {
             return self.decompressed.decompress(stored, bytes.as_slice(), out);
@@ -201,10 +203,14 @@ impl Qcow2 {
             L2Entry::Zero(_) => Ok(None),
             L2Entry::Unallocated => match io.child(ChildKey::Backing) {
                 None => Ok(None),
-                Some(backing) => read_clamped(backing, at, len).await,
+                Some(backing) => {
+                    io.file()?.event(Event::CowRead).await;
+                    read_clamped(backing, at, len).await
+                }
             },
             L2Entry::Data(data) => {
                 let byte = self.map.spot(at).byte;
+                io.file()?.event(Event::CowRead).await;
                 read_clamped(self.data_file(io)?, data.at.plus(byte).in_child(), len).await
             }
             L2Entry::Compressed(stored) => {

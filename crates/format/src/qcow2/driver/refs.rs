@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
 
@@ -154,6 +155,7 @@ impl Refs {
             self.block_at(&state, index)?
         };
         let Some(at) = at else { return Ok(()) };
+        io.file()?.event(Event::RefblockLoad).await;
         let bytes = load_table(io.file()?, at, self.cluster.buffer_len()).await?;
         let mut state = self.state();
         state.make_room(self.blocks_max());

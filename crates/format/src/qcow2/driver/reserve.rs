@@ -9,6 +9,7 @@
 //! ```
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -48,6 +49,8 @@ impl Qcow2 {
     }
 
     async fn reserve_as(&self, io: Io<'_>, want: Want) -> Result<Run> {
+        io.file()?.event(Event::ClusterAlloc).await;
+        io.file()?.event(Event::RefblockAlloc).await;
         // The blocks that were looked at before may have left memory: the search never goes back to them.
         let mut from = None;
         loop {

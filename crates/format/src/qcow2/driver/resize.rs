@@ -14,6 +14,7 @@ use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::refs::Run;
@@ -158,6 +159,7 @@ impl Qcow2 {
         if entries <= self.map.l1_len() {
             return Ok(());
         }
+        io.file()?.event(Event::L1GrowAllocTable).await;
         let run = self.reserve_exactly(io, self.cluster.clusters(entries as u64 * ENTRY_BYTES)).await?;
         let result = self.move_l1(io, run, entries).await;
         if result.is_err() {
@@ -174,7 +176,9 @@ impl Qcow2 {
         self.store_locked(io).await?;
         let at = self.cluster.host_start(run.first).unwrap_or(HostOffset::ZERO);
         let bytes: Vec<u8> = self.map.l1_grown(entries).iter().flat_map(|raw| raw.to_be_bytes()).collect();
+        io.file()?.event(Event::L1GrowWriteTable).await;
         write_bytes(io.file()?, at, &bytes).await?;
+        io.file()?.event(Event::L1GrowActivateTable).await;
         let count = u32::try_from(entries)
             .map_err(|_| Error::new(Kind::TooLarge, "the L1 table exceeds the largest size of its format"))?;
         let old = self.header_now().l1();

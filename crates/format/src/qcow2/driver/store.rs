@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{BeMut, GuestOffset, GuestRange, HostOffset, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
@@ -59,7 +60,7 @@ impl Qcow2 {
 
     /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
     pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
-        if !self.condition.is_damaged() {
+        if !self.condition.is_damaged() && !self.condition.is_amended() {
             self.store_bitmaps(io).await?;
         }
         self.store_all(io).await
@@ -70,6 +71,10 @@ impl Qcow2 {
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
         if self.condition.is_damaged() {
             let _ = self.mark_damage(io).await;
+            return Ok(());
+        }
+        if self.condition.is_amended() {
+            // Everything was stored before.
             return Ok(());
         }
         let _structure = self.lock_structure(io).await;
@@ -83,6 +88,10 @@ impl Qcow2 {
 
     /// Stores with the structure lock held.
     pub(super) async fn store_locked(&self, io: Io<'_>) -> Result<()> {
+        if self.condition.is_amended() {
+            // Everything was stored before.
+            return Ok(());
+        }
         self.demand_undamaged()?;
         self.settle_header(io).await?;
         let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
@@ -110,10 +119,12 @@ impl Qcow2 {
             self.data_file(io)?.flush().await?;
         }
         for block in &round.blocks {
+            file.event(Event::RefblockUpdatePart).await;
             write_bytes(file, block.at, &block.bytes).await?;
         }
         if !round.table.is_empty() {
             file.flush().await?;
+            file.event(Event::RefblockAllocHookup).await;
             write_entries(file, self.header_now().refcounts().at, &round.table).await?;
         }
         if !round.slices.is_empty() || !round.l1.is_empty() {
@@ -122,11 +133,13 @@ impl Qcow2 {
             }
             io.sim_point().await;
             for slice in &round.slices {
+                file.event(Event::L2Update).await;
                 write_bytes(file, slice.at, &slice.bytes).await?;
             }
         }
         if !round.l1.is_empty() {
             file.flush().await?;
+            file.event(Event::L1Update).await;
             write_entries(file, self.header_now().l1().at, &round.l1).await?;
         }
         file.flush().await

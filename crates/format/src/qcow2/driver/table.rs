@@ -1,6 +1,7 @@
 //! L2 tables that may be written: new ones, and copies of those that internal snapshots use, too.
 
 use drystone_base::{Error, HostOffset, Kind, Result};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::cache::SliceId;
@@ -36,9 +37,13 @@ impl Qcow2 {
         let len = self.cluster.buffer_len();
         let bytes = match old {
             None => vec![0; len],
-            Some(table) => load_table(file, table.at, len).await?,
+            Some(table) => {
+                file.event(Event::L2AllocCowRead).await;
+                load_table(file, table.at, len).await?
+            }
         };
         let at = self.cluster.host_start(run.first).unwrap_or(HostOffset::ZERO);
+        file.event(Event::L2AllocWrite).await;
         write_bytes(file, at, &bytes).await?;
         io.sim_point().await;
         self.owned.add(run)?;

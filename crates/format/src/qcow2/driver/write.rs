@@ -16,6 +16,7 @@ use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{BufResult, WriteFlags};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::map::Spot;
@@ -172,6 +173,7 @@ impl Qcow2 {
         let end = byte + buf.len() as u64;
         let (start, stop) = self.cover(before, target, (byte, end));
         if (start, stop) == (byte, end) {
+            file.event(Event::WriteAio).await;
             return file.write(place, buf, flags).await;
         }
         let old = match self.old_around(io, before, at.get() - byte, [start, byte, end, stop]).await {
@@ -181,9 +183,14 @@ impl Qcow2 {
         let is_bare = matches!(old, Old::Around(None, None));
         if is_bare && target.reserved.is_some_and(|run| self.refs.is_untouched(run.first, file.len())) {
             // The zeroes around it are there already.
+            file.event(Event::WriteAio).await;
             return file.write(place, buf, flags).await;
         }
         let whole = old.with_data(byte - start, &buf, stop - end);
+        if !is_bare {
+            file.event(Event::CowWrite).await;
+        }
+        file.event(Event::WriteAio).await;
         let (result, _) = file.write(target.at.plus(start).in_child(), whole, flags).await;
         (result, buf)
     }

@@ -2,6 +2,7 @@
 //! held is there.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_buf::Buf;
@@ -9,12 +10,16 @@ use drystone_core::disk::{Disk, DiskOp};
 use drystone_core::runtime::LocalRef;
 use drystone_format::qcow2::check::repair::{Repair, Repaired, Target, repair};
 use drystone_format::qcow2::check::{CheckError, Source, check};
+use drystone_format::qcow2::feature::IncompatibleBit;
 use drystone_testkit::crash::{CrashPoints, Subject};
 use drystone_testkit::disk::{Image, SimDisk};
+use drystone_testkit::graph::SimGraph;
 use drystone_testkit::sim::Sim;
 
-use super::chain::{Bytes, header};
-use super::state::State;
+use super::chain::{Bytes, Chain, SMALL, demand_clean, header};
+use super::script::run;
+use super::scripted::{Known, Scripted};
+use super::state::{State, instant_disk, read_all};
 use crate::common::block_on;
 
 /// An image in memory, to be repaired.
@@ -205,4 +210,71 @@ fn a_snapshot_table_is_written_anew() {
         image.write(table + 39, &[15]);
         image.write(table + 55, &entry[56..72]);
     });
+}
+
+/// An image that says that its counts may be wrong, opened and written.
+struct Unclosed<'s>(Scripted<'s>);
+
+impl Subject for Unclosed<'_> {
+    type Known = Known;
+
+    fn change(&self, sim: &Sim, disks: &[SimDisk]) -> Known {
+        self.0.change(sim, disks)
+    }
+
+    fn verify(&self, _sim: &Sim, disks: &[SimDisk], known: &Known) -> Known {
+        let image = disks[0].image();
+        demand_repairable(&image);
+        let fixed = repaired(&image);
+        let sim = Sim::seeded(0);
+        let graph = SimGraph::start(&sim);
+        let chain = Chain::open(&graph, &[instant_disk(&fixed)], SMALL).unwrap();
+        let model = Rc::new(RefCell::new(known.model.clone()));
+        read_all(&sim, &chain, &model).unwrap();
+        chain.close(&graph).unwrap();
+        let model = model.borrow().clone();
+        known.with_model(model)
+    }
+
+    fn go_on(&self, sim: &Sim, disks: &[SimDisk], known: Known) -> Known {
+        self.0.go_on(sim, disks, known)
+    }
+}
+
+/// Without the counts of what was written since the last clean close, as lazy refcounts leave it.
+fn unclosed(kind: &str) -> State {
+    State::new(kind).after("write 0..12K; press 20K..28K; zero 40K..44K").edit(|image| {
+        let table = header(image).refcounts().at.get();
+        let word = |at: u64| u64::from_be_bytes(image.bytes(at..at + 8).try_into().unwrap());
+        let block = word(table);
+        // Of the clusters behind the tables that a new image has, none is counted.
+        image.write(block + 2 * 4, &[0; 64]);
+        image.write(79, &[1]);
+    })
+}
+
+#[test]
+fn an_unclosed_image_is_repaired_by_the_first_write() {
+    let state = unclosed("64K");
+    let disk = instant_disk(&state.images[0]);
+    let sim = Sim::seeded(0);
+    let graph = SimGraph::start(&sim);
+    let chain = Chain::open(&graph, std::slice::from_ref(&disk), SMALL).unwrap();
+    let model = Rc::new(RefCell::new(state.model));
+    read_all(&sim, &chain, &model).unwrap();
+    assert!(disk.image() == state.images[0], "reading changes nothing");
+    run(&sim, &chain, &model, "write 1K..2K & read 0..64K & write 30K..31K & discard 8K..12K; read 0..64K")
+        .unwrap();
+    chain.close(&graph).unwrap();
+    demand_clean(&disk.image());
+    assert!(!header(&disk.image()).incompatible().has(IncompatibleBit::Dirty));
+}
+
+#[test]
+fn an_unclosed_image_is_cut_while_it_is_repaired() {
+    let state = unclosed("64K");
+    let subject =
+        Unclosed(Scripted { state: &state, script: "write 1K..2K; flush; write 30K..31K & discard 8K..12K" });
+    CrashPoints::of("an unclosed image is repaired by the first write", state.images.clone())
+        .look_at(&subject);
 }

@@ -43,6 +43,13 @@ fn are_disturbed(disks: &[SimDisk]) -> bool {
     disks.iter().any(|disk| disk.power().is_off() || disk.faults_hit() > 0)
 }
 
+impl Known {
+    /// With another model of the disk's bytes.
+    pub(crate) fn with_model(&self, model: ByteModel) -> Self {
+        Self { model, ..self.clone() }
+    }
+}
+
 impl Scripted<'_> {
     pub(crate) fn before(&self) -> Known {
         let names = vec![name_of(self.state.images.last().unwrap())];

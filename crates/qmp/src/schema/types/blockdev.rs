@@ -7,6 +7,8 @@ use crate::schema::visit::Null;
 qapi_enum! {
     /// The drivers that a node can have.
     pub enum BlockdevDriver {
+        Blkdebug,
+        Blkverify,
         CopyOnRead,
         File,
         HostDevice as "host_device",
@@ -57,6 +59,8 @@ qapi_union! {
     }
     /// The driver, and its options.
     driver: BlockdevDriver => pub enum BlockdevDriverOptions {
+        Blkdebug(Box<BlockdevOptionsBlkdebug>),
+        Blkverify(BlockdevOptionsBlkverify),
         CopyOnRead(BlockdevOptionsCor),
         File(BlockdevOptionsFile),
         HostDevice(BlockdevOptionsFile),
@@ -87,6 +91,124 @@ qapi_alternate! {
         Reference(String),
         /// None, even if the image names one.
         Null(Null),
+    }
+}
+
+qapi_enum! {
+    /// What a driver tells of before it does it.
+    pub enum BlkdebugEvent {
+        L1Update as "l1_update",
+        L1GrowAllocTable as "l1_grow_alloc_table",
+        L1GrowWriteTable as "l1_grow_write_table",
+        L1GrowActivateTable as "l1_grow_activate_table",
+        L2Load as "l2_load",
+        L2Update as "l2_update",
+        L2UpdateCompressed as "l2_update_compressed",
+        L2AllocCowRead as "l2_alloc_cow_read",
+        L2AllocWrite as "l2_alloc_write",
+        ReadAio as "read_aio",
+        ReadBackingAio as "read_backing_aio",
+        ReadCompressed as "read_compressed",
+        WriteAio as "write_aio",
+        WriteCompressed as "write_compressed",
+        VmstateLoad as "vmstate_load",
+        VmstateSave as "vmstate_save",
+        CowRead as "cow_read",
+        CowWrite as "cow_write",
+        ReftableLoad as "reftable_load",
+        ReftableGrow as "reftable_grow",
+        ReftableUpdate as "reftable_update",
+        RefblockLoad as "refblock_load",
+        RefblockUpdate as "refblock_update",
+        RefblockUpdatePart as "refblock_update_part",
+        RefblockAlloc as "refblock_alloc",
+        RefblockAllocHookup as "refblock_alloc_hookup",
+        RefblockAllocWrite as "refblock_alloc_write",
+        RefblockAllocWriteBlocks as "refblock_alloc_write_blocks",
+        RefblockAllocWriteTable as "refblock_alloc_write_table",
+        RefblockAllocSwitchTable as "refblock_alloc_switch_table",
+        ClusterAlloc as "cluster_alloc",
+        ClusterAllocBytes as "cluster_alloc_bytes",
+        ClusterFree as "cluster_free",
+        FlushToOs as "flush_to_os",
+        FlushToDisk as "flush_to_disk",
+        PwritevRmwHead as "pwritev_rmw_head",
+        PwritevRmwAfterHead as "pwritev_rmw_after_head",
+        PwritevRmwTail as "pwritev_rmw_tail",
+        PwritevRmwAfterTail as "pwritev_rmw_after_tail",
+        Pwritev,
+        PwritevZero as "pwritev_zero",
+        PwritevDone as "pwritev_done",
+        EmptyImagePrepare as "empty_image_prepare",
+        L1ShrinkWriteTable as "l1_shrink_write_table",
+        L1ShrinkFreeL2Clusters as "l1_shrink_free_l2_clusters",
+        CorWrite as "cor_write",
+        ClusterAllocSpace as "cluster_alloc_space",
+        None,
+    }
+}
+
+qapi_enum! {
+    /// A kind of request.
+    pub enum BlkdebugIOType { Read, Write, WriteZeroes, Discard, Flush, BlockStatus }
+}
+
+qapi_enum! {
+    /// What a user of a node may do.
+    pub enum BlockPermission { ConsistentRead, Write, WriteUnchanged, Resize }
+}
+
+qapi_struct! {
+    /// A rule that lets requests fail.
+    pub struct BlkdebugInjectErrorOptions {
+        event: BlkdebugEvent,
+        /// The state that it needs.
+        state: Option<i64>,
+        /// Which requests.
+        iotype: Option<BlkdebugIOType>,
+        errno: Option<i64>,
+        /// Requests that touch it.
+        sector: Option<i64>,
+        once: Option<bool>,
+        immediately: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// A rule that changes the state.
+    pub struct BlkdebugSetStateOptions {
+        event: BlkdebugEvent,
+        /// The state that it needs.
+        state: Option<i64>,
+        /// The state that follows.
+        new_state as "new_state": i64,
+    }
+}
+
+qapi_struct! {
+    /// Lets requests to a node fail.
+    pub struct BlockdevOptionsBlkdebug {
+        image: BlockdevRef,
+        /// A file of rules.
+        config: Option<String>,
+        align: Option<i64>,
+        max_transfer: Option<i64>,
+        opt_write_zero: Option<i64>,
+        max_write_zero: Option<i64>,
+        opt_discard: Option<i64>,
+        max_discard: Option<i64>,
+        inject_error: Option<Vec<BlkdebugInjectErrorOptions>>,
+        set_state: Option<Vec<BlkdebugSetStateOptions>>,
+        take_child_perms: Option<Vec<BlockPermission>>,
+        unshare_child_perms: Option<Vec<BlockPermission>>,
+    }
+}
+
+qapi_struct! {
+    /// Compares a node with a plain copy of its disk.
+    pub struct BlockdevOptionsBlkverify {
+        test: BlockdevRef,
+        raw: BlockdevRef,
     }
 }
 

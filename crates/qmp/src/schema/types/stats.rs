@@ -108,6 +108,8 @@ qapi_union! {
     pub struct BlockStatsSpecific {}
     /// The driver, and its counters.
     driver: BlockdevDriver => pub enum BlockStatsSpecificData {
+        Blkdebug(Empty),
+        Blkverify(Empty),
         CopyOnRead(Empty),
         File(BlockStatsSpecificFile),
         HostDevice(BlockStatsSpecificFile),

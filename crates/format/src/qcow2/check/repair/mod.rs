@@ -43,6 +43,9 @@ use crate::qcow2::header::{Header, HeaderChange};
 /// The header is written in a piece of this many bytes, which a disk writes as a whole.
 const HEADER_SECTOR_BYTES: usize = 512;
 
+/// How often a repair begins again because the file has become longer.
+const ROUNDS_MAX: usize = 3;
+
 /// What to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
@@ -96,8 +99,16 @@ pub async fn repair<T: Target>(
     mut on_finding: impl FnMut(&Finding),
 ) -> Result<Repaired, CheckError> {
     demand_access(header)?;
-    let mut run = Run { target, header: header.clone(), leaks_fixed: 0, corruptions_fixed: 0 };
-    let outcome = run.counts_and_flags(what, &mut on_finding).await?;
+    let mut run =
+        Run { target, header: header.clone(), leaks_fixed: 0, corruptions_fixed: 0, has_lost: false };
+    let mut len_bytes = target.len_bytes();
+    let mut outcome = run.counts_and_flags(what, &mut on_finding).await?;
+    for _ in 1..ROUNDS_MAX {
+        if !run.has_lost || std::mem::replace(&mut len_bytes, target.len_bytes()) == target.len_bytes() {
+            break;
+        }
+        outcome = run.counts_and_flags(what, &mut on_finding).await?;
+    }
     if outcome.check_errors == 0 {
         run.clear_bits(what, &outcome).await?;
     }
@@ -112,6 +123,8 @@ struct Run<'a, T> {
     header: Header,
     leaks_fixed: u64,
     corruptions_fixed: u64,
+    /// Something refers to what lies behind the end of the file. If that moves, it must be counted.
+    has_lost: bool,
 }
 
 impl<T: Target> Run<'_, T> {
@@ -131,6 +144,7 @@ impl<T: Target> Run<'_, T> {
             return Ok(check.outcome);
         }
         let mut mending = check.mending.take().unwrap_or_default();
+        self.has_lost = !mending.lost.is_empty();
         check.counters.avoid(std::mem::take(&mut mending.lost));
         self.drop_entries(&mut check.outcome, &mending.entries).await?;
         let damage = check.damage.clone();
