@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::forked::Forked;
-use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run_with_input, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, parse_od, run, run_with_input, words};
 
 /// Set when the installed C tool is to be recorded instead; to `ours`, when we are where we may differ.
 const RECORD: &str = "DRYSTONE_RECORD";
@@ -373,6 +373,35 @@ fn golden_command_lines_are_understood_and_refused_alike() {
 #[test]
 fn golden_refusals_are_those_of_the_c_tool() {
     check("refusals");
+}
+
+/// The C tool does not come to an end here.
+#[test]
+fn a_chain_that_comes_back_to_itself_is_refused_by_every_command() {
+    let scratch = Scratch::new("loop");
+    let run = |line: &str| run(&our_tool(&scratch, "qemu-img"), &words(line), scratch.path());
+    for line in [
+        "create -q -f qcow2 one 1M",
+        "create -q -f qcow2 -b one -F qcow2 two",
+        "create -q -f qcow2 -b two -F qcow2 three",
+        "rebase -u -b three -F qcow2 one",
+    ] {
+        assert_eq!(run(line).status, 0, "{line}");
+    }
+    for (line, status) in [
+        ("map three", 1),
+        ("compare three three", 2),
+        ("commit three", 1),
+        ("rebase -b '' three", 1),
+        ("resize three 2M", 1),
+        ("measure three", 1),
+        ("bench three", 1),
+        ("convert -O raw three copy", 1),
+        ("create -f qcow2 -b three -F qcow2 four", 1),
+    ] {
+        let ran = run(line);
+        assert_eq!((ran.status, ran.stdout.as_str()), (status, ""), "{line}: {}", ran.stderr);
+    }
 }
 
 #[test]
