@@ -127,9 +127,9 @@ impl Scratch {
     }
 
     /// A file of the same length with each cluster whose number is `index` modulo `count`, and holes elsewhere.
-    fn clusters_of(&self, raw: &Path, index: usize, count: usize) -> Result<PathBuf, String> {
+    pub(crate) fn clusters_of(&self, raw: &Path, index: usize, count: usize) -> Result<PathBuf, String> {
         const CLUSTER: usize = 64 << 10;
-        let path = self.path("part.raw");
+        let path = self.path(&format!("part{index}.raw"));
         let copy = || {
             let (from, to) = (File::open(raw)?, File::create(&path)?);
             let len = from.metadata()?.len();

@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod daemon;
+mod tools;
 
 use std::path::Path;
 use std::process::Command;
@@ -46,6 +47,11 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "startup", about: "from the start of the server to its greeting", run: startup },
     Case { name: "info", about: "what `info` of an image takes", run: info },
     Case { name: "check", about: "what `check` of an image takes", run: check },
+    Case { name: "map", about: "what `map` of a disk takes", run: tools::map },
+    Case { name: "measure", about: "what `measure` of a disk takes", run: tools::measure },
+    Case { name: "compare", about: "what `compare` of two disks of 384 MiB takes", run: tools::compare },
+    Case { name: "commit", about: "what `commit` of an overlay takes", run: tools::commit },
+    Case { name: "rebase", about: "what `rebase` of an overlay of 384 MiB takes", run: tools::rebase },
     Case { name: "nodes", about: "a storage daemon with 5,000 nodes", run: daemon::nodes },
     Case { name: "chain", about: "chains of 200 layers in a storage daemon", run: daemon::chain },
     Case { name: "locality", about: "what changes of one disk do to others", run: daemon::locality },

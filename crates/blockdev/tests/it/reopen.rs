@@ -352,6 +352,7 @@ fn options_of_qcow2_are_checked_together() {
             r#""cache-size":1048576"#,
             r#""cache-size":1048576,"l2-cache-size":65536"#,
             r#""refcount-cache-size":1048576,"l2-cache-size":65536,"l2-cache-entry-size":4096"#,
+            r#""l2-cache-entry-size":65536,"cache-clean-interval":5"#,
             r#""discard-no-unref":false"#,
         ] {
             accept(task, &folder, &[&with(TOP, more)]).await;
@@ -363,6 +364,9 @@ fn options_of_qcow2_are_checked_together() {
             (r#""cache-size":3,"l2-cache-size":1,"refcount-cache-size":2"#, "cache-size"),
             (r#""cache-size":3,"refcount-cache-size":4"#, "cache-size"),
             (r#""l2-cache-entry-size":5000"#, "l2-cache-entry-size"),
+            (r#""l2-cache-entry-size":131072"#, "l2-cache-entry-size"),
+            (r#""refcount-cache-size":1125899906842624"#, "refcount-cache-size"),
+            (r#""cache-clean-interval":4294967296"#, "cache-clean-interval"),
             (r#""discard-no-unref":true"#, "discard-no-unref"),
             (r#""encrypt":{"format":"luks"}"#, "encrypt"),
             (r#""data-file":"x""#, "data-file"),

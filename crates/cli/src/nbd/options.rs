@@ -13,9 +13,8 @@ use drystone_protocol::file::{Aio, Discard};
 
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
-use crate::args::list;
 use crate::args::number::parse_size;
-use crate::tool::image::CacheMode;
+use crate::tool::image::{CacheMode, parse_snapshot};
 use crate::tool::object::Secrets;
 
 /// The port that is listened at unless another is said.
@@ -187,7 +186,7 @@ impl Said {
             "offset" => self.offset = Some(take_offset(&text()?)?),
             "bitmap" => self.bitmaps.push(text()?),
             "format" => self.format = Some(text()?),
-            "load-snapshot" => self.load_snapshot = Some(take_snapshot(&text()?)?),
+            "load-snapshot" => self.load_snapshot = Some(parse_snapshot(&text()?)?),
             "nocache" => {
                 once(&mut self.cache, CacheMode::named("none"), "-n and --cache can only be given once")?
             }
@@ -334,27 +333,6 @@ fn take_string(text: String, what: &str) -> Result<String> {
         return Err(refused(format!("the {what} is longer than the protocol allows")));
     }
     Ok(text)
-}
-
-/// `snapshot.id=ID,snapshot.name=NAME`, or either.
-fn take_snapshot(text: &str) -> Result<Which> {
-    if !text.starts_with("snapshot.") {
-        return Ok(Which::IdOrName(text.into()));
-    }
-    let (mut id, mut name) = (None, None);
-    for (key, value) in list::split(text) {
-        match (key.as_str(), value) {
-            ("snapshot.id", Some(value)) => id = Some(value.into_bytes()),
-            ("snapshot.name", Some(value)) => name = Some(value.into_bytes()),
-            _ => return Err(refused(format!("'{key}' is no part of a snapshot's description"))),
-        }
-    }
-    match (id, name) {
-        (Some(id), Some(name)) => Ok(Which::Both { id, name }),
-        (Some(id), None) => Ok(Which::Id(id)),
-        (None, Some(name)) => Ok(Which::Name(name)),
-        (None, None) => Err(refused("neither the identifier nor the name of a snapshot is given")),
-    }
 }
 
 fn take_offset(text: &str) -> Result<u64> {

@@ -9,6 +9,7 @@ use drystone_base::Result;
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::report::{Layer, Warning};
 use drystone_blockdev::request::OpenRequest;
+use drystone_blockdev::snapshots::{SnapshotChange, Which, change_snapshots};
 use drystone_core::backend::{Backend, Mode, ReadOnly, ReadWrite, RootId};
 use drystone_core::control::{Plan, RootSpec, Task};
 use drystone_core::driver::WriteFlags;
@@ -47,6 +48,22 @@ impl Tool {
     /// Those of the image and its backing files; nothing of it is open then.
     pub(crate) async fn open_reader(&self, image: &ImageArgs) -> Result<Disk<ReadOnly>> {
         self.open(image, false, Perm::CONSISTENT_READ).await
+    }
+
+    /// Opens an image for reading, as it was when one of its internal snapshots was taken.
+    ///
+    /// # Errors
+    /// As [`Self::open_reader`]; [`drystone_base::Kind::Unsupported`] for a format that has none;
+    /// [`drystone_base::Kind::NotFound`].
+    pub(crate) async fn open_snapshot(&self, image: &ImageArgs, which: &Which) -> Result<Disk<ReadOnly>> {
+        let mut disk = self.open_reader(image).await?;
+        let (node, show) = (disk.node, SnapshotChange::Show(which.clone()));
+        let shown = self.on_control(async move |task| {
+            change_snapshots(task, node, &show).await?;
+            Ok(task.gs().with(|graph| graph.node(node)).map_or(0, |info| info.len))
+        });
+        disk.len_bytes = shown.await.map_err(|error| error.at_path(&image.name))?;
+        Ok(disk)
     }
 
     /// Opens an image for reading and writing; with `may_resize`, also to change its length.

@@ -6,6 +6,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::options::Options;
 use drystone_blockdev::request::{BackingChoice, OpenRequest, ProbedRaw, Source};
 use drystone_blockdev::settings::Settings;
+use drystone_blockdev::snapshots::Which;
 use drystone_core::graph::policy::DetectZeroes;
 use drystone_protocol::file::{Aio, Discard};
 use serde_json::Value;
@@ -126,5 +127,30 @@ impl ImageArgs {
             options.set(&key, Value::String(value))?;
         }
         Ok(Source::Options(options))
+    }
+}
+
+/// The internal snapshot that is meant by `ID`, `NAME`, or `snapshot.id=ID,snapshot.name=NAME` (or either of these).
+///
+/// # Errors
+/// [`Kind::InvalidInput`] for other keys, and if neither is there.
+pub(crate) fn parse_snapshot(text: &str) -> Result<Which> {
+    let refused = |text: String| Error::new(Kind::InvalidInput, text).in_option("snapshot");
+    if !text.starts_with("snapshot.") {
+        return Ok(Which::IdOrName(text.into()));
+    }
+    let (mut id, mut name) = (None, None);
+    for (key, value) in list::split(text) {
+        match (key.as_str(), value) {
+            ("snapshot.id", Some(value)) => id = Some(value.into_bytes()),
+            ("snapshot.name", Some(value)) => name = Some(value.into_bytes()),
+            _ => return Err(refused(format!("'{key}' is no part of a snapshot's description"))),
+        }
+    }
+    match (id, name) {
+        (Some(id), Some(name)) => Ok(Which::Both { id, name }),
+        (Some(id), None) => Ok(Which::Id(id)),
+        (None, Some(name)) => Ok(Which::Name(name)),
+        (None, None) => Err(refused("neither the identifier nor the name of a snapshot is given".to_owned())),
     }
 }

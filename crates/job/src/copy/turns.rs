@@ -4,7 +4,7 @@
 //!
 //! Invariant: whoever waits holds nothing, and the piece whose turn it is waits for nobody here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ struct State {
     next: u64,
     /// Pieces after it that need none any more.
     over: BTreeSet<u64>,
-    waiting: Vec<Waker>,
+    waiting: BTreeMap<u64, Waker>,
     is_over: bool,
 }
 
@@ -34,9 +34,7 @@ impl Turns {
             if state.is_over || state.next >= index {
                 return Poll::Ready(!state.is_over);
             }
-            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                state.waiting.push(cx.waker().clone());
-            }
+            state.waiting.insert(index, cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -53,21 +51,22 @@ impl Turns {
             state.over.remove(&first);
             state.next += 1;
         }
-        wake(state);
+        let next = state.next;
+        let waiter = state.waiting.remove(&next);
+        drop(state);
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
     }
 
     /// Nobody gets a turn any more.
     pub(super) fn stop(&self) {
         let mut state = lock(&self.0);
         state.is_over = true;
-        wake(state);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_values().for_each(Waker::wake);
     }
-}
-
-fn wake(mut state: std::sync::MutexGuard<'_, State>) {
-    let waiting = std::mem::take(&mut state.waiting);
-    drop(state);
-    waiting.into_iter().for_each(Waker::wake);
 }
 
 /// Runs `future`, and calls `begun` when it has got as far as it can without waiting.

@@ -237,8 +237,7 @@ async fn add_image(
     let mut file = NewNode { owned: false, ..SimDriver::node(&format!("{name}-file"), disk) };
     file.facts.read_only = read_only;
     let file = opening.add(file)?;
-    let options =
-        Qcow2Options { read_only, caches: CacheOptions::of_bytes(0), ..Qcow2Options::default() };
+    let options = Qcow2Options { read_only, caches: CacheOptions::of_bytes(0), ..Qcow2Options::default() };
     let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
     let mut children = vec![(ChildKey::File, Role::IMAGE, file)];
     children.extend(backing.map(|id| (ChildKey::Backing, Role::COW, id)));

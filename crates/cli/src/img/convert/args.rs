@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use drystone_base::{Error, Kind, Result};
+use drystone_blockdev::snapshots::Which;
 
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
@@ -11,7 +12,7 @@ use crate::img::Failure;
 use crate::img::create::NewImage;
 use crate::img::options::{self, text};
 use crate::img::spec::Format;
-use crate::tool::image::{CacheMode, ImageArgs};
+use crate::tool::image::{CacheMode, ImageArgs, parse_snapshot};
 use crate::tool::object::Secrets;
 
 const FLAGS: &[Flag] = &[
@@ -36,6 +37,10 @@ const FLAGS: &[Flag] = &[
     Flag::value(Some('r'), "rate"),
     Flag::value(Some('m'), "parallel"),
     Flag::switch(None, "salvage"),
+    Flag::value(Some('l'), "source-snapshot"),
+    Flag::switch(None, "bitmaps"),
+    Flag::switch(None, "skip-broken-bitmaps"),
+    Flag::switch(Some('C'), "copy-range-offloading"),
     Flag::switch(Some('W'), "oob-writes"),
     options::OBJECT,
 ];
@@ -84,6 +89,12 @@ pub(super) struct Request {
     pub(super) workers: usize,
     /// `-W`.
     pub(super) is_unordered: bool,
+    /// `-l`.
+    pub(super) snapshot: Option<Which>,
+    /// `--bitmaps`.
+    pub(super) copies_bitmaps: bool,
+    /// `--skip-broken-bitmaps`.
+    pub(super) skips_broken_bitmaps: bool,
     /// `--salvage`.
     pub(super) salvages: bool,
     backing: Option<OsString>,
@@ -99,6 +110,7 @@ struct Said {
     target_cache: Option<String>,
     target_format: Option<String>,
     force_share: bool,
+    offloads: bool,
     sparse: Option<OsString>,
     rate: Option<OsString>,
     workers: Option<OsString>,
@@ -155,6 +167,10 @@ fn take(name: &str, value: OsString, request: &mut Request, said: &mut Said) -> 
         "rate" => said.rate = Some(value),
         "parallel" => said.workers = Some(value),
         "salvage" => request.salvages = true,
+        "source-snapshot" => request.snapshot = Some(parse_snapshot(text(&value)?)?),
+        "bitmaps" => request.copies_bitmaps = true,
+        "skip-broken-bitmaps" => request.skips_broken_bitmaps = true,
+        "copy-range-offloading" => said.offloads = true,
         "oob-writes" => request.is_unordered = true,
         _ => said.secrets.define(&value)?,
     }
@@ -173,6 +189,11 @@ impl Said {
         }
         if request.is_target_options && self.target_format.is_some() {
             return Err(invalid("--target-image-opts and --target-format exclude each other"));
+        }
+        let excluded =
+            [(self.sparse.is_some(), "-S"), (request.is_compressed, "-c"), (request.salvages, "--salvage")];
+        if let Some((_, option)) = excluded.iter().find(|(is_said, _)| self.offloads && *is_said) {
+            return Err(invalid(format!("-C and {option} exclude each other")));
         }
         request.target_cache = cache(self.target_cache, CacheMode::UNSAFE, "target-cache")?;
         let source_cache = cache(self.source_cache, CacheMode::WRITEBACK, "source-cache")?;
@@ -200,6 +221,8 @@ impl Request {
     /// [`Kind::InvalidInput`] naming them.
     pub(super) fn check(&self) -> Result<()> {
         let faults = [
+            (self.skips_broken_bitmaps && !self.copies_bitmaps, "--skip-broken-bitmaps needs --bitmaps"),
+            (self.snapshot.is_some() && self.sources.len() > 1, "a snapshot (-l) is one of a single source"),
             (self.is_target_options && !self.skips_creation, "--target-image-opts needs -n"),
             (self.is_target_zero && !self.skips_creation, "--target-is-zero needs -n"),
             (

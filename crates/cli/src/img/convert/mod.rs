@@ -9,6 +9,7 @@
 //! Not here: formats, the copying itself.
 
 mod args;
+mod bitmaps;
 mod fill;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ Sources
       --source-image-opts     each SOURCE is a list KEY=VALUE,... (also --image-opts)
   -T, --source-cache MODE     none, writeback (the default), unsafe, writethrough, directsync
   -U, --force-share           read them whoever else writes to them
+  -l, --source-snapshot SNAPSHOT  an internal snapshot: its id, its name, snapshot.id=ID, snapshot.name=NAME
       --salvage               what cannot be read is taken for zeroes
 
 Target
@@ -49,11 +51,14 @@ Target
   -n, --no-create             it is there already
       --target-is-zero        it reads as zeroes now; needs -n
   -t, --target-cache MODE     as -T; the default is unsafe
+      --bitmaps               copy the persistent bitmaps of the (first) source as well
+      --skip-broken-bitmaps   but those that are inconsistent
   -S, --sparse-size SIZE      leave out zeroes where so many come together (4k); 0: write everything
 
 Work
   -m, --parallel COUNT        requests at the same time, 1 to 16 (8)
   -W, --oob-writes            writes may begin in any order
+  -C, --copy-range-offloading accepted; the copy is as fast without it
   -r, --rate RATE             bytes per second
   -p, --progress              show how far it is (also on SIGUSR1 without it)
   -q, --quiet                 print errors only
@@ -88,8 +93,15 @@ async fn convert(tool: &Tool, request: &Request) -> Result<()> {
     }
     let mut sources = Vec::new();
     for source in &request.sources {
-        sources.push(tool.open_reader(source).await?);
+        sources.push(match &request.snapshot {
+            Some(which) => tool.open_snapshot(source, which).await?,
+            None => tool.open_reader(source).await?,
+        });
     }
+    let bitmaps = match sources.first().filter(|_| request.copies_bitmaps) {
+        Some(source) => Some(bitmaps::look_at(tool, source, request).await?),
+        None => None,
+    };
     let in_use = tool.files().await?;
     let len_bytes = sources.iter().try_fold(0_u64, |sum, source: &Source| sum.checked_add(source.len_bytes));
     let len_bytes = len_bytes.filter(|len| *len <= drystone_base::LEN_MAX);
@@ -108,6 +120,9 @@ async fn convert(tool: &Tool, request: &Request) -> Result<()> {
         return Err(Error::new(Kind::OutOfRange, text));
     }
     fill::fill(tool, request, &sources, &target).await?;
+    if let Some(bitmaps) = bitmaps {
+        bitmaps::copy(tool, bitmaps, &target).await?;
+    }
     tool.close(target).await?;
     if request.is_progress {
         tool.progress().finish();

@@ -21,6 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use drystone_base::HostOffset;
 
 use super::frame::{Frame, Slice};
+use super::runs::{Runs, Shape};
 use super::segments::Segments;
 use crate::qcow2::entry::RawEntry;
 
@@ -44,6 +45,17 @@ pub(super) struct SliceImage {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What a slice is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// For being looked at: of a run, to know that is enough.
+    Look,
+    /// For being changed: it must be in the cache.
+    Change,
+    /// It comes along, and is kept if it is a run.
+    RunOnly,
+}
+
 /// What came of an attempt to change entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Published {
@@ -56,10 +68,9 @@ pub(super) enum Published {
 
 /// The slices of one image.
 pub(super) struct Slices {
-    /// Numbers of a slice.
-    words: usize,
-    /// Numbers of an entry, as a power of two.
-    words_bits: u32,
+    shape: Shape,
+    /// What is known of slices without having them.
+    runs: Runs,
     /// The first frame of each bucket.
     buckets: Box<[AtomicU32]>,
     frames: Segments<Frame>,
@@ -87,12 +98,12 @@ impl Pool {
 }
 
 impl Slices {
-    /// A cache for about `slices_max` slices of `words` numbers, of which an entry has `1 << words_bits`.
-    pub(super) fn new(slices_max: usize, words: usize, words_bits: u32) -> Self {
+    /// A cache for about `slices_max` of `slices_all` slices.
+    pub(super) fn new(slices_max: usize, slices_all: u64, shape: Shape) -> Self {
         let buckets = slices_max.clamp(BUCKETS.0, BUCKETS.1).next_power_of_two();
         let slices = Self {
-            words,
-            words_bits,
+            shape,
+            runs: Runs::new(slices_all, shape),
             buckets: (0..buckets).map(|_| AtomicU32::new(NONE)).collect(),
             frames: Segments::new((0..FRAMES_FIRST).map(|_| Frame::default())),
             pool: Mutex::default(),
@@ -151,27 +162,46 @@ impl Slices {
     /// Looks at a slice, if it is in memory. `look` may see two slices mixed; its answer is thrown away then.
     #[inline]
     pub(super) fn with<R>(&self, id: SliceId, look: impl Fn(Slice<'_>) -> R) -> Option<R> {
-        self.find(id)?.look(id, self.words_bits, look)
+        match self.find(id).and_then(|frame| frame.look(id, self.shape.words_bits, &look)) {
+            Some(answer) => Some(answer),
+            None => self.runs.get(id.0).map(|run| look(Slice::of_run(run))),
+        }
     }
 
-    /// Whether a slice is in memory.
-    pub(super) fn has(&self, id: SliceId) -> bool {
+    /// Whether a slice is there, for what it is wanted.
+    pub(super) fn has(&self, id: SliceId, wanted: Wanted) -> bool {
         self.find_surely(&self.pool(), id).is_some()
+            || wanted != Wanted::Change && self.runs.get(id.0).is_some()
     }
 
-    /// Brings a slice in that is not there. What is there already is newer.
-    pub(super) fn insert(&self, id: SliceId, words: impl Iterator<Item = u64>) {
+    /// Brings a slice of these numbers in that is not there; whether it is a run. What is there already is newer. Whoever does
+    /// this keeps others from bringing it in.
+    pub(super) fn bring(&self, id: SliceId, words: &[u64], wanted: Wanted) -> bool {
         let mut pool = self.pool();
         if self.find_surely(&pool, id).is_some() {
-            return;
+            return false;
         }
+        let is_run = self.runs.note(id.0, words);
+        let is_known = self.runs.get(id.0).is_some();
+        let is_enough = match wanted {
+            Wanted::Change => false,
+            Wanted::Look => is_known,
+            Wanted::RunOnly => true,
+        };
+        if !is_enough {
+            self.insert(&mut pool, id, words);
+        }
+        is_run
+    }
+
+    fn insert(&self, pool: &mut Pool, id: SliceId, words: &[u64]) {
         let max = self.max();
-        while pool.in_use() >= max && self.evict_one(&mut pool) {}
+        while pool.in_use() >= max && self.evict_one(pool) {}
         let number = pool.empty.pop().unwrap_or(pool.begun);
         self.frames.grow_to(to_index(number));
         let Some(frame) = self.frame(number) else { panic!("frame {number} was just made") };
         pool.begun = pool.begun.max(number + 1);
-        frame.fill(id, self.words, words);
+        frame.fill(id, self.shape.words, words.iter().copied());
         let bucket = self.bucket(id);
         frame.next.store(bucket.load(Ordering::Relaxed), Ordering::Release);
         bucket.store(number, Ordering::Release);
@@ -180,6 +210,7 @@ impl Slices {
     /// Takes out a slice that is not dirty, if it is there.
     pub(super) fn forget(&self, id: SliceId) {
         let mut pool = self.pool();
+        self.runs.forget(id.0);
         let mut number = self.bucket(id).load(Ordering::Acquire);
         while let Some(frame) = self.frame(number) {
             if frame.holds(id) {
@@ -241,6 +272,7 @@ impl Slices {
     /// Forgets everything, also what was changed (of a damaged image, that is not stored). Nobody is inside.
     pub(super) fn clear(&self) {
         let mut pool = self.pool();
+        self.runs.clear();
         self.take_dirty_ids();
         for number in 0..pool.begun {
             let Some((frame, id)) = self.frame(number).and_then(|frame| Some((frame, frame.held()?))) else {
@@ -285,7 +317,9 @@ impl Slices {
         if !frame.holds(id) {
             return Published::Absent;
         }
-        if !frame.replace(self.words_bits, index, (expected, new)) {
+        // Before anybody can see the change: who does not find the slice looks there.
+        self.runs.forget(id.0);
+        if !frame.replace(self.shape.words_bits, index, (expected, new)) {
             return Published::Changed;
         }
         if !std::mem::replace(&mut state.dirty, true) {
@@ -305,7 +339,7 @@ impl Slices {
             let mut state = frame.state();
             state.dirty = false;
             state.writing = true;
-            images.push(SliceImage { id, at, bytes: frame.slice(self.words_bits).bytes() });
+            images.push(SliceImage { id, at, bytes: frame.slice(self.shape.words_bits).bytes() });
         }
         images
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::cache::SliceId;
+use super::runs::Run;
 use crate::qcow2::entry::RawEntry;
 
 /// The number of no slice.
@@ -28,6 +29,9 @@ pub(super) struct Frame {
     id: AtomicU64,
     /// The next frame of the same bucket.
     pub(super) next: AtomicU32,
+    /// Nobody has looked at the slice since it came.
+    fresh: AtomicBool,
+    /// Somebody has, once more than whoever brought it in.
     used: AtomicBool,
     /// Made with the first slice that comes here.
     entries: OnceLock<Box<[AtomicU64]>>,
@@ -53,6 +57,8 @@ pub(super) struct Slice<'c> {
     words: &'c [AtomicU64],
     /// Numbers of an entry, as a power of two.
     words_bits: u32,
+    /// It has no memory, and is this.
+    run: Option<Run>,
 }
 
 impl Default for Frame {
@@ -61,6 +67,7 @@ impl Default for Frame {
             version: AtomicU64::new(0),
             id: AtomicU64::new(NOBODY),
             next: AtomicU32::new(u32::MAX),
+            fresh: AtomicBool::new(false),
             used: AtomicBool::new(false),
             entries: OnceLock::new(),
             state: Mutex::default(),
@@ -97,9 +104,7 @@ impl Frame {
                 let answer = look(self.slice(words_bits));
                 fence(Ordering::Acquire);
                 if self.version.load(Ordering::Relaxed) == version {
-                    if !self.used.load(Ordering::Relaxed) {
-                        self.used.store(true, Ordering::Relaxed);
-                    }
+                    self.note_look();
                     return Some(answer);
                 }
             }
@@ -108,10 +113,24 @@ impl Frame {
         None
     }
 
+    /// The first look is that of whoever brought the slice in, and says nothing about others to come: random requests to a
+    /// disk that is larger than the cache would mark everything, and the search for what may leave would look at it all.
+    #[inline]
+    fn note_look(&self) {
+        if self.used.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
+        } else {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The entries, for whoever knows whose they are.
     #[inline]
     pub(super) fn slice(&self, words_bits: u32) -> Slice<'_> {
-        Slice { words: self.entries.get().map_or(&[], |entries| entries), words_bits }
+        Slice { words: self.entries.get().map_or(&[], |entries| entries), words_bits, run: None }
     }
 
     /// Replaces entries from `index` on, if they are still `expected`. Under the state lock.
@@ -148,6 +167,7 @@ impl Frame {
             }
         });
         self.used.store(false, Ordering::Relaxed);
+        self.fresh.store(true, Ordering::Relaxed);
     }
 
     /// Empties the frame, unless its slice must stay.
@@ -190,9 +210,18 @@ impl<'c> Slice<'c> {
         self.words.get(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// A slice that is a run.
+    #[inline]
+    pub(super) fn of_run(run: Run) -> Self {
+        Slice { words: &[], words_bits: 0, run: Some(run) }
+    }
+
     /// The entry at `index`; an empty one past the end.
     #[inline]
     pub(super) fn raw(self, index: usize) -> RawEntry {
+        if let Some(run) = self.run {
+            return run.raw(index);
+        }
         let first = index << self.words_bits;
         let bitmap = if self.words_bits == 0 { 0 } else { self.word(first + 1) };
         RawEntry { descriptor: self.word(first), bitmap }
@@ -200,7 +229,7 @@ impl<'c> Slice<'c> {
 
     /// Up to `count` entries from `index` on.
     pub(super) fn raws(self, index: usize, count: usize) -> impl Iterator<Item = RawEntry> + use<'c> {
-        let end = self.words.len() >> self.words_bits;
+        let end = self.run.map_or(self.words.len() >> self.words_bits, Run::entries);
         (index..end.min(index.saturating_add(count))).map(move |index| self.raw(index))
     }
 

@@ -9,22 +9,29 @@
 //! slices, so no stale copy replaces a newer one. Not here: what is durable when (`store`), who may change an entry
 //! (`write`), which slices are in memory (`cache`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::{RangeGuard, RangeLocks};
 
-use super::cache::{Published, SliceId, SliceImage, Slices};
+use super::cache::{Published, SliceId, SliceImage, Slices, Wanted};
 use super::l1::L1;
-use super::load_table;
+use super::load_table_as_is;
+use super::runs::Shape;
 use crate::qcow2::entry::{Allocated, EntryFault, L2Entry, RawEntry, Table, parse_l1};
 use crate::qcow2::geometry::{ClusterBits, ENTRY_BYTES};
 use crate::qcow2::l2::L2Format;
 
 /// Largest slice: 4 KiB, as a power of two.
 const SLICE_BYTES_BITS_MAX: u32 = 12;
+
+/// As many slices in a row as were runs make it worth while to read whole tables; so many count at most, and so many are
+/// lost with one that is none.
+const EVEN_MIN: u32 = 4;
+const EVEN_MAX: u32 = 16;
+const EVEN_LOSS: u32 = 8;
 
 /// Where the entry of a guest offset is.
 #[derive(Debug, Clone, Copy)]
@@ -47,24 +54,36 @@ pub(super) struct Map {
     pub(super) slices: Slices,
     /// How many slices of a table are read at once: a power of two.
     read_slices: AtomicU64,
+    /// Unless it was said how much is read at once, it depends on what is found.
+    adapts: AtomicBool,
+    /// How many slices of late were runs.
+    evenness: AtomicU32,
     /// Slices that are being loaded, and tables that are being made or moved, by numbers of slices.
     tables: RangeLocks,
 }
 
 impl Map {
-    pub(super) fn new(l2: L2Format, l1: Vec<u64>, (cache_bytes, read_bytes): (u64, u64)) -> Self {
+    pub(super) fn new(l2: L2Format, l1: Vec<u64>, (cache_bytes, read_bytes): (u64, Option<u64>)) -> Self {
         let slice_bytes_bits = l2.cluster().bits().min(SLICE_BYTES_BITS_MAX);
         let slice_bits = slice_bytes_bits - ENTRY_BYTES.ilog2() - l2.words_bits();
-        let words = 1 << (slice_bits + l2.words_bits());
+        let shape = Shape {
+            words: 1 << (slice_bits + l2.words_bits()),
+            words_bits: l2.words_bits(),
+            cluster_bytes: l2.cluster().bytes(),
+        };
+        let table_bits = l2.entries_bits() - slice_bits;
+        let slices_all = (l1.len() as u64) << table_bits;
         let map = Self {
             cluster: l2.cluster(),
             l2,
             slice_bits,
-            table_bits: l2.entries_bits() - slice_bits,
+            table_bits,
             l1: L1::new(l1),
-            slices: Slices::new(slices_in(cache_bytes, slice_bytes_bits), words, l2.words_bits()),
+            slices: Slices::new(slices_in(cache_bytes, slice_bytes_bits), slices_all, shape),
             tables: RangeLocks::default(),
             read_slices: AtomicU64::new(1),
+            adapts: AtomicBool::new(true),
+            evenness: AtomicU32::new(0),
         };
         map.set_cache(cache_bytes, read_bytes);
         map
@@ -75,9 +94,10 @@ impl Map {
     }
 
     /// Changes the bound of the cache, and how much is read at once.
-    pub(super) fn set_cache(&self, bytes: u64, read_bytes: u64) {
+    pub(super) fn set_cache(&self, bytes: u64, read_bytes: Option<u64>) {
         self.slices.set_max(slices_in(bytes, self.slice_bytes_bits()));
-        self.read_slices.store(self.slices_read(read_bytes), Ordering::Relaxed);
+        self.read_slices.store(self.slices_read(read_bytes.unwrap_or(0)), Ordering::Relaxed);
+        self.adapts.store(read_bytes.is_none(), Ordering::Relaxed);
     }
 
     /// How many slices are read at once: as many as fit into a power of two of bytes, and into a table.
@@ -231,34 +251,62 @@ impl Map {
             match self.slices.publish(spot.slice, spot.index, (expected, new)) {
                 Published::Done => return Ok(()),
                 Published::Changed => panic!("a mapping changed under the request that holds it"),
-                Published::Absent => self.load(io, spot.slice).await?,
+                Published::Absent => self.load_for(io, spot.slice, Wanted::Change).await?,
             }
         }
     }
 
-    /// Reads a slice into memory, unless it is there or has no table. Its neighbours come along if so much is read at once.
+    /// Makes it known what a slice says, unless it is or has no table. Its neighbours come along if so much is read at once.
     pub(super) async fn load(&self, io: Io<'_>, slice: SliceId) -> Result<()> {
-        let count = self.read_slices.load(Ordering::Relaxed);
+        self.load_for(io, slice, Wanted::Look).await
+    }
+
+    async fn load_for(&self, io: Io<'_>, slice: SliceId, wanted: Wanted) -> Result<()> {
+        let is_even = self.reads_tables();
+        let count = if is_even { 1 << self.table_bits } else { self.read_slices.load(Ordering::Relaxed) };
         let first = SliceId(slice.0 & !(count - 1));
-        let wanted = GuestRange::new(GuestOffset::new(first.0), count);
-        let _loading = self.tables.lock(io, wanted, "L2 slice").await;
-        if self.slices.has(slice) {
+        let range = GuestRange::new(GuestOffset::new(first.0), count);
+        let _loading = self.tables.lock(io, range, "L2 slice").await;
+        if self.slices.has(slice, wanted) {
             return Ok(());
         }
         let Some(table) = self.table(slice)? else { return Ok(()) };
         let slice_len = 1 << self.slice_bytes_bits();
         let len = slice_len * usize::try_from(count).unwrap_or(1);
         io.file()?.event(Event::L2Load).await;
-        let bytes = load_table(io.file()?, self.place_in(table.at, first), len).await?;
+        let bytes = load_table_as_is(io.file()?, self.place_in(table.at, first), len).await?;
         io.sim_point().await;
-        // The one that is wanted comes last: it is the last to leave.
-        let others = (first.0..).zip(bytes.chunks_exact(slice_len)).filter(|(id, _)| *id != slice.0);
-        let own = bytes.chunks_exact(slice_len).nth(usize::try_from(slice.0 - first.0).unwrap_or(0));
-        for (id, bytes) in others.chain(own.map(|bytes| (slice.0, bytes))) {
+        let words = |bytes: &[u8]| {
             let mut be = Be(bytes);
-            self.slices.insert(SliceId(id), std::iter::from_fn(|| be.u64().ok()));
+            let mut words: Vec<u64> = std::iter::from_fn(|| be.u64().ok()).collect();
+            words.resize(slice_len / 8, 0);
+            words
+        };
+        let parts = bytes.as_slice().chunks(slice_len);
+        for (id, bytes) in (first.0..).zip(parts.clone()).filter(|(id, _)| *id != slice.0) {
+            // Of a whole table, what is no run is not worth its memory before somebody asks for it.
+            let neighbour = if is_even { Wanted::RunOnly } else { Wanted::Look };
+            self.slices.bring(SliceId(id), &words(bytes), neighbour);
         }
+        // The one that is wanted comes last: it is the last to leave.
+        let own = parts.into_iter().nth(usize::try_from(slice.0 - first.0).unwrap_or(0)).unwrap_or(&[]);
+        let is_run = self.slices.bring(slice, &words(own), wanted);
+        self.note_evenness(is_run);
         Ok(())
+    }
+
+    /// Whether tables are read whole: most slices of late were runs, and that is all that is kept of those.
+    fn reads_tables(&self) -> bool {
+        self.adapts.load(Ordering::Relaxed) && self.evenness.load(Ordering::Relaxed) >= EVEN_MIN
+    }
+
+    fn note_evenness(&self, is_run: bool) {
+        let before = self.evenness.load(Ordering::Relaxed);
+        let after = if is_run { (before + 1).min(EVEN_MAX) } else { before.saturating_sub(EVEN_LOSS) };
+        if after != before {
+            // One that is lost beside another does not matter.
+            self.evenness.store(after, Ordering::Relaxed);
+        }
     }
 
     fn place_in(&self, table: HostOffset, slice: SliceId) -> HostOffset {

@@ -11,7 +11,7 @@
 //! | [`open`], `stage` | opening and reopening, and what an image is opened for |
 //! | `place` | where the bytes are |
 //! | [`caches`] | how much of the tables is in memory, and for how long |
-//! | `map` (`l1`, `cache`, `frame`, `segments`) | the mapping in memory |
+//! | `map` (`l1`, `cache`, `frame`, `runs`, `segments`) | the mapping in memory |
 //! | `refs`, `reserve`, `growth` | refcounts in memory, the search for free clusters, a larger refcount table |
 //! | `owned` | where the image's tables are |
 //! | `write`, `table` | writes that allocate, copy-on-write; L2 tables |
@@ -21,6 +21,7 @@
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `amend`, `recount` | another version of the format; refcounts of another width |
 //! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
@@ -31,6 +32,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod amend;
 mod bitmaps;
 mod cache;
 pub mod caches;
@@ -48,9 +50,11 @@ mod pack;
 mod place;
 mod preallocate;
 mod read;
+mod recount;
 mod refs;
 mod reserve;
 mod resize;
+mod runs;
 mod segments;
 mod shared;
 mod shrink;
@@ -70,7 +74,7 @@ use drystone_buf::Buf;
 use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
+    Access, Amendment, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
 };
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
@@ -124,16 +128,20 @@ pub struct Qcow2 {
 
 /// Reads `len` bytes of a table; what lies past the end of the file is zeroes, but its start must be inside.
 async fn load_table(file: Io<'_>, at: HostOffset, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = load_table_as_is(file, at, len).await?.as_slice().to_vec();
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// As [`load_table`], without what lies past the end of the file.
+async fn load_table_as_is(file: Io<'_>, at: HostOffset, len: usize) -> Result<Buf> {
     let left = file.len().saturating_sub(at.get());
     if left == 0 {
         let text = format!("a table at {at} lies past the end of the file ({} bytes)", file.len());
         return Err(Error::new(Kind::Corrupt, text));
     }
     let stored = usize::try_from(left).unwrap_or(usize::MAX).min(len);
-    let buf = file.read_new(at.in_child(), stored).await?;
-    let mut bytes = buf.as_slice().to_vec();
-    bytes.resize(len, 0);
-    Ok(bytes)
+    file.read_new(at.in_child(), stored).await
 }
 
 /// Writes bytes into a file.
@@ -251,6 +259,13 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.rename_backing(io, backing).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn amend<'a>(&'a self, io: Io<'a>, what: Amendment) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.amend_image(io, what).await;
             self.watch(io, result).await
         })
     }
