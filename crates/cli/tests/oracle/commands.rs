@@ -82,7 +82,7 @@ impl Bench {
         self.must(is_ours, &format!("create -q -f qcow2 -o {options} base 900k"));
         self.io("base", &["write -P 1 0 300k", "write -P 2 500k 7k", "write -P 3 777777 1234"]);
         self.must(is_ours, &format!("create -q -f qcow2 -o {options} -b base -F qcow2 mid {size}"));
-        self.io("mid", &["write -P 4 100k 50k", "write -z 128k 64k", "write -P 5 1000000 3000"]);
+        self.io("mid", &["write -P 4 100k 50k", "write -z 256k 64k", "write -P 5 1000000 3000"]);
         self.must(is_ours, &format!("create -q -f qcow2 -o {options} -b mid -F qcow2 top"));
         self.io("top", &["write -P 6 200000 70000", "write -z 600k 200k", "write -c -P 7 1M 64k"]);
         self.must(is_ours, &format!("create -q -f qcow2 -o {options} new 2000k"));
