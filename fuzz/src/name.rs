@@ -120,7 +120,11 @@ fn name(bytes: &[u8]) {
         Ok(Name::Options(options)) => understood(&bytes[b"json:".len()..], options),
         Ok(Name::Nbd(options)) => {
             let again = Options::from_json(&options.to_string());
-            assert_eq!(again.as_ref().ok(), Some(&options), "options of a server that are written are others");
+            assert_eq!(
+                again.as_ref().ok(),
+                Some(&options),
+                "options of a server that are written are others"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{Demand, GraphView, NodeInfo, Plan, Task};
-use drystone_core::driver::BackingFile;
+use drystone_core::driver::{Amendment, BackingFile};
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
@@ -106,6 +106,15 @@ pub async fn set_backing_file(
 /// [`Kind::Unsupported`] if its format cannot; [`Kind::InUse`] while a job works on it; those of writing.
 pub async fn make_empty(task: &mut Task<'_>, image: NodeId) -> Result<()> {
     alone(task, image, async |io| io.node().driver().make_empty(io).await).await
+}
+
+/// Changes one property of `image`.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if its format cannot; [`Kind::InUse`] while a job works on it; those of writing. A power cut leaves
+/// the old property or the new one.
+pub async fn amend(task: &mut Task<'_>, image: NodeId, what: Amendment) -> Result<()> {
+    alone(task, image, async |io| io.node().driver().amend(io, what).await).await
 }
 
 async fn write(task: &mut Task<'_>, image: NodeId, backing: Option<&BackingFile>) -> Result<()> {

@@ -136,6 +136,17 @@ pub struct BackingFile {
     pub format: Option<Vec<u8>>,
 }
 
+/// A property of an image that can be changed after it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amendment {
+    /// The version of the format.
+    Version(u32),
+    /// How many bits a count of the users of a cluster has.
+    RefcountBits(u64),
+    /// Whether writers may postpone such counts.
+    LazyRefcounts(bool),
+}
+
 /// How the first `len` bytes of a range are allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
@@ -348,6 +359,13 @@ pub trait Driver: Any + Send + Sync {
     /// before is not kept; after a power cut, each cluster is as it was or given up. With nobody else inside.
     fn make_empty<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move { Err(unsupported(io, "be emptied")) })
+    }
+
+    /// Changes one property of the image, durably; whoever opens the image finds the old one or the new one, also after a
+    /// power cut. With nobody else inside. The node may refuse all writing afterwards: then it has to be opened again.
+    fn amend<'a>(&'a self, io: Io<'a>, what: Amendment) -> LocalFuture<'a, Result<()>> {
+        let _ = what;
+        Box::pin(async move { Err(unsupported(io, "change what an image is")) })
     }
 
     /// The persistent bitmaps that opening the image has found; asked for once, when the driver becomes a node.

@@ -82,12 +82,20 @@ impl Mismatch {
     }
 
     fn into_error(self, io: Io<'_>) -> Error {
-        Error::new(Kind::Io, "the image under test and its copy differ").because(self).on_node(io.node().name())
+        Error::new(Kind::Io, "the image under test and its copy differ")
+            .because(self)
+            .on_node(io.node().name())
     }
 }
 
 /// What both results come to.
-fn compare(io: Io<'_>, what: &'static str, range: GuestRange, test: Result<()>, raw: &Result<()>) -> Result<()> {
+fn compare(
+    io: Io<'_>,
+    what: &'static str,
+    range: GuestRange,
+    test: Result<()>,
+    raw: &Result<()>,
+) -> Result<()> {
     let errno = |result: &Result<()>| result.as_ref().err().map_or(0, Error::errno);
     let (test_errno, raw_errno) = (errno(&test), errno(raw));
     if test_errno == raw_errno {
@@ -131,7 +139,8 @@ impl Driver for BlkVerify {
                 Err(error) => return (Err(error), buf),
             };
             let range = GuestRange::new(at, buf.len() as u64);
-            let (raw_result, expected) = pieces::read_clamped(raw, at, Buf::zeroed(buf.len()), u64::MAX).await;
+            let (raw_result, expected) =
+                pieces::read_clamped(raw, at, Buf::zeroed(buf.len()), u64::MAX).await;
             let (result, buf) = test.read(at, buf).await;
             let result = compare(io, "read", range, result, &raw_result);
             if result.is_err() {

@@ -37,12 +37,7 @@ pub(crate) async fn read(child: Io<'_>, at: GuestOffset, buf: Buf, len_max: u64)
 }
 
 /// The same; what lies past the end of the child is zeroes. `buf` is zeroes.
-pub(crate) async fn read_clamped(
-    child: Io<'_>,
-    at: GuestOffset,
-    mut buf: Buf,
-    len_max: u64,
-) -> BufResult {
+pub(crate) async fn read_clamped(child: Io<'_>, at: GuestOffset, mut buf: Buf, len_max: u64) -> BufResult {
     let behind = split(&mut buf, child.len().saturating_sub(at.get()));
     let (result, buf) = read(child, at, buf, len_max).await;
     (result, join(Some(buf), behind))
@@ -117,8 +112,7 @@ mod tests {
     #[test]
     fn a_range_has_aligned_bytes_in_the_middle() {
         let split = |start, len, align| {
-            let (head, middle, tail) =
-                split_aligned(GuestRange::new(GuestOffset::new(start), len), align);
+            let (head, middle, tail) = split_aligned(GuestRange::new(GuestOffset::new(start), len), align);
             (head.len(), middle.len(), tail.len())
         };
         assert_eq!(split(0, 1024, 512), (0, 1024, 0));

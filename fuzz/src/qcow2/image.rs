@@ -56,6 +56,7 @@ impl OpenImage {
         let options = Qcow2Options {
             read_only,
             pass_discard: true,
+            discard_keeps: false,
             caches: CacheOptions::of_bytes(0),
         };
         graph.call(async move |task: &mut Task<'_>| {

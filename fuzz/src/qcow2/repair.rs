@@ -81,14 +81,26 @@ pub(super) fn run(image: &Image) {
     let before = look(image);
     for what in [Repair::Leaks, Repair::All] {
         let (after, repaired) = mend(image, what);
-        assert!(after.len() <= 2 * image.len() + GROWTH_BYTES_MAX, "the file became {} bytes long", after.len());
-        let is_whole = |outcome: &Outcome| (outcome.corruptions, outcome.leaks, outcome.check_errors) == (0, 0, 0);
+        assert!(
+            after.len() <= 2 * image.len() + GROWTH_BYTES_MAX,
+            "the file became {} bytes long",
+            after.len()
+        );
+        let is_whole =
+            |outcome: &Outcome| (outcome.corruptions, outcome.leaks, outcome.check_errors) == (0, 0, 0);
         let Ok(repaired) = repaired else {
-            assert!(!before.is_some_and(|before| is_whole(&before)), "a file without a fault cannot be repaired");
+            assert!(
+                !before.is_some_and(|before| is_whole(&before)),
+                "a file without a fault cannot be repaired"
+            );
             continue;
         };
         if before.is_some_and(|before| is_whole(&before)) {
-            assert_eq!((repaired.leaks_fixed, repaired.corruptions_fixed), (0, 0), "nothing was to be repaired");
+            assert_eq!(
+                (repaired.leaks_fixed, repaired.corruptions_fixed),
+                (0, 0),
+                "nothing was to be repaired"
+            );
         }
         if what == Repair::Leaks || repaired.outcome.check_errors > 0 {
             continue;

@@ -69,19 +69,9 @@ impl<'s> Session<'s, '_> {
         let mut chosen = chosen;
         self.settle_writing(&mut settings, &mut chosen, &file)?;
         let mut image = self.header(&chosen, &file, &mut settings, &mut place).await?;
-        if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
-            let text = format!("driver '{}' has no backing file", chosen.format.name());
-            return Err(named(Error::new(Kind::InvalidInput, text).in_option("backing")));
-        }
+        demand_backing(&backing, &image, &chosen).map_err(named)?;
         let data = self.data_file(&image, data_file, &mut settings, place).await.map_err(named)?;
-        let test = match test {
-            Some(test) => Some(self.test(test, settings, place).await?),
-            None => None,
-        };
-        if let Some(test) = test {
-            // The one that is trusted may be longer.
-            image.facts.len = self.opening.node(test)?.len();
-        }
+        let test = self.test(&mut image, test, settings, place).await?;
         let backing_is_heir = !matches!(backing, BackingSpec::Node(NodeSpec::Existing(_)));
         image.facts.read_only |= settings.read_only;
         settings.read_only = image.facts.read_only;
@@ -89,11 +79,9 @@ impl<'s> Session<'s, '_> {
             let format_name = chosen.format.name();
             self.warnings.push(Warning::ProbedBacking { path: file.leaf.shown(), format_name });
         }
-        let role = match data {
-            // What is left for the image's own file.
-            Some(_) => Role::METADATA.with(Role::PRIMARY),
-            None => chosen.configured.file_role(),
-        };
+        // What is left for the image's own file.
+        let beside_data = data.map(|_| Role::METADATA.with(Role::PRIMARY));
+        let role = beside_data.unwrap_or_else(|| chosen.configured.file_role());
         let is_probed = chosen.is_probed;
         let file_is_heir = is_heir.then_some(file.id);
         Ok(Pending {
@@ -115,14 +103,24 @@ impl<'s> Session<'s, '_> {
     }
 
     /// Opens the second disk of a driver that has two.
-    async fn test(&mut self, spec: NodeSpec, settings: Settings, place: Place) -> Result<NodeId> {
+    async fn test(
+        &mut self,
+        image: &mut OpenedImage,
+        spec: Option<NodeSpec>,
+        settings: Settings,
+        place: Place,
+    ) -> Result<Option<NodeId>> {
+        let Some(spec) = spec else { return Ok(None) };
         if place.nesting >= NESTING_MAX {
             let text = format!("more than {NESTING_MAX} images are inside each other");
             return Err(Error::new(Kind::TooLarge, text).in_option("test"));
         }
         let users = default_grant(Role::DATA, parent(place, settings));
         let place = Place { users, owned: false, nesting: place.nesting + 1, ..place };
-        Ok(self.chain(spec, place).await?.id)
+        let test = self.chain(spec, place).await?.id;
+        // The one that is trusted may be longer.
+        image.facts.len = self.opening.node(test)?.len();
+        Ok(Some(test))
     }
 
     /// Locks the file for what the image will be used for, and opens the image in it.
@@ -262,6 +260,15 @@ fn choose<'s>(
 
 fn parent(place: Place, settings: Settings) -> ParentState {
     ParentState { users: place.users, writable: !settings.read_only, active: true }
+}
+
+/// Something can be behind an image only if its format has that.
+fn demand_backing(backing: &BackingSpec, image: &OpenedImage, chosen: &Chosen<'_>) -> Result<()> {
+    if matches!(backing, BackingSpec::Node(_)) && image.backing == Backing::Impossible {
+        let text = format!("driver '{}' has no backing file", chosen.format.name());
+        return Err(Error::new(Kind::InvalidInput, text).in_option("backing"));
+    }
+    Ok(())
 }
 
 /// A chain that comes to the same bytes again would go round for ever.

@@ -14,6 +14,7 @@
 //! the program was called by. `create`, `info` and `check` look at images directly, not through the block graph: also at those
 //! that cannot be used.
 
+mod amend;
 mod bench;
 mod bitmap;
 mod chain;
@@ -81,6 +82,7 @@ type Run = fn(Vec<OsString>, &mut Console) -> Result<u8, Failure>;
 
 /// The commands: what they are called, what they do, and where.
 const COMMANDS: &[(&str, &str, Run)] = &[
+    ("amend", "changes options of an image", amend::run),
     ("bench", "measures how fast requests are", bench::run),
     ("bitmap", "changes a persistent bitmap of an image", bitmap::run),
     ("check", "checks the consistency of an image, and repairs it", check::run),

@@ -214,6 +214,10 @@
 //! | `Io::status_within` | `Io` | I/O | waits for devices |
 //! | `Io::status` | `Io` | I/O | waits for devices |
 //! | `Io::lock_range` | `Io` | I/O | waits for other requests; the guard ends before the request |
+//! | `Io::event` | `Io` | I/O | tells the node; waits as its driver does |
+//! | `Io::hold` | `Io` | I/O | waits until released, a drain begins, or a minute has passed |
+//! | `Event::name` | nothing | any |  |
+//! | `Event::named` | nothing | any |  |
 //! | `Io::grace_stamp` | `Io` | I/O |  |
 //! | `Io::step_back` | `Io` | I/O | before the first visible effect |
 //! | `Io::step_back_with` | `Io` | I/O | before the first visible effect |

@@ -9,8 +9,8 @@
 use drystone_base::Result;
 
 use crate::disk::DiskOp;
-use crate::request::device::over;
 use crate::graph::node::ChildKey;
+use crate::request::device::over;
 use crate::request::event::Event;
 use crate::request::io::Io;
 use crate::sync::{AtomicU64, Ordering};

@@ -177,8 +177,8 @@ impl Export {
             .with_flags(self.flags())
             .with_context(BASE_ALLOCATION)?;
         let info = if self.options.allocation_depth { info.with_context(ALLOCATION_DEPTH)? } else { info };
-        let names = self.bitmaps.iter().map(|bitmap| format!("{DIRTY_BITMAP}{}", bitmap.name));
-        names.fold(Ok(info), |info, name| info?.with_context(name))
+        let mut names = self.bitmaps.iter().map(|bitmap| format!("{DIRTY_BITMAP}{}", bitmap.name));
+        names.try_fold(info, ExportInfo::with_context)
     }
 
     /// What a context tells about, by its position in [`ExportInfo::contexts`].

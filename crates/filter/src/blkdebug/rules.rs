@@ -337,13 +337,8 @@ mod tests {
 
     #[test]
     fn a_rule_may_be_about_a_kind_a_place_and_one_time() {
-        let rule = InjectError {
-            event: Event::None,
-            kinds: Kinds::READ,
-            offset: Some(512),
-            once: true,
-            ..EVERY
-        };
+        let rule =
+            InjectError { event: Event::None, kinds: Kinds::READ, offset: Some(512), once: true, ..EVERY };
         let rules = Rules::new(&[Rule::InjectError(rule)]);
         assert_eq!(rules.errno(Kinds::WRITE, sectors(1, 1)), None);
         assert_eq!(rules.errno(Kinds::READ, sectors(0, 1)), None);

@@ -5,5 +5,6 @@
     reason = "helpers of tests, outside of the tests themselves"
 )]
 
+mod blkdebug;
 mod chain;
 mod copy_on_read;

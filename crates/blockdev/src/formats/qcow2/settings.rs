@@ -7,9 +7,9 @@
 //! | `pass-discard-request` | decides about all space that the image gives back; by default as `discard` says |
 //! | `pass-discard-snapshot`, `pass-discard-other`, `lazy-refcounts` | checked, and nothing: they trade one cost for another that is not there |
 //! | `overlap-check` | checked, and nothing: tables are protected always |
-//! | `discard-no-unref=on` | refused: discarded clusters go back |
+//! | `discard-no-unref` | discarded clusters keep their place |
 
-use drystone_base::{Error, Kind, Result};
+use drystone_base::Result;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_protocol::file::Discard;
@@ -37,15 +37,13 @@ pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Opt
     for key in ["lazy-refcounts", "pass-discard-snapshot", "pass-discard-other"] {
         options.take_switch(key)?;
     }
-    if options.take_switch("discard-no-unref")? == Some(true) {
-        return Err(Error::new(Kind::Unsupported, "it is not supported").in_option("discard-no-unref"));
-    }
     take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
         pass_discard: options
             .take_switch("pass-discard-request")?
             .unwrap_or(settings.discard == Discard::Unmap),
+        discard_keeps: options.take_switch("discard-no-unref")?.unwrap_or_default(),
         caches,
     })
 }

@@ -244,6 +244,7 @@ impl Qcow2 {
             let text = "the granularity is too fine: a stored bitmap has 512 MiB at most";
             return refused(Kind::TooLarge, text);
         }
+        self.demand_header_room()?;
         let names: Vec<usize> = io.node().bitmaps().persistent_names().iter().map(String::len).collect();
         let directory_len: u64 = names.iter().map(|len| entry_len_bytes(*len)).sum();
         let is_full = names.len() as u64 >= u64::from(BITMAPS_MAX);

@@ -89,6 +89,9 @@ impl Qcow2 {
     }
 
     fn demand_clusters(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<()> {
+        if self.map.l2().has_data_file() {
+            return Err(Error::new(Kind::Unsupported, "an external data file cannot hold compressed data"));
+        }
         let (mask, end) = (self.cluster.bytes() - 1, at.get() + len);
         if end > io.len() {
             let text = format!("the request ends past the end of the disk ({} bytes)", io.len());

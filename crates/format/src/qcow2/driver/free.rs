@@ -149,7 +149,7 @@ impl Qcow2 {
     }
 
     /// Advice: if it fails, the space is used again all the same.
-    async fn discard_in_file(&self, io: Io<'_>, run: Run) {
+    pub(super) async fn discard_in_file(&self, io: Io<'_>, run: Run) {
         let (Some(at), Ok(file)) = (self.cluster.host_start(run.first), io.file()) else { return };
         let bytes = (run.count * self.cluster.bytes()).min(file.len().saturating_sub(at.get()));
         if let Some(range) = GuestRange::checked(at.get(), bytes).filter(|range| !range.is_empty()) {

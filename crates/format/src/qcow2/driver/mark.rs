@@ -58,6 +58,8 @@ impl Condition {
     const MARKED: u8 = 1;
     /// Damage was found: nothing is written any more.
     const DAMAGED: u8 = 2;
+    /// The image is another one on disk than this driver knows: nothing is written any more before it is opened again.
+    const AMENDED: u8 = 3;
 
     pub(super) fn new() -> Self {
         Self(AtomicU8::new(Self::UNMARKED))
@@ -70,6 +72,14 @@ impl Condition {
 
     pub(super) fn is_damaged(&self) -> bool {
         self.0.load(Ordering::Acquire) == Self::DAMAGED
+    }
+
+    pub(super) fn is_amended(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::AMENDED
+    }
+
+    pub(super) fn set_amended(&self) {
+        self.0.store(Self::AMENDED, Ordering::Release);
     }
 
     fn set_marked(&self) {
@@ -105,6 +115,9 @@ impl Qcow2 {
     pub(super) fn demand_undamaged(&self) -> Result<()> {
         if self.condition.is_damaged() {
             return Err(Error::new(Kind::Corrupt, "the image is damaged; nothing is written to it any more"));
+        }
+        if self.condition.is_amended() {
+            return Err(Error::new(Kind::Unsupported, "the image was amended; it has to be opened again"));
         }
         Ok(())
     }
@@ -222,6 +235,14 @@ impl Qcow2 {
         self.write_placed(io, placed).await
     }
 
+    /// Fails if there is no place in the header that could point to bitmaps.
+    pub(super) fn demand_header_room(&self) -> Result<()> {
+        let now = self.header.get();
+        let directory = HostOffset::new(self.cluster.bytes());
+        let bitmaps = BitmapsExtension { count: 1, directory, directory_len_bytes: 1 };
+        now.0.with_bitmaps(&now.1, Some(bitmaps)).map(drop).map_err(cannot_change)
+    }
+
     /// Whether the header on disk may be another one than [`Self::header_now`].
     pub(super) fn header_is_uncertain(&self) -> bool {
         self.header.is_uncertain.load(Ordering::Acquire)
@@ -232,6 +253,15 @@ impl Qcow2 {
             write_bytes(io.file()?, HostOffset::new(*at), name).await?;
         }
         self.write_sector(io, placed.header, placed.sector).await
+    }
+
+    /// Makes the image one of another version. With the structure lock held, and everything stored.
+    pub(super) async fn change_version(&self, io: Io<'_>, version: Version) -> Result<()> {
+        let changed = {
+            let now = self.header.get();
+            now.0.in_version(&now.1, version).map_err(cannot_change)?
+        };
+        self.write_placed(io, changed).await
     }
 
     async fn write_header(&self, io: Io<'_>, header: Header) -> Result<()> {

@@ -21,6 +21,7 @@
 //! | `store`, `mark` | what reaches the disk, in which order; the header |
 //! | `bitmaps` | persistent bitmaps |
 //! | `resize`, `preallocate`, `shrink` | another length of the disk |
+//! | `amend`, `recount` | another version of the format; refcounts of another width |
 //! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
 //! | `read` | compressed clusters, parts of old clusters |
@@ -31,6 +32,7 @@
 //!
 //! Order of resources: the size, guest clusters, an L2 table or slice, the structure lock, a refcount block.
 
+mod amend;
 mod bitmaps;
 mod cache;
 pub mod caches;
@@ -48,6 +50,7 @@ mod pack;
 mod place;
 mod preallocate;
 mod read;
+mod recount;
 mod refs;
 mod reserve;
 mod resize;
@@ -71,7 +74,7 @@ use drystone_buf::Buf;
 use drystone_core::bitmap::stored::{StoredBitmap, StoredChange};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
+    Access, Amendment, BackingFile, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags,
 };
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeLocks;
@@ -256,6 +259,13 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             let result = self.rename_backing(io, backing).await;
+            self.watch(io, result).await
+        })
+    }
+
+    fn amend<'a>(&'a self, io: Io<'a>, what: Amendment) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let result = self.amend_image(io, what).await;
             self.watch(io, result).await
         })
     }

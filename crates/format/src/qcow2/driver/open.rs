@@ -25,20 +25,16 @@ use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
 const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// How an image is opened, and what a reopening can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
     /// Space that the disk gives back is given back by the file, too.
     pub pass_discard: bool,
+    /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
+    pub discard_keeps: bool,
     /// How much memory is taken for tables.
     pub caches: CacheOptions,
-}
-
-impl Default for Qcow2Options {
-    fn default() -> Self {
-        Self { read_only: false, pass_discard: false, caches: CacheOptions::default() }
-    }
 }
 
 /// What a freshly opened image says about itself, beside the driver.

@@ -60,7 +60,7 @@ impl Qcow2 {
 
     /// Stores everything, bitmaps too: nothing will be written for a while. Of a damaged image, only the mark of that.
     pub(super) async fn store_to_leave(&self, io: Io<'_>) -> Result<()> {
-        if !self.condition.is_damaged() {
+        if !self.condition.is_damaged() && !self.condition.is_amended() {
             self.store_bitmaps(io).await?;
         }
         self.store_all(io).await
@@ -71,6 +71,10 @@ impl Qcow2 {
     pub(super) async fn store_all(&self, io: Io<'_>) -> Result<()> {
         if self.condition.is_damaged() {
             let _ = self.mark_damage(io).await;
+            return Ok(());
+        }
+        if self.condition.is_amended() {
+            // Everything was stored before.
             return Ok(());
         }
         let _structure = self.lock_structure(io).await;
@@ -84,6 +88,10 @@ impl Qcow2 {
 
     /// Stores with the structure lock held.
     pub(super) async fn store_locked(&self, io: Io<'_>) -> Result<()> {
+        if self.condition.is_amended() {
+            // Everything was stored before.
+            return Ok(());
+        }
         self.demand_undamaged()?;
         self.settle_header(io).await?;
         let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;

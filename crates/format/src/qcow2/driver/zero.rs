@@ -11,6 +11,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use super::map::Spot;
+use super::refs::Run;
 use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 use crate::qcow2::header::Version;
 
@@ -19,6 +20,8 @@ use crate::qcow2::header::Version;
 pub(super) enum Become {
     /// They read as zeroes, and keep the space that they have.
     ZeroKeeping,
+    /// Likewise, and what is in that space does not matter any more: the file may have it back.
+    Kept,
     /// They read as zeroes, and give their space back.
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
@@ -31,7 +34,7 @@ pub(super) enum Become {
 
 impl Qcow2 {
     /// Whether something shows through where this image has nothing: now, or when it is opened with its backing file.
-    fn has_backing(&self, io: Io<'_>) -> bool {
+    pub(super) fn has_backing(&self, io: Io<'_>) -> bool {
         io.child(ChildKey::Backing).is_some() || self.names_backing()
     }
 
@@ -56,6 +59,7 @@ impl Qcow2 {
         }
         let goal = match (by_unmapping, flags.may_unmap) {
             (true, _) => Become::Discarded,
+            (false, true) if self.options().discard_keeps => Become::Kept,
             (false, true) => Become::Zero,
             (false, false) => Become::ZeroKeeping,
         };
@@ -99,7 +103,9 @@ impl Qcow2 {
             return Ok(());
         }
         let (_, middle, _) = split(io, range, self.cluster.bytes());
-        self.change_clusters(io, middle, Become::Discarded).await
+        let keeps = self.options().discard_keeps && self.version == Version::V3;
+        let goal = if keeps { Become::Kept } else { Become::Discarded };
+        self.change_clusters(io, middle, goal).await
     }
 
     fn demand_inside(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
@@ -194,7 +200,31 @@ impl Qcow2 {
                 self.give_back_data(io, range.take(len), (&entries, &new)).await;
             }
         }
+        if goal == Become::Kept {
+            self.discard_kept(io, entries.iter().zip(&new)).await?;
+        }
         Ok(len)
+    }
+
+    /// Gives the file back what clusters held that read as zeroes now and keep their place, once the disk knows that. Who
+    /// writes there next waits for this request.
+    async fn discard_kept<'e>(
+        &self,
+        io: Io<'_>,
+        changed: impl Iterator<Item = (&'e L2Entry, &'e L2Entry)>,
+    ) -> Result<()> {
+        if !self.pass_discard.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kept = changed.filter(|(old, new)| old != new && keeps_space(**old, **new));
+        let runs: Vec<Run> = kept.filter_map(|(_, new)| self.run_of(*new)).collect();
+        if !runs.is_empty() {
+            self.store_metadata(io).await?;
+        }
+        for run in runs {
+            self.discard_in_file(io, run).await;
+        }
+        Ok(())
     }
 
     /// A cluster that shows what the data file has.
@@ -259,14 +289,16 @@ impl Qcow2 {
     fn changed(&self, entry: L2Entry, goal: Become, has_backing: bool) -> L2Entry {
         match (goal, entry) {
             (
-                Become::ZeroKeeping,
+                Become::ZeroKeeping | Become::Kept,
                 L2Entry::Data(place @ Allocated { copied: true, .. })
                 | L2Entry::Mixed(Mixed { place: Some(place @ Allocated { copied: true, .. }), .. }),
             ) => L2Entry::Zero(Some(place)),
-            (Become::ZeroKeeping, L2Entry::Zero(_)) => entry,
+            (Become::ZeroKeeping | Become::Kept, L2Entry::Zero(_)) => entry,
             // Reads as zeroes already.
-            (Become::ZeroKeeping | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
-            (Become::ZeroKeeping | Become::Zero, _) => L2Entry::Zero(None),
+            (Become::ZeroKeeping | Become::Kept | Become::Zero, L2Entry::Unallocated) if !has_backing => {
+                entry
+            }
+            (Become::ZeroKeeping | Become::Kept | Become::Zero, _) => L2Entry::Zero(None),
             (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,

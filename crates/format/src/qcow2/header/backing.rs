@@ -14,7 +14,10 @@ use std::ops::Range;
 
 use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError, Version};
 use crate::qcow2::bitmap::BitmapsExtension;
-use crate::qcow2::feature::AutoclearBit;
+use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
+
+/// Bytes of the fields of version 3 that are new with the compression type (spec "Header": from byte 104).
+const ADDITIONAL_BYTES: usize = 8;
 
 /// What a disk writes as a whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -51,7 +54,23 @@ impl Header {
         let mut header = self.clone();
         header.backing_name = (!name.is_empty()).then(|| name.to_vec());
         header.extensions.set_backing_format(format);
-        header.placed(sector, None)
+        header.placed(self, sector, None)
+    }
+
+    /// The same image in another version of the format, without features. `sector` as in [`Self::renamed`].
+    ///
+    /// # Errors
+    /// As [`Self::renamed`].
+    pub fn in_version(&self, sector: &[u8], version: Version) -> Result<Renamed, HeaderError> {
+        let mut header = self.clone();
+        header.version = version;
+        header.additional = if version == Version::V3 { vec![0; ADDITIONAL_BYTES] } else { Vec::new() };
+        header.incompatible = Incompatible::EMPTY;
+        header.compatible = Compatible::EMPTY;
+        header.autoclear = Autoclear::EMPTY;
+        header.extensions.invalidate_bitmaps();
+        header.extensions.drop_feature_names();
+        header.placed(self, sector, None)
     }
 
     /// The header with the bitmaps' directory elsewhere, or without bitmaps; `sector` as in [`Self::renamed`].
@@ -70,12 +89,17 @@ impl Header {
         header.extensions.set_bitmaps(bitmaps);
         header.autoclear = header.autoclear.with(AutoclearBit::Bitmaps, bitmaps.is_some());
         let (at, len) = stored_name(sector);
-        header.placed(sector, Some(at..at.saturating_add(len)))
+        header.placed(self, sector, Some(at..at.saturating_add(len)))
     }
 
-    /// The first sector of this header, in place of the one that is stored; `name` is where the backing file's name is
+    /// The first sector of this header, in place of `old` that is stored; `name_stored` is where the backing file's name is
     /// stored already.
-    fn placed(mut self, sector: &[u8], name_stored: Option<Range<usize>>) -> Result<Renamed, HeaderError> {
+    fn placed(
+        mut self,
+        old: &Self,
+        sector: &[u8],
+        name_stored: Option<Range<usize>>,
+    ) -> Result<Renamed, HeaderError> {
         if self.area_end() > SECTOR_BYTES {
             self.extensions.drop_feature_names();
         }
@@ -89,7 +113,7 @@ impl Header {
         let name_at = match &stays {
             Some(stored) => stored.start,
             None if is_inside => area_end,
-            None => self.free_from(sector),
+            None => old.free_from(sector),
         };
         if name_at + name.len() > self.cluster.buffer_len() {
             return Err(HeaderError::DoesNotFit(name_at + name.len()));

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::qcow2::compress::Compression;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
+use crate::qcow2::refcount::RefcountWidth;
 
 /// Fields of a header to replace; `None` keeps what is there.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,8 @@ pub struct HeaderChange {
     pub refcounts: Option<RefcountTable>,
     /// Where the table of internal snapshots is.
     pub snapshots: Option<SnapshotTable>,
+    /// The width of refcounts.
+    pub width: Option<RefcountWidth>,
     /// Features that must be understood to open the image.
     pub incompatible: Option<Incompatible>,
     /// Features that may be ignored.
@@ -66,11 +69,13 @@ impl Header {
         header.l1 = change.l1.unwrap_or(self.l1);
         header.refcounts = change.refcounts.unwrap_or(self.refcounts);
         header.snapshots = change.snapshots.unwrap_or(self.snapshots);
+        header.width = change.width.unwrap_or(self.width);
         header.incompatible = change.incompatible.unwrap_or(self.incompatible);
         header.compatible = change.compatible.unwrap_or(self.compatible);
         header.autoclear = change.autoclear.unwrap_or(self.autoclear);
         let features = header.incompatible.raw() | header.compatible.raw() | header.autoclear.raw();
-        if header.version == Version::V2 && features != 0 {
+        let is_plain = features == 0 && header.width == RefcountWidth::BITS_16;
+        if header.version == Version::V2 && !is_plain {
             return Err(HeaderError::Version(2));
         }
         if !header.autoclear.has(AutoclearBit::Bitmaps) {
@@ -111,6 +116,7 @@ impl Header {
             put(72, &self.incompatible.raw().to_be_bytes());
             put(80, &self.compatible.raw().to_be_bytes());
             put(88, &self.autoclear.raw().to_be_bytes());
+            put(96, &self.width.order().to_be_bytes());
         }
     }
 

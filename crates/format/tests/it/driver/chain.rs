@@ -31,8 +31,12 @@ const READS: Grant = Grant { perm: Perm::CONSISTENT_READ, shared: Perm::ALL };
 const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Grant::WRITER };
 
 /// Caches of the least size, so that tests fill them.
-pub(crate) const SMALL: Qcow2Options =
-    Qcow2Options { read_only: false, pass_discard: false, caches: CacheOptions::of_bytes(0) };
+pub(crate) const SMALL: Qcow2Options = Qcow2Options {
+    read_only: false,
+    pass_discard: false,
+    discard_keeps: false,
+    caches: CacheOptions::of_bytes(0),
+};
 
 impl Chain {
     /// Opens the images on `disks`, the last on top, the others read-only. A data file comes before its image.

@@ -77,6 +77,14 @@ macro_rules! for_each_change {
             an_overlay_with_a_snapshot_is_emptied: new("64K").overlay("c1K 64K").after("write 8K..40K").snapshot(), "write 1K..2K; empty; flush; write 19K..20K";
             an_emptied_image_is_closed: new("v2 64K").overlay("v2 64K").after("write 0..40K"), "empty";
             a_shrunk_image_is_closed: new("c512 r64 256K").after("write 0..4K; write 60K..250K"), "shrink 5K";
+            becomes_version_3: new("v2 64K").after("write 0..20K").overlay("v2 64K").after("write 8K..12K"), "write 1K..2K; amend v3";
+            becomes_version_2: new("c4K 64K").after("write 0..20K; zero 4K..12K; write 40K..44K; zero 40K..44K"), "write 1K..2K; zero 32K..36K; amend v2";
+            becomes_version_2_over_a_backing_file: new("64K").after("write 0..64K").overlay("c4K 50K").after("write 8K..12K; zero 16K..24K; zero 47K..50K"), "write 1K..2K; amend v2";
+            counts_become_wider: new("c512 64K").after("write 0..20K").snapshot(), "write 1K..2K; amend 64";
+            counts_become_narrower: new("c512 r64 256K").after("write 0..20K; write 100K..140K; discard 100K..130K"), "write 1K..2K; amend 1";
+            refcounts_become_lazy: new("c4K 64K"), "write 1K..2K; amend lazy; write 8K..9K; flush";
+            is_emptied: new("c512 r64 128K").after("write 0..64K"), "write 100K..101K; empty; write 3K..4K; flush";
+            discarded_clusters_keep_their_place: new("c4K 64K").with(|o| { o.pass_discard = true; o.discard_keeps = true; }).after("write 0..32K; press 40K..48K"), "discard 0..12K; flush; write 1K..2K; unmap 16K..24K & discard 40K..44K; flush; write 17K..20K; write 48K..52K";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

@@ -7,6 +7,7 @@
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
+//! | `amend v2`, `amend v3`, `amend BITS`, `amend lazy` | likewise; to write after most of them, the image is opened again |
 //! | `bitmap ...` | of a persistent bitmap ([`tracked::action`]) |
 //! | `ro`, `rw`, `cache LEN`, `name NAME`, `no name` | not requests: changes of the graph and the header ([`Stage`]) |
 //! | `empty` | nor is this: gives up all of an image whose backing file shows zeroes |
@@ -18,7 +19,7 @@ use std::rc::Rc;
 
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::BackingFile;
+use drystone_core::driver::{Amendment, BackingFile};
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, SharedModel, Watched};
@@ -84,6 +85,10 @@ impl Stage<'_, '_> {
             }
             ["name", name] => self.rename(Some(name.as_bytes().to_vec())),
             ["no", "name"] => self.rename(None),
+            ["amend", "v2"] => self.amend(Amendment::Version(2)),
+            ["amend", "v3"] => self.amend(Amendment::Version(3)),
+            ["amend", "lazy"] => self.amend(Amendment::LazyRefcounts(true)),
+            ["amend", bits] => self.amend(Amendment::RefcountBits(len(bits))),
             ["bitmap", ref words @ ..] => {
                 let action = tracked::action(words, chain.top);
                 self.bitmaps.borrow_mut().before(&action);
@@ -104,6 +109,13 @@ impl Stage<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    fn amend(&self, what: Amendment) -> Result<()> {
+        let flush = self.model.borrow_mut().begin_flush();
+        self.chain.alone(self.graph, async move |io| io.node().driver().amend(io, what).await)?;
+        self.model.borrow_mut().end_flush(flush);
+        Ok(())
     }
 
     fn rename(&self, name: Option<Vec<u8>>) -> Result<()> {
