@@ -113,7 +113,7 @@ pub async fn repair<T: Target>(
         let has_grown = std::mem::replace(&mut len_bytes, target.len_bytes()) != target.len_bytes();
         // What uses the clusters of the old snapshot table as well may be their only user now.
         let has_freed = std::mem::take(&mut run.has_replaced_snapshots);
-        if !(run.has_lost && has_grown) && !has_freed {
+        if !(has_freed || run.has_lost && has_grown) {
             break;
         }
         outcome = run.counts_and_flags(what, &mut on_finding).await?;
