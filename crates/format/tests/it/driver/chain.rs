@@ -48,7 +48,7 @@ impl Chain {
             let mut data = None;
             let count = disks.len();
             for (index, disk) in disks.iter().enumerate() {
-                if is_data(disk) {
+                if index + 1 < count && is_data(disk) {
                     data = Some(disk);
                     continue;
                 }
