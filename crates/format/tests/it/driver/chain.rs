@@ -1,6 +1,6 @@
 //! A chain of images, opened as a graph on simulated disks.
 
-use drystone_base::{HostOffset, Result};
+use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::bitmap::NodeBitmaps;
 use drystone_core::bitmap::action::BitmapAction;
@@ -188,7 +188,10 @@ pub(crate) async fn add_image(
     let file = opening.add(file)?;
     let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
     let role = if below.data.is_some() { Role::METADATA.with(Role::PRIMARY) } else { Role::IMAGE };
-    assert_eq!(below.data.is_some(), opened.data_file != DataFile::Same);
+    if below.data.is_some() != (opened.data_file != DataFile::Same) {
+        // Damage says so, or that it has none.
+        return Err(Error::new(Kind::InvalidImage, "the image and its data file do not belong together"));
+    }
     let mut children = vec![(ChildKey::File, role, file)];
     children.extend(below.backing.map(|id| (ChildKey::Backing, Role::COW, id)));
     if let Some(disk) = below.data {
