@@ -313,7 +313,8 @@ impl Draw {
         let range = self.range(len);
         match self.rng.below(32) {
             0..8 => Request::Read(range),
-            8..16 => Request::Write(range, false),
+            8..14 => Request::Write(range, false),
+            14..16 => Request::Press(range),
             16..18 => Request::Write(range, true),
             18..21 => Request::Zero(range, false),
             21..23 => Request::Zero(range, true),

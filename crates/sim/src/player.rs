@@ -27,6 +27,9 @@ use self::peer::Guest;
 
 type Client = Watched<BackendClient>;
 
+/// Compressed writes are made of pieces of so many bytes: some clusters, one, or a part of one, which is refused.
+const PRESS_BYTES: u64 = 4096;
+
 /// An actor at work.
 pub(crate) struct Player {
     stage: Rc<Stage>,
@@ -90,6 +93,7 @@ impl Player {
         };
         let result = match (&mut self.guest, request) {
             (None, Request::Status(range)) => self.client.status(range).await.map(drop),
+            (None, Request::Press(range)) => self.client.write_compressed(range).await,
             (None, request) => submit(&mut self.client, request).await,
             (Some(_), Request::Status(_)) => return,
             (Some(guest), request) => guest.submit(request).await,
@@ -110,6 +114,7 @@ impl Player {
         Some(match request {
             Request::Read(range) => Request::Read(inside(range)?),
             Request::Write(range, fua) => Request::Write(inside(range)?, fua),
+            Request::Press(range) => Request::Press(inside(range.align_out(PRESS_BYTES))?),
             Request::Zero(range, may_unmap) => Request::Zero(inside(range)?, may_unmap),
             Request::Discard(range) => Request::Discard(inside(range)?),
             Request::Status(range) => Request::Status(inside(range)?),
@@ -136,7 +141,9 @@ impl Player {
                 }
                 Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
                 // Version 2 of the format cannot hide a longer image behind a new part.
-                Kind::Unsupported => matches!(request, Request::Resize(_)),
+                // Not every format compresses, and not every cluster is as small as what is asked for.
+                Kind::Unsupported => matches!(request, Request::Resize(_) | Request::Press(_)),
+                Kind::InvalidInput => matches!(request, Request::Press(_)),
                 _ => false,
             };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
@@ -158,6 +165,8 @@ async fn submit<T: Target>(client: &mut Watched<T>, request: Request) -> Result<
     match request {
         Request::Read(range) => client.read(range).await.map(drop),
         Request::Write(range, fua) => client.write(range, fua).await,
+        // Who comes from outside cannot ask for more.
+        Request::Press(range) => client.write(range, false).await,
         Request::Zero(range, may_unmap) => client.write_zeroes(range, may_unmap).await,
         Request::Discard(range) => client.discard(range, DiscardRule::OldOrZero).await,
         Request::Status(_) => Ok(()),

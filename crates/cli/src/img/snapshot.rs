@@ -4,11 +4,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::snapshots::{SnapshotChange, Which, change_snapshots, list_snapshots};
 use drystone_core::snapshots::NewSnapshot;
+use drystone_sys::time_of_day;
 
 use super::line::{self, Line, QUIET};
 use super::snapshots::{Row, to_table};
@@ -93,7 +93,7 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
 }
 
 fn taken_now(name: &OsStr) -> NewSnapshot {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = time_of_day();
     NewSnapshot {
         name: name.as_bytes().to_vec(),
         date_s: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),

@@ -195,6 +195,11 @@ async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>
 }
 
 impl Tool {
+    /// What the program was called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The control thread, which runs I/O as well.
     pub(crate) fn local(&self) -> &LocalRef {
         &self.local

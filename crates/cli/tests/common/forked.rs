@@ -13,6 +13,7 @@ pub(crate) struct Forked {
     pub(crate) socket: PathBuf,
     pub(crate) pid_file: PathBuf,
     pid: u32,
+    stays: bool,
 }
 
 impl Forked {
@@ -32,7 +33,7 @@ impl Forked {
     pub(crate) fn at(dir: &Path, socket: &str) -> Self {
         let (socket, pid_file) = Self::places(dir, socket);
         let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-        Self { socket, pid_file, pid }
+        Self { socket, pid_file, pid, stays: false }
     }
 
     fn places(dir: &Path, socket: &str) -> (PathBuf, PathBuf) {
@@ -40,8 +41,8 @@ impl Forked {
     }
 
     /// Lets it run on.
-    pub(crate) fn stay(self) {
-        std::mem::forget(self);
+    pub(crate) fn stay(mut self) {
+        self.stays = true;
     }
 
     /// Sends a signal by name.
@@ -74,7 +75,7 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        if self.is_there() {
+        if !self.stays && self.is_there() {
             let _ = Command::new("kill").arg("-KILL").arg(self.pid.to_string()).status();
         }
     }

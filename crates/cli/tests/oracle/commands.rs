@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Ran, Scratch, normalised, our_qemu_img, run, words};
+use crate::common::{Ran, Scratch, normalised, our_tool, run, words};
 
 /// The kinds of images: each with the length of its disk.
 const KINDS: [(&str, &str); 12] = [
@@ -30,7 +30,7 @@ struct Bench {
 impl Bench {
     fn new(name: &str) -> Self {
         let scratch = Scratch::in_memory(name);
-        let ours = our_qemu_img(&scratch);
+        let ours = our_tool(&scratch, "qemu-img");
         Self { scratch, ours }
     }
 

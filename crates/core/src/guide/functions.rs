@@ -116,6 +116,7 @@
 //! | `Change::settle` | `Change` | control | the last stores and flushes |
 //! | `Change::abort` | `Change` | control | opens the gates, then drivers take back |
 //! | `PrivateIo::io` | `&PrivateIo` | control | lends `Io` |
+//! | `PrivateIo::publish_len` | `&PrivateIo` | control | |
 //! | `Settled::commit` | `Settled` | control | writes edges, options, permissions, modes; cannot wait |
 //! | `Settled::abort` | `Settled` | control | opens the gates, then drivers take back |
 //! | `After::finish` | `After` | control | closes what has left |

@@ -131,19 +131,19 @@ fn compare_damage(original: &Image, words: &[usize], damaged: &Path, mut rng: Rn
 
 /// What the C tool does not see (zero clusters in version 2, which it cannot read) or sees differently (it takes an
 /// L1 entry that is not zero but has no offset for a table at the header).
-fn is_known_difference(finding: &str) -> bool {
+pub(crate) fn is_known_difference(finding: &str) -> bool {
     finding.contains("reserved bits 0x1 are set") && finding.starts_with("L2")
         || finding.contains("refers to no table, but is not zero")
 }
 
 /// The words of an image that damage goes to: all that are not zero and do not look like the guest's data.
-fn words(image: &Image) -> Vec<usize> {
+pub(crate) fn words(image: &Image) -> Vec<usize> {
     let words = image.bytes.as_chunks::<8>().0.iter().enumerate();
     let meant = words.filter(|(_, word)| word.windows(2).any(|pair| pair[0] != pair[1]));
     meant.map(|(index, _)| index * 8).collect()
 }
 
-fn damage(image: &mut Image, words: &[usize], rng: &mut Rng) -> String {
+pub(crate) fn damage(image: &mut Image, words: &[usize], rng: &mut Rng) -> String {
     let len = image.bytes.len() as u64;
     let at = words[rng.index(words.len())] + if rng.one_in(8) { 8 } else { 0 };
     let Some(word) = image.bytes.get_mut(at..at + 8) else { return String::new() };

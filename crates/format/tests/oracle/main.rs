@@ -21,6 +21,7 @@ mod driver;
 #[path = "../it/driver/kind.rs"]
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod kind;
+mod repair;
 #[path = "../it/driver/script.rs"]
 #[allow(dead_code, reason = "the other binary needs more of it")]
 mod script;

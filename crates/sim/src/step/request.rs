@@ -14,6 +14,8 @@ pub enum Request {
     Read(GuestRange),
     /// `write RANGE`, `write RANGE fua`.
     Write(GuestRange, bool),
+    /// `press RANGE`: a write that is to be stored compressed.
+    Press(GuestRange),
     /// `zero RANGE`; `unmap RANGE` if space may be given back.
     Zero(GuestRange, bool),
     /// `discard RANGE`.
@@ -33,6 +35,7 @@ impl Request {
             Self::Read(_) => "read",
             Self::Write(_, false) => "write",
             Self::Write(_, true) => "write fua",
+            Self::Press(_) => "compressed write",
             Self::Zero(_, false) => "zero",
             Self::Zero(_, true) => "unmap",
             Self::Discard(_) => "discard",
@@ -49,6 +52,7 @@ impl Request {
                 let range = words.range()?;
                 Self::Write(range, words.is_next("fua"))
             }
+            "press" => Self::Press(words.range()?),
             "zero" => Self::Zero(words.range()?, false),
             "unmap" => Self::Zero(words.range()?, true),
             "discard" => Self::Discard(words.range()?),
@@ -66,6 +70,7 @@ impl fmt::Display for Request {
             Self::Read(range) => write!(f, "read {}", show_range(range)),
             Self::Write(range, false) => write!(f, "write {}", show_range(range)),
             Self::Write(range, true) => write!(f, "write {} fua", show_range(range)),
+            Self::Press(range) => write!(f, "press {}", show_range(range)),
             Self::Zero(range, false) => write!(f, "zero {}", show_range(range)),
             Self::Zero(range, true) => write!(f, "unmap {}", show_range(range)),
             Self::Discard(range) => write!(f, "discard {}", show_range(range)),

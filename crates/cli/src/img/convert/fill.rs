@@ -69,12 +69,14 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target).await?,
         own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // Where raw data lies does not depend on the order.
-        is_ordered: !request.is_unordered && !is_raw,
+        // Where raw data lies does not depend on the order; what is compressed takes its place when it is ready, or one
+        // processor would wait for the other.
+        is_ordered: !request.is_unordered && !is_raw && !request.is_compressed,
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
-    let watch = Watching { progress: Arc::clone(tool.progress()), is_quiet: request.is_quiet };
+    let watch =
+        Watching { name: tool.name(), progress: Arc::clone(tool.progress()), is_quiet: request.is_quiet };
     let copy = Arc::new(Copy::new(spec, Arc::new(watch)));
     let shared = Arc::clone(&copy);
     let work = move |mut lane| {
@@ -131,6 +133,7 @@ async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, targe
 
 /// Tells the user how it goes.
 struct Watching {
+    name: &'static str,
     progress: Arc<Progress>,
     is_quiet: bool,
 }
@@ -142,9 +145,10 @@ impl Watch for Watching {
 
     fn unreadable(&self, offset: u64, error: &Error) {
         if !self.is_quiet {
+            let why = error.report();
             console::note(format_args!(
-                "warning: at offset {offset}, zeroes stand for what cannot be read: {}",
-                error.report()
+                "{}: warning: at offset {offset}, zeroes stand for what cannot be read: {why}",
+                self.name
             ));
         }
     }

@@ -243,10 +243,10 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
     /// whole cluster is a corruption, and none of it is counted; one that reaches less far may use the cluster that the
     /// file does not have yet.
     fn refer(&mut self, to: Structure, at: HostOffset, len_bytes: u64, times: u64) -> Result<(), CheckError> {
-        let Some(more) = len_bytes.checked_sub(1) else { return Ok(()) };
-        let end = self.reader.len_file().checked_add(self.cluster.bytes() - 1);
-        let last = at.checked_add(more).filter(|last| end.is_some_and(|end| last.get() < end));
-        let Some(last) = last else {
+        if len_bytes == 0 {
+            return Ok(());
+        }
+        let Some(last) = self.last_of(at, len_bytes) else {
             self.note_lost(at, len_bytes);
             self.report(&Finding::OutsideOfFile { what: to, at, len_bytes }, times);
             return Ok(());
@@ -261,6 +261,12 @@ impl<'a, S: Source, F: FnMut(&Finding)> Check<'a, S, F> {
             self.clusters = self.clusters.max(index + 1);
         }
         Ok(())
+    }
+
+    /// The last byte of a region that is counted; `None` if it reaches past the file by a whole cluster, or is empty.
+    fn last_of(&self, at: HostOffset, len_bytes: u64) -> Option<HostOffset> {
+        let end = self.reader.len_file().checked_add(self.cluster.bytes() - 1);
+        at.checked_add(len_bytes.checked_sub(1)?).filter(|last| end.is_some_and(|end| last.get() < end))
     }
 
     /// Notes where something lies behind the end of the file, for a repair that looks for room there.

@@ -52,8 +52,6 @@ pub(super) enum Wanted {
     Look,
     /// For being changed: it must be in the cache.
     Change,
-    /// It comes along, and is kept if it is a run.
-    RunOnly,
 }
 
 /// What came of an attempt to change entries.
@@ -174,24 +172,18 @@ impl Slices {
             || wanted != Wanted::Change && self.runs.get(id.0).is_some()
     }
 
-    /// Brings a slice of these numbers in that is not there; whether it is a run. What is there already is newer. Whoever does
+    /// Brings a slice of these numbers in that is not there. What is there already is newer. Whoever does
     /// this keeps others from bringing it in.
-    pub(super) fn bring(&self, id: SliceId, words: &[u64], wanted: Wanted) -> bool {
+    pub(super) fn bring(&self, id: SliceId, words: &[u64], wanted: Wanted) {
         let mut pool = self.pool();
         if self.find_surely(&pool, id).is_some() {
-            return false;
+            return;
         }
-        let is_run = self.runs.note(id.0, words);
+        self.runs.note(id.0, words);
         let is_known = self.runs.get(id.0).is_some();
-        let is_enough = match wanted {
-            Wanted::Change => false,
-            Wanted::Look => is_known,
-            Wanted::RunOnly => true,
-        };
-        if !is_enough {
+        if wanted == Wanted::Change || !is_known {
             self.insert(&mut pool, id, words);
         }
-        is_run
     }
 
     fn insert(&self, pool: &mut Pool, id: SliceId, words: &[u64]) {

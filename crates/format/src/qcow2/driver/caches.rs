@@ -29,6 +29,8 @@ const REFCOUNT_BYTES: u64 = 256 << 10;
 const BLOCKS_MIN: u64 = 4;
 /// Most refcount blocks that can be asked for.
 const BLOCKS_MAX: u64 = i32::MAX as u64;
+/// What of an L2 table is read at once unless somebody says otherwise, in bytes.
+const L2_ENTRY_BYTES: u64 = 4096;
 /// The least that can be read at once, in bytes.
 const L2_ENTRY_BYTES_MIN: u64 = 512;
 /// How often tables leave that nobody looks at, unless somebody says otherwise, in seconds.
@@ -44,8 +46,7 @@ pub struct CacheOptions {
     /// `refcount-cache-size`: bytes of refcount blocks.
     pub refcount_bytes: Option<u64>,
     /// `l2-cache-entry-size`: bytes of an L2 table that are read at once; a power of two from 512 bytes to a cluster.
-    /// Smaller pieces than 4 KiB (or a cluster) are read as if it were that. Unsaid, it is 4 KiB, or whole tables while most
-    /// of what is found are runs of clusters.
+    /// Smaller pieces than 4 KiB (or a cluster) are read as if it were that.
     pub l2_entry_bytes: Option<u64>,
     /// `cache-clean-interval`: seconds after which tables leave that nobody looked at; 0 for never.
     pub clean_interval_s: Option<u64>,
@@ -56,8 +57,7 @@ pub struct CacheOptions {
 pub(super) struct CacheSizes {
     pub(super) l2_bytes: u64,
     pub(super) refcount_bytes: u64,
-    /// What of an L2 table is read at once; `None` if that is to depend on what is found.
-    pub(super) l2_entry_bytes: Option<u64>,
+    pub(super) l2_entry_bytes: u64,
     pub(super) clean_interval_ns: u64,
 }
 
@@ -133,7 +133,7 @@ impl CacheOptions {
         Ok(CacheSizes {
             l2_bytes: l2,
             refcount_bytes: refcounts,
-            l2_entry_bytes: self.l2_entry_bytes,
+            l2_entry_bytes: self.l2_entry_bytes.unwrap_or(L2_ENTRY_BYTES).min(cluster_bytes),
             clean_interval_ns: self
                 .clean_interval_s
                 .unwrap_or(CLEAN_INTERVAL_S)

@@ -9,7 +9,7 @@
 //! slices, so no stale copy replaces a newer one. Not here: what is durable when (`store`), who may change an entry
 //! (`write`), which slices are in memory (`cache`).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_core::request::event::Event;
@@ -26,12 +26,6 @@ use crate::qcow2::l2::L2Format;
 
 /// Largest slice: 4 KiB, as a power of two.
 const SLICE_BYTES_BITS_MAX: u32 = 12;
-
-/// As many slices in a row as were runs make it worth while to read whole tables; so many count at most, and so many are
-/// lost with one that is none.
-const EVEN_MIN: u32 = 4;
-const EVEN_MAX: u32 = 16;
-const EVEN_LOSS: u32 = 8;
 
 /// Where the entry of a guest offset is.
 #[derive(Debug, Clone, Copy)]
@@ -54,16 +48,12 @@ pub(super) struct Map {
     pub(super) slices: Slices,
     /// How many slices of a table are read at once: a power of two.
     read_slices: AtomicU64,
-    /// Unless it was said how much is read at once, it depends on what is found.
-    adapts: AtomicBool,
-    /// How many slices of late were runs.
-    evenness: AtomicU32,
     /// Slices that are being loaded, and tables that are being made or moved, by numbers of slices.
     tables: RangeLocks,
 }
 
 impl Map {
-    pub(super) fn new(l2: L2Format, l1: Vec<u64>, (cache_bytes, read_bytes): (u64, Option<u64>)) -> Self {
+    pub(super) fn new(l2: L2Format, l1: Vec<u64>, (cache_bytes, read_bytes): (u64, u64)) -> Self {
         let slice_bytes_bits = l2.cluster().bits().min(SLICE_BYTES_BITS_MAX);
         let slice_bits = slice_bytes_bits - ENTRY_BYTES.ilog2() - l2.words_bits();
         let shape = Shape {
@@ -82,8 +72,6 @@ impl Map {
             slices: Slices::new(slices_in(cache_bytes, slice_bytes_bits), slices_all, shape),
             tables: RangeLocks::default(),
             read_slices: AtomicU64::new(1),
-            adapts: AtomicBool::new(true),
-            evenness: AtomicU32::new(0),
         };
         map.set_cache(cache_bytes, read_bytes);
         map
@@ -94,10 +82,9 @@ impl Map {
     }
 
     /// Changes the bound of the cache, and how much is read at once.
-    pub(super) fn set_cache(&self, bytes: u64, read_bytes: Option<u64>) {
+    pub(super) fn set_cache(&self, bytes: u64, read_bytes: u64) {
         self.slices.set_max(slices_in(bytes, self.slice_bytes_bits()));
-        self.read_slices.store(self.slices_read(read_bytes.unwrap_or(0)), Ordering::Relaxed);
-        self.adapts.store(read_bytes.is_none(), Ordering::Relaxed);
+        self.read_slices.store(self.slices_read(read_bytes), Ordering::Relaxed);
     }
 
     /// How many slices are read at once: as many as fit into a power of two of bytes, and into a table.
@@ -262,8 +249,7 @@ impl Map {
     }
 
     async fn load_for(&self, io: Io<'_>, slice: SliceId, wanted: Wanted) -> Result<()> {
-        let is_even = self.reads_tables();
-        let count = if is_even { 1 << self.table_bits } else { self.read_slices.load(Ordering::Relaxed) };
+        let count = self.read_slices.load(Ordering::Relaxed);
         let first = SliceId(slice.0 & !(count - 1));
         let range = GuestRange::new(GuestOffset::new(first.0), count);
         let _loading = self.tables.lock(io, range, "L2 slice").await;
@@ -284,29 +270,12 @@ impl Map {
         };
         let parts = bytes.as_slice().chunks(slice_len);
         for (id, bytes) in (first.0..).zip(parts.clone()).filter(|(id, _)| *id != slice.0) {
-            // Of a whole table, what is no run is not worth its memory before somebody asks for it.
-            let neighbour = if is_even { Wanted::RunOnly } else { Wanted::Look };
-            self.slices.bring(SliceId(id), &words(bytes), neighbour);
+            self.slices.bring(SliceId(id), &words(bytes), Wanted::Look);
         }
         // The one that is wanted comes last: it is the last to leave.
         let own = parts.into_iter().nth(usize::try_from(slice.0 - first.0).unwrap_or(0)).unwrap_or(&[]);
-        let is_run = self.slices.bring(slice, &words(own), wanted);
-        self.note_evenness(is_run);
+        self.slices.bring(slice, &words(own), wanted);
         Ok(())
-    }
-
-    /// Whether tables are read whole: most slices of late were runs, and that is all that is kept of those.
-    fn reads_tables(&self) -> bool {
-        self.adapts.load(Ordering::Relaxed) && self.evenness.load(Ordering::Relaxed) >= EVEN_MIN
-    }
-
-    fn note_evenness(&self, is_run: bool) {
-        let before = self.evenness.load(Ordering::Relaxed);
-        let after = if is_run { (before + 1).min(EVEN_MAX) } else { before.saturating_sub(EVEN_LOSS) };
-        if after != before {
-            // One that is lost beside another does not matter.
-            self.evenness.store(after, Ordering::Relaxed);
-        }
     }
 
     fn place_in(&self, table: HostOffset, slice: SliceId) -> HostOffset {

@@ -88,13 +88,12 @@ impl Runs {
         Some(Run { first, step, entries: self.shape.words >> self.shape.words_bits })
     }
 
-    /// Notes a slice that is about to come into the cache; whether it is a run.
-    pub(super) fn note(&self, id: u64, words: &[u64]) -> bool {
+    /// Notes a slice that is about to come into the cache.
+    pub(super) fn note(&self, id: u64, words: &[u64]) {
         let word = word_of(self.shape, words);
         if let Some(place) = self.place(id) {
             place.store(word, Ordering::Release);
         }
-        word != 0
     }
 
     /// An entry of the slice is about to change.
@@ -163,7 +162,7 @@ mod tests {
         ] {
             let runs = Runs::new(2, shape);
             assert_eq!(runs.get(1), None);
-            assert!(runs.note(1, &words), "{words:x?}");
+            runs.note(1, &words);
             let run = runs.get(1).unwrap();
             let entries = (0..4).flat_map(|index| {
                 let raw = run.raw(index);
@@ -186,12 +185,14 @@ mod tests {
             // Reserved bits: a fault, which has to be found.
             [2, 2, 2, 2],
         ] {
-            assert!(!runs.note(0, &words), "{words:x?}");
-            assert_eq!(runs.get(0), None);
+            runs.note(0, &words);
+            assert_eq!(runs.get(0), None, "{words:x?}");
         }
-        assert!(!runs.note(0, &[0; 3]), "a part of a slice");
-        assert!(runs.note(7, &[0; 4]), "one that is not remembered");
+        runs.note(0, &[0; 3]);
+        runs.note(7, &[0; 4]);
+        assert_eq!([0, 7].map(|id| runs.get(id)), [None; 2], "a part of a slice, and one too many");
         let wide = Runs::new(1, WIDE);
-        assert!(!wide.note(0, &[0, 1 << 32, 0, 1 << 32, 0, 1 << 32, 0, 1 << 32]));
+        wide.note(0, &[0, 1 << 32, 0, 1 << 32, 0, 1 << 32, 0, 1 << 32]);
+        assert_eq!(wide.get(0), None);
     }
 }

@@ -3,7 +3,7 @@
 //! | header | reading | writing |
 //! |---|---|---|
 //! | an unknown incompatible feature, encryption, a raw data file that is none | no | no |
-//! | dirty bit: refcounts may be wrong | yes | no, until repaired |
+//! | dirty bit: refcounts may be wrong | yes | no, until repaired (the driver does that before its first write) |
 //! | corrupt bit | yes | no, until repaired |
 //! | an unknown autoclear feature | yes | yes; [`Header::for_writing`] first |
 //!

@@ -48,6 +48,7 @@ impl Chain {
             let mut data = None;
             let count = disks.len();
             for (index, disk) in disks.iter().enumerate() {
+                // What is on top is the image, however broken.
                 if index + 1 < count && is_data(disk) {
                     data = Some(disk);
                     continue;

@@ -1,4 +1,4 @@
-//! Internal snapshots, as the C tool makes them: this build reads images that have some, and does not make any.
+//! Internal snapshots made by hand, as the C tool makes them: without the driver that is tested with them.
 //!
 //! ```text
 //!  header ── L1 ──┐                       copy of L1, table of snapshots: at the end of the file

@@ -43,7 +43,7 @@ use crate::qcow2::header::{Header, HeaderChange};
 /// The header is written in a piece of this many bytes, which a disk writes as a whole.
 const HEADER_SECTOR_BYTES: usize = 512;
 
-/// How often a repair begins again because the file has become longer.
+/// How often a repair begins again because it has freed something or made the file longer.
 const ROUNDS_MAX: usize = 3;
 
 /// What to repair.
@@ -99,12 +99,21 @@ pub async fn repair<T: Target>(
     mut on_finding: impl FnMut(&Finding),
 ) -> Result<Repaired, CheckError> {
     demand_access(header)?;
-    let mut run =
-        Run { target, header: header.clone(), leaks_fixed: 0, corruptions_fixed: 0, has_lost: false };
+    let mut run = Run {
+        target,
+        header: header.clone(),
+        leaks_fixed: 0,
+        corruptions_fixed: 0,
+        has_lost: false,
+        has_replaced_snapshots: false,
+    };
     let mut len_bytes = target.len_bytes();
     let mut outcome = run.counts_and_flags(what, &mut on_finding).await?;
     for _ in 1..ROUNDS_MAX {
-        if !run.has_lost || std::mem::replace(&mut len_bytes, target.len_bytes()) == target.len_bytes() {
+        let has_grown = std::mem::replace(&mut len_bytes, target.len_bytes()) != target.len_bytes();
+        // What uses the clusters of the old snapshot table as well may be their only user now.
+        let has_freed = std::mem::take(&mut run.has_replaced_snapshots);
+        if !(run.has_lost && has_grown) && !has_freed {
             break;
         }
         outcome = run.counts_and_flags(what, &mut on_finding).await?;
@@ -125,6 +134,8 @@ struct Run<'a, T> {
     corruptions_fixed: u64,
     /// Something refers to what lies behind the end of the file. If that moves, it must be counted.
     has_lost: bool,
+    /// The snapshot table was written anew.
+    has_replaced_snapshots: bool,
 }
 
 impl<T: Target> Run<'_, T> {

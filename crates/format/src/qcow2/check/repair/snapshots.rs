@@ -72,6 +72,7 @@ impl<T: Target> Run<'_, T> {
             _ => SnapshotTable { at: HostOffset::ZERO, count: 0 },
         };
         self.change_header(&HeaderChange { snapshots: Some(snapshots), ..HeaderChange::default() }).await?;
+        self.has_replaced_snapshots = true;
         self.corruptions_fixed += fix.faults;
         check.outcome.corruptions = check.outcome.corruptions.saturating_sub(fix.faults);
         if counted {
@@ -88,12 +89,8 @@ impl<T: Target> Run<'_, T> {
         at: HostOffset,
         len_bytes: u64,
     ) -> Result<(), CheckError> {
-        let inside = at.checked_add(len_bytes).is_some_and(|end| end.get() <= check.reader.len_file());
-        if len_bytes == 0 || !inside {
-            return Ok(());
-        }
-        let first = check.cluster.host_cluster(at).index();
-        let clusters = first..first + check.cluster.clusters(len_bytes);
+        let Some(last) = check.last_of(at, len_bytes) else { return Ok(()) }; // It was not counted.
+        let clusters = check.cluster.host_cluster(at).index()..=check.cluster.host_cluster(last).index();
         if check.damage.too_many {
             return Ok(()); // A largest count may stand for more references than it says.
         }
