@@ -190,8 +190,8 @@ pub(crate) async fn add_image(
     let opened = Qcow2::open(opening.visit(file).await?.io(), options).await?;
     let role = if below.data.is_some() { Role::METADATA.with(Role::PRIMARY) } else { Role::IMAGE };
     if below.data.is_some() != (opened.data_file != DataFile::Same) {
-        // A mutant that asks for a data file, or for none.
-        return Err(Error::new(Kind::NotFound, "the image and its data file do not belong together"));
+        // Damage says so, or that it has none.
+        return Err(Error::new(Kind::InvalidImage, "the image and its data file do not belong together"));
     }
     let mut children = vec![(ChildKey::File, role, file)];
     children.extend(below.backing.map(|id| (ChildKey::Backing, Role::COW, id)));
