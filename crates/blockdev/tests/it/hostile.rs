@@ -221,7 +221,7 @@ fn names_that_make_no_sense_are_errors() {
             (r#"json:{"driver": "nothing", "file.filename": "x"}"#, Kind::Unsupported),
             (r#"json:{"driver": "raw", "file.filename": "one\u0000two"}"#, Kind::InvalidInput),
             (r#"json:{"driver": "raw", "size": 1, "size": 2, "file.filename": "x"}"#, Kind::InvalidInput),
-            ("nbd://host/export", Kind::Unsupported),
+            ("ssh://host/export", Kind::Unsupported),
             ("file:", Kind::InvalidInput),
             ("a/../../../../../../../../../no/such/file", Kind::NotFound),
             ("/", Kind::InvalidInput),

@@ -354,6 +354,7 @@ fn options_of_qcow2_are_checked_together() {
             r#""refcount-cache-size":1048576,"l2-cache-size":65536,"l2-cache-entry-size":4096"#,
             r#""l2-cache-entry-size":65536,"cache-clean-interval":5"#,
             r#""discard-no-unref":false"#,
+            r#""discard-no-unref":true"#,
         ] {
             accept(task, &folder, &[&with(TOP, more)]).await;
         }
@@ -367,7 +368,6 @@ fn options_of_qcow2_are_checked_together() {
             (r#""l2-cache-entry-size":131072"#, "l2-cache-entry-size"),
             (r#""refcount-cache-size":1125899906842624"#, "refcount-cache-size"),
             (r#""cache-clean-interval":4294967296"#, "cache-clean-interval"),
-            (r#""discard-no-unref":true"#, "discard-no-unref"),
             (r#""encrypt":{"format":"luks"}"#, "encrypt"),
             (r#""data-file":"x""#, "data-file"),
         ] {

@@ -160,7 +160,7 @@ fn source_bitmaps(line: &Line, image: &ImageArgs) -> Result<Option<Vec<(u64, u8)
         let image = Image::open(&local, &spec, force_share).await?;
         let Content::Qcow2(header) = &image.content else { return Ok(None) };
         if header.version() == Version::V2 {
-            return Ok(Some(Vec::new()));
+            return Ok(None);
         }
         let bitmaps = image.bytes.bitmaps(header).await?;
         let sizes = bitmaps.iter().map(|bitmap| (bitmap.name.len() as u64, bitmap.granularity_bits));

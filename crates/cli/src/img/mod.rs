@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `COMMANDS` | the commands, each in a module of its name: arguments to one call to printed result |
-//! | [`line`], [`stripes`] | arguments of commands that use disks; work on a whole disk by several workers |
+//! | [`mod@line`], [`stripes`] | arguments of commands that use disks; work on a whole disk by several workers |
 //! | [`options`] | arguments that they have in common |
 //! | [`spec`], [`image`], [`chain`] | which image, opened to be looked at; what it lies on |
 //! | [`repair`] | an image as something to repair |

@@ -11,7 +11,7 @@
 //! | [`words`], [`number`] | a line taken apart |
 //! | [`transfer`], [`look`], [`opening`], [`control`] | what commands do |
 //! | [`image`], [`flight`] | the open image and its users; requests that nobody waits for |
-//! | [`print`] | what is printed |
+//! | [`mod@print`] | what is printed |
 //!
 //! Standard output and exit status are those of release 10.0 of the C tool, but for figures of time and our own words about
 //! commands and options; texts of errors on standard error are ours.

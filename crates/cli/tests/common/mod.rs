@@ -169,7 +169,7 @@ fn without_figures(printed: &str) -> String {
             return Some("Run completed in ... seconds.\n".to_owned());
         }
         if let Some((_, rest)) = line.rsplit_once("/100%)\r") {
-            return Some(format!("(...)\r{rest}"));
+            return Some(format!("(...){rest}"));
         }
         if line.starts_with("The protocol level") || line.starts_with("Specify the target") {
             return None;

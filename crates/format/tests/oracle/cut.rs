@@ -9,7 +9,7 @@ use drystone_testkit::disk::SimDisk;
 use drystone_testkit::model::{ByteModel, Content};
 use drystone_testkit::sim::Sim;
 
-use crate::chain::demand_consistent;
+use crate::chain::{demand_consistent, is_data};
 use crate::changes::for_each_change;
 use crate::common::outcome_of_json;
 use crate::scripted::{Known, Scripted};
@@ -59,7 +59,7 @@ impl Shown<'_> {
         for (disk, path) in disks.iter().zip(&paths) {
             std::fs::write(path, disk.image().to_vec()).unwrap();
         }
-        let (chain, image) = (chain(&paths), disks.last().unwrap().image());
+        let (chain, image) = (chain(&paths, disks), disks.last().unwrap().image());
         let output = run("qemu-img", "check --output=json", Path::new(&chain));
         let there = outcome_of_json(&String::from_utf8(output.stdout).unwrap());
         let said = String::from_utf8_lossy(&output.stderr);
@@ -82,13 +82,20 @@ impl Shown<'_> {
     }
 }
 
-/// A chain in the words of the C tool, whatever its images call each other.
-fn chain(paths: &[PathBuf]) -> String {
-    let on = |below: String, path: &PathBuf| {
-        let file = format!(r#""file":{{"driver":"file","filename":"{}"}}"#, path.display());
-        format!(r#"{{"driver":"qcow2",{file},"backing":{below}}}"#)
-    };
-    format!("json:{}", paths.iter().fold("null".to_owned(), on))
+/// A chain in the words of the C tool, whatever its images call each other. A data file comes before its image.
+fn chain(paths: &[PathBuf], disks: &[SimDisk]) -> String {
+    let (mut below, mut data) = ("null".to_owned(), String::new());
+    let file_at = |path: &PathBuf| format!(r#"{{"driver":"file","filename":"{}"}}"#, path.display());
+    for (n, (path, disk)) in paths.iter().zip(disks).enumerate() {
+        if n + 1 < disks.len() && is_data(disk) {
+            data = format!(r#","data-file":{}"#, file_at(path));
+            continue;
+        }
+        let file = file_at(path);
+        below = format!(r#"{{"driver":"qcow2","file":{file}{data},"backing":{below}}}"#);
+        data.clear();
+    }
+    format!("json:{below}")
 }
 
 macro_rules! list_of {

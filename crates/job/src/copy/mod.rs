@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`spec`] | what is copied, and how |
 //! | `claim` | who copies what |
-//! | `turns` | writes that begin in the order of the disk |
+//! | `turns` | writes in the order of the disk |
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!

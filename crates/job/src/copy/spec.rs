@@ -34,7 +34,7 @@ pub struct CopySpec {
     pub own_layer_until: u64,
     /// How data is written.
     pub flags: WriteFlags,
-    /// Writes begin in the order of the disk, whoever does them.
+    /// Writes are made in the order of the disk, whoever makes them, so that the target comes out the same each time.
     pub is_ordered: bool,
     /// Bytes of data per second; 0 for no limit.
     pub bytes_per_second: u64,

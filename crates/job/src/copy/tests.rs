@@ -1,13 +1,11 @@
 //! The parts of the copy engine, each on its own.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::claim::Claims;
-use super::turns::{Turns, once_begun};
+use super::turns::Turns;
 use super::zeroes::{is_zero, runs};
 
 fn shown(bytes: &[u8], offset: u64, unit: u64, sparse: u64) -> String {
@@ -85,18 +83,4 @@ fn turns_come_in_order_whoever_passes_first() {
     assert_eq!(poll(&mut last), Poll::Pending);
     turns.stop();
     assert_eq!(poll(&mut last), Poll::Ready(false));
-}
-
-#[test]
-fn a_write_has_begun_when_it_waits() {
-    let log = Rc::new(RefCell::new(Vec::new()));
-    let work = async {
-        log.borrow_mut().push("work");
-        drystone_core::runtime::yield_now().await;
-        log.borrow_mut().push("rest");
-    };
-    let mut whole = pin!(once_begun(work, || log.borrow_mut().push("begun")));
-    assert_eq!(poll(&mut whole), Poll::Pending);
-    assert_eq!(poll(&mut whole), Poll::Ready(()));
-    assert_eq!(*log.borrow(), ["work", "begun", "rest"]);
 }

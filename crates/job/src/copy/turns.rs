@@ -1,12 +1,11 @@
-//! [`Turns`]: writes begin in the order of the disk, on whatever threads.
+//! [`Turns`]: writes are made in the order of the disk, one after the other, on whatever threads.
 //!
 //! Images then come out the same each time, and what lies together on the disk lies together in the file.
 //!
 //! Invariant: whoever waits holds nothing, and the piece whose turn it is waits for nobody here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Mutex;
 use std::task::{Poll, Waker};
 
@@ -67,18 +66,4 @@ impl Turns {
         drop(state);
         waiting.into_values().for_each(Waker::wake);
     }
-}
-
-/// Runs `future`, and calls `begun` when it has got as far as it can without waiting.
-pub(super) async fn once_begun<F: Future>(future: F, begun: impl FnOnce()) -> F::Output {
-    let mut future = pin!(future);
-    let mut begun = Some(begun);
-    poll_fn(|cx| {
-        let polled = future.as_mut().poll(cx);
-        if let Some(begun) = begun.take() {
-            begun();
-        }
-        polled
-    })
-    .await
 }

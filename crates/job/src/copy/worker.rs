@@ -7,7 +7,6 @@ use drystone_core::lane::Lane;
 
 use super::claim::Piece;
 use super::spec::CopySource;
-use super::turns::once_begun;
 use super::zeroes::{Run, runs};
 use super::{Copy, lock};
 
@@ -226,7 +225,7 @@ impl Copy {
         }
     }
 
-    /// Writes data; with `is_last`, the turn of the piece is over when this has begun.
+    /// Writes data; with `is_last`, the turn of the piece is over when this has ended.
     async fn write(
         &self,
         lane: &mut Lane,
@@ -238,13 +237,12 @@ impl Copy {
             return Ok(());
         }
         let mut ticket = lane.enter(&self.spec.target).await;
-        let writing = ticket.write(at, buf, self.spec.flags);
-        let begun = || {
-            if is_last {
-                self.turns.pass(index);
-            }
-        };
-        once_begun(writing, begun).await.0
+        let (result, _) = ticket.write(at, buf, self.spec.flags).await;
+        drop(ticket);
+        if is_last {
+            self.turns.pass(index);
+        }
+        result
     }
 
     /// Makes a part of the target read as zeroes, if it does not do so already.

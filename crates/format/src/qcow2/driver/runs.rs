@@ -153,11 +153,11 @@ mod tests {
     fn a_run_is_known_by_its_first_entry() {
         let all = u64::from(u32::MAX);
         for (shape, words) in [
-            (NARROW, vec![OWN | C, OWN | 2 * C, OWN | 3 * C, OWN | 4 * C]),
+            (NARROW, vec![OWN | C, OWN | (2 * C), OWN | (3 * C), OWN | (4 * C)]),
             (NARROW, vec![0; 4]),
             (NARROW, vec![1; 4]),
-            (NARROW, vec![OWN | C | 1, OWN | 2 * C | 1, OWN | 3 * C | 1, OWN | 4 * C | 1]),
-            (WIDE, vec![OWN | C, all, OWN | 2 * C, all, OWN | 3 * C, all, OWN | 4 * C, all]),
+            (NARROW, vec![OWN | C | 1, OWN | (2 * C) | 1, OWN | (3 * C) | 1, OWN | (4 * C) | 1]),
+            (WIDE, vec![OWN | C, all, OWN | (2 * C), all, OWN | (3 * C), all, OWN | (4 * C), all]),
             (WIDE, vec![0; 8]),
         ] {
             let runs = Runs::new(2, shape);
@@ -179,8 +179,8 @@ mod tests {
     fn what_is_no_run_is_not_known() {
         let runs = Runs::new(1, NARROW);
         for words in [
-            [OWN | C, OWN | 2 * C, OWN | 4 * C, OWN | 5 * C],
-            [OWN | C, OWN | 2 * C, OWN | 3 * C, 4 * C],
+            [OWN | C, OWN | (2 * C), OWN | (4 * C), OWN | (5 * C)],
+            [OWN | C, OWN | (2 * C), OWN | (3 * C), 4 * C],
             [0, 0, 0, C],
             // Reserved bits: a fault, which has to be found.
             [2, 2, 2, 2],

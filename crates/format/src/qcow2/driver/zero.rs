@@ -66,7 +66,9 @@ impl Qcow2 {
         self.change_clusters(io, whole, goal).await?;
         for part in [low, high] {
             match self.change_clusters(io, part, goal).await {
-                Err(error) if error.kind() == Kind::Unsupported => self.write_zero_bytes(io, part).await?,
+                Err(error) if error.kind() == Kind::Unsupported && self.is_compressed(io, part).await? => {
+                    self.write_zero_bytes(io, part).await?;
+                }
                 result => result?,
             }
         }
@@ -102,10 +104,13 @@ impl Qcow2 {
             self.discard_data(io, range).await;
             return Ok(());
         }
-        let (_, middle, _) = split(io, range, self.cluster.bytes());
         let keeps = self.options().discard_keeps && self.version == Version::V3;
         let goal = if keeps { Become::Kept } else { Become::Discarded };
-        self.change_clusters(io, middle, goal).await
+        self.mark_for_writing(io).await?;
+        let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        // Not before: if the disk grows, its last cluster is not whole any more, and what follows may be written.
+        let (_, middle, _) = split(io, range, self.cluster.bytes());
+        self.change_clusters_locked(io, middle, goal).await
     }
 
     fn demand_inside(&self, io: Io<'_>, range: GuestRange) -> Result<()> {
@@ -135,13 +140,18 @@ impl Qcow2 {
     }
 
     /// Changes whole clusters, or whole subclusters of one cluster, one slice at a time. Fails with
-    /// [`Kind::Unsupported`], having done nothing, for a part of a compressed cluster.
+    /// [`Kind::Unsupported`], having done nothing, for a part of a compressed cluster; and for what was whole until the disk
+    /// became longer.
     pub(super) async fn change_clusters(&self, io: Io<'_>, range: GuestRange, goal: Become) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
         self.mark_for_writing(io).await?;
         let _clusters = self.in_flight.lock(io, range.align_out(self.cluster.bytes()), "clusters").await;
+        let end = range.end().get();
+        if end < io.len() && !end.is_multiple_of(self.map.l2().subcluster_bytes()) {
+            return Err(Error::new(Kind::Unsupported, "the disk has grown, and ends elsewhere"));
+        }
         self.change_clusters_locked(io, range, goal).await
     }
 
