@@ -5,7 +5,7 @@
 //! ```
 //! Invariants: bits past the end of the disk are clear; a piece in the tree is not all clear, and has words only if it is not
 //! all set. Copies are cheap: a copy shares everything until one of the two changes, and then all pieces but the changed.
-//! Not here: setting bits from many threads ([`super::marks`]).
+//! Not here: setting bits from many threads (`marks`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -13,7 +13,7 @@
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!
-//! Workers share nothing but a [`Copy`], so they may be on one I/O thread or on many. Whoever starts them decides how many
+//! Workers share nothing but a [`struct@Copy`], so they may be on one I/O thread or on many. Whoever starts them decides how many
 //! requests are in flight: one for each.
 //!
 //! Invariants: every byte is claimed once; memory is at most a piece for each worker; after the first failure nothing new
