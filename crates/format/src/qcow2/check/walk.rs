@@ -184,6 +184,8 @@ impl<S: Source, F: FnMut(&Finding)> Check<'_, S, F> {
                 // The C tool looks no further either.
                 L2Entry::Compressed(_) if bitmap_fault.is_some() => {}
                 L2Entry::Compressed(stored) => self.walk_compressed(&walk, stored)?,
+                // Zeroes that keep the first cluster of a data file look like zeroes that keep none.
+                L2Entry::Zero(Some(place)) if place.at.get() == 0 => {}
                 entry => self.walk_standard(&mut walk, index, raw, entry.place())?,
             }
         }
