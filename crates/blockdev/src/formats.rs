@@ -61,13 +61,17 @@ pub trait Format: Send + Sync + 'static {
     /// What a new image of a disk of `len_bytes` bytes consists of. Takes its own options, `preallocation` among them.
     ///
     /// # Errors
-    /// [`Kind::InvalidInput`] for values that make no sense; [`Kind::Unsupported`] if images cannot be made.
+    /// [`Kind::InvalidInput`] for values that make no sense; [`Kind::Unsupported`] if images cannot be made, as of filters.
     fn contents(
         &self,
         len_bytes: u64,
         backing: Option<&BackingName>,
         options: &mut Options,
-    ) -> Result<Contents>;
+    ) -> Result<Contents> {
+        let _ = (len_bytes, backing, options);
+        let text = format!("'{}' is a filter, and no format of files", self.name());
+        Err(Error::new(Kind::Unsupported, text))
+    }
 }
 
 /// An image format with its options, about to be opened on a file.

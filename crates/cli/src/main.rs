@@ -29,7 +29,6 @@ mod nbd;
 mod serve;
 mod snapshot;
 mod text;
-#[allow(dead_code, reason = "its users are on their way")]
 mod tool;
 
 use std::ffi::{OsStr, OsString};

@@ -20,14 +20,15 @@
 
 use std::fmt;
 
-use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
-use drystone_core::driver::{Access, BufResult, Driver, Extent, Place, Tail, WriteFlags};
+use drystone_core::driver::{Access, BufResult, Driver, Extent, WriteFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 
 use crate::pieces;
+use crate::through;
 
 /// The driver's name.
 pub const FORMAT_NAME: &str = "blkverify";
@@ -119,17 +120,7 @@ impl Driver for BlkVerify {
     }
 
     fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
-        let place = match access {
-            Access::Read | Access::Write => Place::Ask,
-            Access::Status => {
-                let at = HostOffset::checked(range.start().get()).ok_or_else(|| {
-                    Error::new(Kind::OutOfRange, "the request begins past the largest possible disk")
-                        .on_node(io.node().name())
-                })?;
-                Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true }
-            }
-        };
-        Ok(Extent { len: range.len(), place })
+        through::locate(io, range, access)
     }
 
     fn read<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf) -> LocalFuture<'a, BufResult> {

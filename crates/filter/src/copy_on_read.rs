@@ -26,13 +26,12 @@
 //!
 //! Not here: who decides what to read (a guest, or `block-stream`).
 
-use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_base::{GuestOffset, GuestRange, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::control::{GraphView, NewNode};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
-    Access, BufResult, Driver, Extent, NodeFacts, Place, StageRequest, Staged, Status, Tail, WriteFlags,
-    ZeroFlags,
+    Access, BufResult, Driver, Extent, NodeFacts, StageRequest, Staged, Status, WriteFlags, ZeroFlags,
 };
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
@@ -41,6 +40,7 @@ use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 
 use crate::same_length::{self, Reopening};
+use crate::through;
 
 /// The driver's name.
 const FORMAT_NAME: &str = "copy-on-read";
@@ -249,14 +249,7 @@ impl Driver for CopyOnRead {
     }
 
     fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
-        let at = HostOffset::checked(range.start().get()).ok_or_else(|| past_the_end(io))?;
-        let place = match access {
-            Access::Read | Access::Write => Place::Ask,
-            Access::Status => {
-                Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true }
-            }
-        };
-        Ok(Extent { len: range.len(), place })
+        through::locate(io, range, access)
     }
 
     fn read<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf) -> LocalFuture<'a, BufResult> {
@@ -363,9 +356,4 @@ impl Driver for CopyOnRead {
     fn grant(&self, _child: ChildKey, _role: Role, parent: ParentState) -> Grant {
         file_grant(parent)
     }
-}
-
-fn past_the_end(io: Io<'_>) -> Error {
-    Error::new(Kind::OutOfRange, "the request begins past the largest possible disk")
-        .on_node(io.node().name())
 }

@@ -5,7 +5,7 @@
 //! | [`blkdebug`] | requests fail, or are held, by rules |
 //! | [`blkverify`] | two disks side by side, whose bytes must be the same |
 //! | [`copy_on_read`] | what is read from lower layers is kept in the topmost one |
-//! | `pieces`, `same_length` | what filters have in common |
+//! | `pieces`, `same_length`, `through` | what filters have in common |
 //!
 //! Invariant: a filter never shows other bytes than its child. Does not know: formats, jobs, files.
 #![forbid(unsafe_code)]
@@ -15,3 +15,4 @@ pub mod blkverify;
 pub mod copy_on_read;
 mod pieces;
 mod same_length;
+mod through;

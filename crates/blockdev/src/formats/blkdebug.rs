@@ -13,9 +13,8 @@ use drystone_core::runtime::LocalFuture;
 use drystone_filter::blkdebug::config::{FILE_BYTES_MAX, parse_sections};
 use drystone_filter::blkdebug::rules::{InjectError, Kinds, Rule, SetState};
 use drystone_filter::blkdebug::{BlkDebug, BlkDebugOptions, FORMAT_NAME, Limits, image_grant};
-use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
+use super::{Backing, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -61,15 +60,6 @@ impl Format for BlkDebugFilter {
         limits.check()?;
         let (take, unshare) = (perms(options, "take-child-perms")?, perms(options, "unshare-child-perms")?);
         Ok(Box::new(ConfiguredFilter(BlkDebugOptions { rules, limits, take, unshare })))
-    }
-
-    fn contents(
-        &self,
-        _len_bytes: u64,
-        _backing: Option<&BackingName>,
-        _options: &mut Options,
-    ) -> Result<Contents> {
-        Err(Error::new(Kind::Unsupported, "'blkdebug' is a filter, and no format of files"))
     }
 }
 

@@ -1,14 +1,13 @@
 //! The entry of `blkverify`, a filter: it is no format of files and is opened only by its name.
 
-use drystone_base::{Error, Kind, Result};
+use drystone_base::Result;
 use drystone_core::driver::NodeFacts;
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 use drystone_filter::blkverify::{BlkVerify, FORMAT_NAME};
-use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
+use super::{Backing, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -28,15 +27,6 @@ impl Format for BlkVerifyFilter {
 
     fn configure(&self, _options: &mut Options, _settings: Settings) -> Result<Box<dyn Configured>> {
         Ok(Box::new(ConfiguredFilter))
-    }
-
-    fn contents(
-        &self,
-        _len_bytes: u64,
-        _backing: Option<&BackingName>,
-        _options: &mut Options,
-    ) -> Result<Contents> {
-        Err(Error::new(Kind::Unsupported, "'blkverify' is a filter, and no format of files"))
     }
 }
 

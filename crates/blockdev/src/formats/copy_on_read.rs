@@ -8,9 +8,8 @@ use drystone_core::graph::role::{ParentState, Role};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 use drystone_filter::copy_on_read::{CopyOnRead, file_grant};
-use drystone_protocol::file::create::Contents;
 
-use super::{Backing, BackingName, Configured, DataFile, Format, OpenedImage};
+use super::{Backing, Configured, DataFile, Format, OpenedImage};
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -37,15 +36,6 @@ impl Format for CopyOnReadFilter {
             return Err(Error::new(Kind::InvalidInput, text).in_option("auto-read-only"));
         }
         Ok(Box::new(ConfiguredFilter { bottom: options.take_text("bottom")? }))
-    }
-
-    fn contents(
-        &self,
-        _len_bytes: u64,
-        _backing: Option<&BackingName>,
-        _options: &mut Options,
-    ) -> Result<Contents> {
-        Err(Error::new(Kind::Unsupported, "'copy-on-read' is a filter, and no format of files"))
     }
 }
 

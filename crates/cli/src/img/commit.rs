@@ -225,7 +225,6 @@ struct Shared {
     last_depth: u32,
     stripes: Stripes,
     pace: Pace,
-    failed: Mutex<Option<Error>>,
 }
 
 /// Writes to the base what the images above it have, and makes that durable.
@@ -251,7 +250,6 @@ async fn copy(
         last_depth: u32::try_from(between).unwrap_or(u32::MAX),
         stripes: Stripes::new(tool, top.len_bytes),
         pace: Pace { rate_bytes, free_at_ns: Mutex::new(0) },
-        failed: Mutex::default(),
     });
     let own = Arc::clone(&shared);
     let worker = move |local: drystone_core::runtime::LocalRef| {
@@ -259,8 +257,6 @@ async fn copy(
         async move { Worker { lane: Lane::new(local), shared: &shared, top: shared.top.reader() }.run().await }
     };
     shared.stripes.run(tool, worker).await?;
-    let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    failed.map_or(Ok(()), Err)?;
     lane.enter(&base.backend).await.flush().await
 }
 
@@ -275,9 +271,7 @@ impl Worker<'_> {
     async fn run(mut self) {
         while let Some((start, end)) = self.shared.stripes.take() {
             if let Err(error) = self.stripe(start, end).await {
-                self.shared.stripes.end_at(0);
-                let mut failed = self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.get_or_insert(error);
+                self.shared.stripes.fail(error);
             }
         }
     }

@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drystone_base::Result;
+use drystone_base::{Error, Result};
 use drystone_core::runtime::LocalRef;
 
 use crate::tool::Tool;
@@ -35,13 +35,15 @@ pub(super) struct Stripes {
 struct State {
     next: u64,
     end: u64,
+    /// What failed first.
+    failed: Option<Error>,
 }
 
 impl Stripes {
     /// Those of a disk of `len_bytes` bytes.
     pub(super) fn new(tool: &Tool, len_bytes: u64) -> Self {
         let progress = Arc::clone(tool.progress());
-        Self { len_bytes, progress, state: Mutex::new(State { next: 0, end: len_bytes }) }
+        Self { len_bytes, progress, state: Mutex::new(State { next: 0, end: len_bytes, failed: None }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,10 +77,17 @@ impl Stripes {
         state.end = state.end.min(end);
     }
 
+    /// The work of a stripe has failed: nothing more is done.
+    pub(super) fn fail(&self, error: Error) {
+        let mut state = self.state();
+        state.end = 0;
+        state.failed.get_or_insert(error);
+    }
+
     /// Runs workers until none of them finds a stripe.
     ///
     /// # Errors
-    /// Those of starting threads.
+    /// Those of starting threads, and what a worker has reported first ([`Self::fail`]).
     pub(super) async fn run<F, W>(&self, tool: &Tool, worker: F) -> Result<()>
     where
         F: Fn(LocalRef) -> W + Clone + Send + 'static,
@@ -86,7 +95,7 @@ impl Stripes {
     {
         if self.len_bytes <= ALONE_BYTES_MAX {
             worker(tool.local().clone()).await;
-            return Ok(());
+            return self.result();
         }
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let mut workers = Vec::new();
@@ -99,6 +108,10 @@ impl Stripes {
         for worker in workers {
             worker.await?;
         }
-        Ok(())
+        self.result()
+    }
+
+    fn result(&self) -> Result<()> {
+        self.state().failed.take().map_or(Ok(()), Err)
     }
 }

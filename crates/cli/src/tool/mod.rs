@@ -210,11 +210,6 @@ impl Tool {
         Lane::new(self.local.clone())
     }
 
-    /// Handle of the control thread, for jobs.
-    pub(crate) fn control(&self) -> &Control {
-        &self.control
-    }
-
     /// What opens images.
     pub(crate) fn opener(&self) -> &Opener {
         &self.opener

@@ -22,12 +22,10 @@ pub mod rules;
 
 use std::future::poll_fn;
 
-use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{
-    Access, BufResult, Driver, Extent, Place, StageRequest, Staged, Tail, WriteFlags, ZeroFlags,
-};
+use drystone_core::driver::{Access, BufResult, Driver, Extent, StageRequest, Staged, WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role};
@@ -38,6 +36,7 @@ use drystone_core::runtime::LocalFuture;
 use self::rules::{Kinds, Listener, Rule, Rules};
 use crate::pieces;
 use crate::same_length::{self, Reopening};
+use crate::through;
 
 /// The driver's name.
 pub const FORMAT_NAME: &str = "blkdebug";
@@ -241,18 +240,10 @@ impl Driver for BlkDebug {
     }
 
     fn locate(&self, io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
-        let place = match access {
-            Access::Read | Access::Write => Place::Ask,
-            Access::Status => {
-                self.demand(Kinds::BLOCK_STATUS, range)?;
-                let at = HostOffset::checked(range.start().get()).ok_or_else(|| {
-                    Error::new(Kind::OutOfRange, "the request begins past the largest possible disk")
-                        .on_node(io.node().name())
-                })?;
-                Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true }
-            }
-        };
-        Ok(Extent { len: range.len(), place })
+        if access == Access::Status {
+            self.demand(Kinds::BLOCK_STATUS, range)?;
+        }
+        through::locate(io, range, access)
     }
 
     fn hears_events(&self) -> bool {

@@ -8,7 +8,7 @@
 //! ```
 //! Not here: workers ([`super::super::stripes`]); the header.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
@@ -44,7 +44,6 @@ struct Shared {
     flags: WriteFlags,
     rules: Rules,
     stripes: Stripes,
-    failed: Mutex<Option<Error>>,
 }
 
 /// Copies what differs.
@@ -65,16 +64,13 @@ pub(super) async fn copy(
         flags: WriteFlags { compressed: rules.compresses, ..disk.flags },
         rules,
         stripes: Stripes::new(tool, disk.len_bytes),
-        failed: Mutex::default(),
     });
     let own = Arc::clone(&shared);
     let worker = move |local: LocalRef| {
         let shared = Arc::clone(&own);
         async move { Worker { lane: Lane::new(local), shared: &shared, old: shared.image.reader() }.run().await }
     };
-    shared.stripes.run(tool, worker).await?;
-    let failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    failed.map_or(Ok(()), Err)
+    shared.stripes.run(tool, worker).await
 }
 
 /// What is known of the first bytes of a range.
@@ -97,9 +93,7 @@ impl Worker<'_> {
     async fn run(mut self) {
         while let Some((start, end)) = self.shared.stripes.take() {
             if let Err(error) = self.stripe(start, end).await {
-                self.shared.stripes.end_at(0);
-                let mut failed = self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.get_or_insert(error);
+                self.shared.stripes.fail(error);
             }
         }
     }

@@ -1,0 +1,19 @@
+//! Where the bytes of a filter are that reads and writes them itself.
+
+use drystone_base::{Error, GuestRange, HostOffset, Kind, Result};
+use drystone_core::driver::{Access, Extent, Place, Tail};
+use drystone_core::graph::node::ChildKey;
+use drystone_core::request::io::Io;
+
+/// Reads and writes go through the filter; how a range is allocated, the child `file` says.
+pub(crate) fn locate(io: Io<'_>, range: GuestRange, access: Access) -> Result<Extent> {
+    let at = HostOffset::checked(range.start().get()).ok_or_else(|| {
+        Error::new(Kind::OutOfRange, "the request begins past the largest possible disk")
+            .on_node(io.node().name())
+    })?;
+    let place = match access {
+        Access::Read | Access::Write => Place::Ask,
+        Access::Status => Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true },
+    };
+    Ok(Extent { len: range.len(), place })
+}
