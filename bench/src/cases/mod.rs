@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod daemon;
+mod large;
 mod tools;
 
 use std::path::Path;
@@ -52,6 +53,11 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "compare", about: "what `compare` of two disks of 384 MiB takes", run: tools::compare },
     Case { name: "commit", about: "what `commit` of an overlay takes", run: tools::commit },
     Case { name: "rebase", about: "what `rebase` of an overlay of 384 MiB takes", run: tools::rebase },
+    Case {
+        name: "very-large",
+        about: "random reads of disks whose tables are larger than the cache, server and client on one processor",
+        run: large::very_large,
+    },
     Case { name: "nodes", about: "a storage daemon with 5,000 nodes", run: daemon::nodes },
     Case { name: "chain", about: "chains of 200 layers in a storage daemon", run: daemon::chain },
     Case { name: "locality", about: "what changes of one disk do to others", run: daemon::locality },
@@ -141,7 +147,13 @@ impl Bench<'_> {
             let Some(program) = self.server(side) else { continue };
             let own = if side == Side::Floor { Format::Raw } else { format };
             let image = scratch.convert(&raw, own, &format!("{side:?}.{}", own.name()))?;
-            let setup = Setup { image: &image, format: own, cpu: place.cpu, threads: place.threads };
+            let setup = Setup {
+                image: &image,
+                is_read_only: false,
+                format: own,
+                cpu: place.cpu,
+                threads: place.threads,
+            };
             servers.push((side, program.serve(&setup, scratch.path(&format!("{side:?}.sock")))?));
         }
         std::fs::remove_file(&raw).map_err(|error| format!("{}: {error}", raw.display()))?;
@@ -243,7 +255,7 @@ fn startup(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
     let image = scratch.create_qcow2("start.qcow2", "1G", "preallocation=metadata")?;
     let all = [Side::C, Side::Ours, Side::Floor];
     let sides: Vec<Side> = all.into_iter().filter(|side| bench.server(*side).is_some()).collect();
-    let setup = Setup { image: &image, format: Format::Qcow2, cpu: None, threads: 1 };
+    let setup = Setup { image: &image, is_read_only: false, format: Format::Qcow2, cpu: None, threads: 1 };
     let row = Row::measure("start to NBDMAGIC, qcow2".into(), MS, &sides, bench.options.rounds, |side| {
         let program = bench.server(side).ok_or("no server")?;
         let (mut times, mut rss_mib) = (Vec::new(), 0.0);
