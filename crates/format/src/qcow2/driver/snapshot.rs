@@ -14,6 +14,7 @@
 
 use std::sync::atomic::Ordering;
 
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
@@ -123,7 +124,9 @@ impl Qcow2 {
         self.retain_tables(io, &tables).await?;
         let shared = async {
             self.store_metadata(io).await?;
-            self.settle_flags(io, Flags::Clear).await?;
+            if !is_planted(Mistake::SnapshotKeepsFlags) {
+                self.settle_flags(io, Flags::Clear).await?;
+            }
             self.write_l1(io, copy, l1).await
         };
         if let Err(error) = shared.await {
