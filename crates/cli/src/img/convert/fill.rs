@@ -1,21 +1,16 @@
 //! From opened disks to a full target.
 
-use std::sync::Arc;
-
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Watch};
+use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
 
 use super::Source;
 use super::args::Request;
-use crate::console;
 use crate::tool::Tool;
 use crate::tool::disk::Disk;
-use crate::tool::progress::Progress;
 
 /// Zeroes are looked for in blocks of at most this many bytes.
 const BLOCK_BYTES_MAX: u64 = 1 << 20;
@@ -66,26 +61,23 @@ pub(super) async fn fill(
         target: disk.backend.clone(),
         unit_bytes,
         block_bytes: block_bytes.max(unit_bytes),
-        sparse_bytes: request.sparse_bytes,
+        zeroes: match request.sparse_bytes {
+            0 => Zeroes::Written,
+            bytes_min => Zeroes::Found { bytes_min },
+        },
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
-        own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
+        own_layers_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
+        own_layers_below: 0,
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // Where raw data lies does not depend on the order; what is compressed takes its place when it is ready, or one
-        // processor would wait for the other.
-        is_ordered: !request.is_unordered && !is_raw && !request.is_compressed,
+        // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
+        // it is ready, or one processor would wait for the other; a device wants many writes.
+        is_ordered: !request.is_unordered
+            && !request.is_compressed
+            && !(is_raw && request.target_cache.is_direct),
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
-    let watch =
-        Watching { name: tool.name(), progress: Arc::clone(tool.progress()), is_quiet: request.is_quiet };
-    let copy = Arc::new(Copy::new(spec, Arc::new(watch)));
-    let shared = Arc::clone(&copy);
-    let work = move |mut lane| {
-        let copy = Arc::clone(&shared);
-        async move { copy.work(&mut lane).await }
-    };
-    let worked = tool.workers(request.workers, work).await;
-    copy.result().and(worked)
+    tool.copy(spec, request.workers, request.is_quiet).await
 }
 
 async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
@@ -137,28 +129,5 @@ async fn zero_from(
         Ok(()) => Ok(0),
         Err(error) if error.kind() == Kind::Unsupported => Ok(u64::MAX),
         Err(error) => Err(error),
-    }
-}
-
-/// Tells the user how it goes.
-struct Watching {
-    name: &'static str,
-    progress: Arc<Progress>,
-    is_quiet: bool,
-}
-
-impl Watch for Watching {
-    fn advanced(&self, done: u64, all: u64) {
-        self.progress.set(done, all);
-    }
-
-    fn unreadable(&self, offset: u64, error: &Error) {
-        if !self.is_quiet {
-            let why = error.report();
-            console::note(format_args!(
-                "{}: warning: at offset {offset}, zeroes stand for what cannot be read: {why}",
-                self.name
-            ));
-        }
     }
 }
