@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{Bench, IOPS, Place, last_cpu, load};
+use super::{Bench, Binding, IOPS, last_cpu, load};
 use crate::fio::{self, Target};
 use crate::image::Format;
 use crate::large::{self, Order};
@@ -36,7 +36,7 @@ pub(super) fn very_large(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
 
 fn one_order(bench: &Bench<'_>, order: Order) -> Result<Vec<Row>, String> {
     let scratch = bench.scratch()?;
-    let place = Place { cpu: Some(last_cpu()?), threads: 1 };
+    let binding = Binding { cpu: Some(last_cpu()?), threads: 1 };
     let sides: Vec<Side> =
         [Side::C, Side::Ours].into_iter().filter(|side| bench.server(*side).is_some()).collect();
     let mut servers = Vec::new();
@@ -49,11 +49,11 @@ fn one_order(bench: &Bench<'_>, order: Order) -> Result<Vec<Row>, String> {
                 image: &image,
                 is_read_only: true,
                 format: Format::Qcow2,
-                cpu: place.cpu,
+                cpu: binding.cpu,
                 threads: 1,
             };
             let server = program.serve(&setup, scratch.path(&format!("{side:?}-{len_gib}.sock")))?;
-            rate(&server, 16, place, FILL)?;
+            rate(&server, 16, binding, FILL)?;
             servers.push((*side, server));
         }
     }
@@ -62,7 +62,7 @@ fn one_order(bench: &Bench<'_>, order: Order) -> Result<Vec<Row>, String> {
     let rows = Row::measure_all(&names, &sides, bench.options.rounds, |side| {
         let own: Vec<&Server> =
             servers.iter().filter(|(whose, _)| *whose == side).map(|(_, server)| server).collect();
-        one_round(&own, place, bench.options.time)
+        one_round(&own, binding, bench.options.time)
     })?;
     rows.iter().for_each(super::progress);
     Ok(rows)
@@ -81,11 +81,11 @@ fn names(order: Order) -> Vec<(String, Unit)> {
     names
 }
 
-fn one_round(servers: &[&Server], place: Place, time: Duration) -> Result<Vec<f64>, String> {
+fn one_round(servers: &[&Server], binding: Binding, time: Duration) -> Result<Vec<f64>, String> {
     let mut values = Vec::new();
     for depth in DEPTHS {
         let measured: Vec<(f64, f64)> =
-            servers.iter().map(|server| rate(server, depth, place, time)).collect::<Result<_, _>>()?;
+            servers.iter().map(|server| rate(server, depth, binding, time)).collect::<Result<_, _>>()?;
         let (first, _) = measured.first().copied().ok_or("no server")?;
         values.extend(measured.iter().map(|(iops, _)| iops));
         values.extend(measured.iter().skip(1).map(|(iops, _)| iops / first));
@@ -98,10 +98,10 @@ fn one_round(servers: &[&Server], place: Place, time: Duration) -> Result<Vec<f6
 }
 
 /// Reads a second, and what each takes of the server's processor time in microseconds.
-fn rate(server: &Server, depth: usize, place: Place, time: Duration) -> Result<(f64, f64), String> {
+fn rate(server: &Server, depth: usize, binding: Binding, time: Duration) -> Result<(f64, f64), String> {
     let before = server.process.cpu()?;
     let target = Target::default_export(&server.socket);
-    let figures = fio::run(&load("randread", 4, depth), &target, place.cpu, time)?;
+    let figures = fio::run(&load("randread", 4, depth), &target, binding.cpu, time)?;
     let spent = server.process.cpu()?.saturating_sub(before);
     Ok((figures.iops, spent.as_secs_f64() * 1e6 / figures.requests))
 }

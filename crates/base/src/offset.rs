@@ -174,6 +174,13 @@ impl GuestRange {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
+    /// The smallest range that holds both.
+    #[must_use]
+    pub fn hull(self, other: Self) -> Self {
+        let (start, end) = (self.start.min(other.start), self.end().max(other.end()));
+        Self { start, len: end.0 - start.0 }
+    }
+
     /// The smallest range that is a multiple of `align` (a power of two, at most 2 MiB) and holds this one.
     #[must_use]
     pub const fn align_out(self, align: u64) -> Self {

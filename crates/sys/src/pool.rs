@@ -6,7 +6,8 @@
 //! ```
 //! Every file has a queue of its own with a bound on its calls under way; calls past the bound wait in the queue, so a
 //! file that hangs (a dead NFS server) takes a few threads, not all, and never an I/O thread. Threads are started when
-//! a call finds none idle and end after a while without work.
+//! a call finds none idle and end after a while without work. A program that has one thing to do at a time makes its calls
+//! where it is, and takes their results as if they came from elsewhere.
 //!
 //! Invariants: a call handed in is finished exactly once, also if it panics or no thread can be started; results go to
 //! the thread that asked.
@@ -64,11 +65,16 @@ pub(crate) struct Finished {
     pub(crate) file: Option<(FileJob, Result<()>)>,
 }
 
-/// A stock of threads that may block. Clones are the same pool; its threads end with the last clone.
+/// Where calls that may block are made. Clones are the same pool.
 #[derive(Clone)]
-pub(crate) struct Pool(Arc<Handle>);
+pub(crate) enum Pool {
+    /// On a stock of threads, which end with the last clone.
+    Threads(Arc<Handle>),
+    /// On the thread that asks, at once.
+    Here,
+}
 
-struct Handle(Arc<Shared>);
+pub(crate) struct Handle(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -155,14 +161,18 @@ impl Finished {
 impl Pool {
     pub(crate) fn new() -> Self {
         let state = State { ready: VecDeque::new(), idle: 0, threads: 0, closed: false };
-        Self(Arc::new(Handle(Arc::new(Shared { state: Mutex::new(state), work_came: Condvar::new() }))))
+        Self::Threads(Arc::new(Handle(Arc::new(Shared {
+            state: Mutex::new(state),
+            work_came: Condvar::new(),
+        }))))
     }
 
-    /// Runs `job` on a thread of the pool as soon as its queue allows. Never blocks.
+    /// Runs `job` on a thread of the pool as soon as its queue allows. Never blocks, unless the pool is `Here`.
     pub(crate) fn submit(&self, job: Job) {
+        let Self::Threads(handle) = self else { return job.run() };
         let queue = job.queue.clone();
         if let Some(job) = queue.admit(job) {
-            self.0.0.start(job);
+            handle.0.start(job);
         }
     }
 }

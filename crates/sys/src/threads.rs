@@ -109,7 +109,7 @@ impl Threads {
     }
 
     fn start_as((count, count_max): (u16, u16), kind: EngineKind) -> Result<Self> {
-        let pool = Pool::new();
+        let pool = if kind == EngineKind::InPlace { Pool::Here } else { Pool::new() };
         let first = Arc::new(Inbox::new(Shard::new(0))?);
         let here = SysLocal::new(&first, kind, &pool)?;
         let starting = Arc::new(Starting { kind, pool, count_max, started: Mutex::default() });
@@ -127,7 +127,7 @@ impl Threads {
         ThreadStarter(Starter::Os(Arc::clone(&self.starting)))
     }
 
-    /// The engine in use: `Uring` or `Pool`.
+    /// The engine in use: never `Auto`.
     #[must_use]
     pub fn engine(&self) -> EngineKind {
         self.here.engine()

@@ -12,22 +12,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::backing;
 use drystone_blockdev::report::Layer;
 use drystone_blockdev::request::BackingChoice;
-use drystone_buf::Buf;
-use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
+use drystone_core::backend::ReadWrite;
 use drystone_core::disk::Preallocation;
-use drystone_core::driver::{Status, WriteFlags, ZeroFlags};
-use drystone_core::lane::Lane;
+use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
 
 use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
-use super::stripes::Stripes;
 use super::{Console, Failure, canonical, options};
 use crate::args::getopt::Flag;
+use crate::tool::copy::WORKERS;
 use crate::tool::disk::Disk;
 use crate::tool::image::{CacheMode, ImageArgs};
 use crate::tool::{self, Load, Tool};
@@ -196,37 +193,6 @@ async fn position(tool: &Tool, layers: &[Layer], name: &OsStr) -> Result<usize> 
     Err(Error::new(Kind::NotFound, text))
 }
 
-/// So many bytes per second, whoever moves them.
-struct Pace {
-    rate_bytes: u64,
-    free_at_ns: Mutex<u64>,
-}
-
-const SECOND_NS: u64 = 1_000_000_000;
-
-impl Pace {
-    /// When somebody who moves `bytes` now may go on.
-    fn spend(&self, bytes: u64, now_ns: u64) -> Option<u64> {
-        let ns = u128::from(bytes) * u128::from(SECOND_NS) / u128::from(self.rate_bytes.max(1));
-        let ns = u64::try_from(ns).unwrap_or(u64::MAX);
-        let mut free_at = self.free_at_ns.lock().unwrap_or_else(PoisonError::into_inner);
-        *free_at = free_at.max(now_ns).saturating_add(ns);
-        (self.rate_bytes > 0).then_some(*free_at)
-    }
-}
-
-/// What the workers share.
-struct Shared {
-    top: Backend<ReadWrite>,
-    base: Backend<ReadWrite>,
-    base_flags: WriteFlags,
-    top_len: u64,
-    /// The depth of the last image above the base.
-    last_depth: u32,
-    stripes: Stripes,
-    pace: Pace,
-}
-
 /// Writes to the base what the images above it have, and makes that durable.
 async fn copy(
     tool: &Tool,
@@ -242,76 +208,25 @@ async fn copy(
             Error::new(cause.kind(), "cannot make the base as long as the image").because(cause)
         })?;
     }
-    let shared = Arc::new(Shared {
-        top: top.backend.clone(),
-        base: base.backend.clone(),
-        base_flags: base.flags,
-        top_len: top.len_bytes,
-        last_depth: u32::try_from(between).unwrap_or(u32::MAX),
-        stripes: Stripes::new(tool, top.len_bytes),
-        pace: Pace { rate_bytes, free_at_ns: Mutex::new(0) },
-    });
-    let own = Arc::clone(&shared);
-    let worker = move |local: drystone_core::runtime::LocalRef| {
-        let shared = Arc::clone(&own);
-        async move { Worker { lane: Lane::new(local), shared: &shared, top: shared.top.reader() }.run().await }
+    let (layer, sector) = (u32::try_from(between).unwrap_or(u32::MAX), SECTOR_BYTES);
+    let source = CopySource { backend: top.backend.reader(), start: 0, len_bytes: top.len_bytes };
+    let spec = CopySpec {
+        sources: vec![source],
+        target: base.backend.clone(),
+        unit_bytes: sector,
+        block_bytes: sector,
+        zeroes: Zeroes::Known,
+        zero_from: u64::MAX,
+        own_layers_until: u64::MAX,
+        own_layers_below: layer,
+        flags: base.flags,
+        is_ordered: true,
+        bytes_per_second: rate_bytes,
+        salvages: false,
     };
-    shared.stripes.run(tool, worker).await?;
+    tool.copy(spec, WORKERS, false).await?;
     lane.enter(&base.backend).await.flush().await
 }
 
-/// One of those who copy.
-struct Worker<'s> {
-    lane: Lane,
-    shared: &'s Shared,
-    top: Backend<ReadOnly>,
-}
-
-impl Worker<'_> {
-    async fn run(mut self) {
-        while let Some((start, end)) = self.shared.stripes.take() {
-            if let Err(error) = self.stripe(start, end).await {
-                self.shared.stripes.fail(error);
-            }
-        }
-    }
-
-    async fn stripe(&mut self, start: u64, end: u64) -> Result<()> {
-        let mut at = start;
-        while let Some(range) = GuestRange::checked(at, self.shared.top_len - at).filter(|_| at < end) {
-            let status = self.lane.enter(&self.top).await.status(range, u32::MAX).await?;
-            if self.is_below(status) {
-                at += status.len;
-                self.shared.stripes.pass_to(at);
-                continue;
-            }
-            let part = range.take(status.len.min(end - at));
-            if status.zero {
-                let flags =
-                    ZeroFlags { may_unmap: true, fua: self.shared.base_flags.fua, ..ZeroFlags::default() };
-                self.lane.enter(&self.shared.base).await.write_zeroes(part, flags).await?;
-            } else {
-                self.data(part).await?;
-            }
-            at += part.len();
-        }
-        Ok(())
-    }
-
-    /// Whether the bytes are the base's. (What a shorter image between hides is not.)
-    fn is_below(&self, status: Status) -> bool {
-        !status.allocated && !status.data && status.depth >= self.shared.last_depth
-    }
-
-    async fn data(&mut self, part: GuestRange) -> Result<()> {
-        let local = self.lane.local_ref().clone();
-        if let Some(until) = self.shared.pace.spend(part.len(), local.now_ns()) {
-            local.sleep_until(until).await;
-        }
-        let len = usize::try_from(part.len()).map_err(|_| Error::new(Kind::TooLarge, "too much at once"))?;
-        let at: GuestOffset = part.start();
-        let (result, buf) = self.lane.enter(&self.top).await.read(at, Buf::zeroed(len)).await;
-        result?;
-        self.lane.enter(&self.shared.base).await.write(at, buf, self.shared.base_flags).await.0
-    }
-}
+/// What the copy is made of at the least: what is below the image stays where it is, to the sector.
+const SECTOR_BYTES: u64 = 512;

@@ -12,11 +12,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Watch};
+use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
 
 use super::create::NewImage;
 use super::options;
@@ -24,8 +22,8 @@ use super::{Console, Failure};
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::args::number::{NumberError, parse_size};
-use crate::console;
 use crate::img::options::text;
+use crate::tool::copy::WORKERS;
 use crate::tool::image::ImageArgs;
 use crate::tool::object::Secrets;
 use crate::tool::{self, Load, Start, Tool};
@@ -58,8 +56,6 @@ Numbers may have suffixes: k, M, G, T, P, E.
 const BLOCK_BYTES: u64 = 512;
 /// The most.
 const BLOCK_BYTES_MAX: u64 = i32::MAX as u64;
-/// Requests at the same time.
-const WORKERS: usize = 8;
 
 #[derive(Default)]
 struct Request {
@@ -170,8 +166,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         tool.warn(format_args!("'{}' ends before the blocks that are to be skipped do", input.display()));
         (0, 0)
     });
-    let path = NewImage::path(output)?;
-    let made = image.make(tool.local(), &path, len_bytes, &tool.files().await?).await;
+    let made = image.make(tool, output, len_bytes, &tool.files().await?).await;
     made.map_err(|error| error.at_path(output))?;
     let target = tool.open_writer(&ImageArgs::of(output, Some(format.to_owned())), false).await?;
     let spec = CopySpec {
@@ -179,32 +174,15 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         target: target.backend.clone(),
         unit_bytes: image.cluster_bytes().unwrap_or(BLOCK_BYTES),
         block_bytes: BLOCK_BYTES,
-        sparse_bytes: 0,
+        zeroes: Zeroes::Written,
         zero_from: 0,
-        own_layer_until: 0,
+        own_layers_until: 0,
+        own_layers_below: 0,
         flags: target.flags,
-        is_ordered: format != "raw",
+        is_ordered: true,
         bytes_per_second: 0,
         salvages: false,
     };
-    let copy = Arc::new(Copy::new(spec, Arc::new(Silent)));
-    let shared = Arc::clone(&copy);
-    let worked = tool.workers(WORKERS, move |mut lane| {
-        let copy = Arc::clone(&shared);
-        async move { copy.work(&mut lane).await }
-    });
-    let worked = worked.await;
-    copy.result().and(worked)?;
+    tool.copy(spec, WORKERS, false).await?;
     tool.close(target).await
-}
-
-/// Nobody looks.
-struct Silent;
-
-impl Watch for Silent {
-    fn advanced(&self, _done: u64, _all: u64) {}
-
-    fn unreadable(&self, offset: u64, error: &Error) {
-        console::note(format_args!("cannot read at {offset}: {}", error.report()));
-    }
 }

@@ -64,7 +64,7 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         return Ok(0);
     };
     let image = line.only_image()?;
-    tool::run(line::start(console, Load::Small), async |tool: &Tool| {
+    tool::run(line::start(console, Load::Look), async |tool: &Tool| {
         let disk = tool.open_reader(&image).await?;
         let files = files(tool, &disk.layers).await?;
         let printer = Printer { console, output: line.output, files: &files, has_printed: false };

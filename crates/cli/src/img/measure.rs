@@ -127,7 +127,7 @@ fn of_image(
     console: &Console,
 ) -> Result<Measured, Failure> {
     let bitmaps = source_bitmaps(line, image)?;
-    let (len, required) = tool::run(line::start(console, Load::Small), async |tool: &Tool| {
+    let (len, required) = tool::run(line::start(console, Load::Look), async |tool: &Tool| {
         let mut disk = tool.open_reader(image).await?;
         if let Some(which) = snapshot {
             tool.show_snapshot(&mut disk, which.clone()).await?;

@@ -214,8 +214,8 @@ fn help() -> String {
 
 /// Runs a command's work on this thread.
 fn run_here<T>(work: impl AsyncFnOnce(LocalRef) -> Result<T, Error>) -> Result<T, Error> {
-    // Everything that a look at an image needs is read without waiting, or by a thread or two: no ring is worth its start.
-    Threads::start(1, EngineKind::Pool)?.run_here(|local| async move { work(local).await })
+    // One question after the other, mostly from memory: neither a ring nor a thread is worth its start.
+    Threads::start(1, EngineKind::InPlace)?.run_here(|local| async move { work(local).await })
 }
 
 /// The one name of a file that there is.

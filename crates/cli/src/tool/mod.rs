@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`image`] | which image and how, as command lines say it |
 //! | [`disk`] | opening and closing it |
+//! | [`copy`] | whole disks |
 //! | [`object`] | `--object` |
 //! | [`snapshot`] | `-l` |
 //! | [`progress`] | `-p`, and SIGUSR1 |
@@ -20,6 +21,7 @@
 //!
 //! Invariant: status 0 means that every disk was stored and closed. Not here: what a command does with its disks.
 
+pub(crate) mod copy;
 pub(crate) mod disk;
 pub(crate) mod image;
 pub(crate) mod object;
@@ -58,6 +60,8 @@ pub(crate) struct Start {
 /// How much a tool is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
+    /// One question after the other, to be answered as soon as it can be: no thread beside this one is started.
+    Look,
     /// A few requests: starting a ring would take longer.
     Small,
     /// Whole disks.
@@ -101,6 +105,7 @@ fn run_asked<T>(
 ) -> Result<T> {
     let signals = Signals::take()?;
     let kind = match start.load {
+        Load::Look => EngineKind::InPlace,
         Load::Small => EngineKind::Pool,
         Load::Heavy => EngineKind::Auto,
     };

@@ -40,6 +40,8 @@ use crate::limit::RateLimit;
 
 /// Least bytes that are read and written at once, as far as there are that many.
 const PIECE_BYTES: u64 = 1 << 20;
+/// How many buffers are kept for use again: for as many workers as there usually are at most.
+const KEPT_PIECES: u64 = 16;
 
 /// One copy, shared by its workers. Any thread.
 pub struct Copy {
@@ -62,8 +64,8 @@ impl Copy {
     pub fn new(mut spec: CopySpec, watch: Arc<dyn Watch>) -> Self {
         let unit_bytes = spec.unit_bytes;
         let len_bytes = spec.sources.iter().map(|source| source.len_bytes).sum();
-        if spec.own_layer_until < len_bytes {
-            spec.own_layer_until -= spec.own_layer_until % unit_bytes;
+        if spec.own_layers_until < len_bytes {
+            spec.own_layers_until -= spec.own_layers_until % unit_bytes;
         }
         spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
         let piece_bytes = PIECE_BYTES.max(unit_bytes);
@@ -77,7 +79,7 @@ impl Copy {
             claims: Mutex::new(Claims::new(len_bytes)),
             turns: Turns::default(),
             limit: Mutex::new(limit),
-            pool: Pool::new(usize::try_from(4 * piece_bytes).unwrap_or(0)),
+            pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),
             is_over: AtomicBool::new(false),
             failure: Mutex::new(None),
             spec,

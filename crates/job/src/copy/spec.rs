@@ -14,6 +14,20 @@ pub struct CopySource {
     pub len_bytes: u64,
 }
 
+/// Which zeroes are left out, or written as zeroes instead of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeroes {
+    /// None: everything is written byte for byte, holes as well.
+    Written,
+    /// What is known to be zero without reading it.
+    Known,
+    /// That, and zero bytes where at least so many come together.
+    Found {
+        /// How many.
+        bytes_min: u64,
+    },
+}
+
 /// What is copied and how.
 pub struct CopySpec {
     /// The disks, which lie one after the other on the target.
@@ -25,13 +39,14 @@ pub struct CopySpec {
     pub unit_bytes: u64,
     /// Zero bytes are looked for in blocks of so many bytes, of which a unit or more make one.
     pub block_bytes: u64,
-    /// Zero bytes that are left out where at least this many come together. 0: nothing is looked for, and everything
-    /// is written, holes as well.
-    pub sparse_bytes: u64,
+    /// What is done about zeroes.
+    pub zeroes: Zeroes,
     /// From here on, the target reads as zeroes where nothing is written. `u64::MAX` if nothing is known of it.
     pub zero_from: u64,
-    /// Up to here, only what the sources' own top layer has is copied: the target shows the rest from a layer below.
-    pub own_layer_until: u64,
+    /// Up to here, only what the sources' own layers have is copied: the target shows the rest from a layer below.
+    pub own_layers_until: u64,
+    /// How many layers below the sources' top ones count as their own.
+    pub own_layers_below: u32,
     /// How data is written.
     pub flags: WriteFlags,
     /// Writes are made in the order of the disk, whoever makes them, so that the target comes out the same each time.

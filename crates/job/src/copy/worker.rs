@@ -6,7 +6,7 @@ use drystone_core::driver::ZeroFlags;
 use drystone_core::lane::Lane;
 
 use super::claim::Piece;
-use super::spec::CopySource;
+use super::spec::{CopySource, Zeroes};
 use super::zeroes::{Run, runs};
 use super::{Copy, lock};
 
@@ -104,14 +104,14 @@ impl Copy {
     async fn look(&self, lane: &mut Lane, range: GuestRange) -> Result<(What, u64)> {
         let spec = &self.spec;
         let at = range.start().get();
-        let is_own_layer = at < spec.own_layer_until;
-        if spec.sparse_bytes == 0 && !is_own_layer {
+        let is_own_layer = at < spec.own_layers_until;
+        if spec.zeroes == Zeroes::Written && !is_own_layer {
             return Ok((What::Data, range.len()));
         }
         let (source, from, left) = self.source_at(at)?;
-        let bound = [spec.own_layer_until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
+        let bound = [spec.own_layers_until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
         let left = bound.map_or(left, |bound| left.min(bound - at));
-        let layers = if is_own_layer { 0 } else { u32::MAX };
+        let layers = if is_own_layer { spec.own_layers_below } else { u32::MAX };
         let Some(asked) = GuestRange::checked(from, left) else { return Ok((What::Data, range.len())) };
         let status = match lane.enter(&source.backend).await.status(asked, layers).await {
             Ok(status) if status.len > 0 => status,
@@ -119,7 +119,7 @@ impl Copy {
             Ok(_) | Err(_) => return Ok((What::Data, range.len())),
         };
         let what = match (status.zero, status.allocated) {
-            (true, _) if spec.sparse_bytes > 0 => What::Zero,
+            (true, _) if spec.zeroes != Zeroes::Written => What::Zero,
             (false, false) if is_own_layer => What::Nothing,
             _ => What::Data,
         };
@@ -162,10 +162,10 @@ impl Copy {
         lock(&self.limit).spend(part.len(), now_ns);
         let mut buf = self.read(lane, part).await?;
         let spec = &self.spec;
-        let runs = match spec.sparse_bytes {
-            0 => vec![Run { bytes: 0..buf.len(), is_zero: false }],
-            sparse => {
-                runs(buf.as_slice(), part.start().get(), spec.block_bytes, sparse.max(spec.block_bytes))
+        let runs = match spec.zeroes {
+            Zeroes::Written | Zeroes::Known => vec![Run { bytes: 0..buf.len(), is_zero: false }],
+            Zeroes::Found { bytes_min } => {
+                runs(buf.as_slice(), part.start().get(), spec.block_bytes, bytes_min.max(spec.block_bytes))
             }
         };
         let last = runs.iter().rposition(|run| !run.is_zero);

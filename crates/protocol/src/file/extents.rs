@@ -42,15 +42,17 @@ impl DataExtents {
         }
     }
 
-    /// `range` is data.
+    /// `range` is data. With what is known of the same stretch, it is remembered as one.
     pub(super) fn remember(&self, since: Moment, range: GuestRange) {
         let mut state = self.state();
         if state.generation != since.0 {
             return;
         }
-        state.extents.retain(|extent| !extent.overlaps(range));
+        let of_range = |extent: &&GuestRange| extent.start() <= range.end() && range.start() <= extent.end();
+        let all = state.extents.iter().filter(of_range).fold(range, |all, extent| all.hull(*extent));
+        state.extents.retain(|extent| !of_range(&extent));
         state.extents.truncate(EXTENTS_MAX - 1);
-        state.extents.insert(0, range);
+        state.extents.insert(0, all);
     }
 
     /// `range` may become a hole.
@@ -87,6 +89,17 @@ mod tests {
         assert_eq!((known(&extents, 99), known(&extents, 100)), (None, Some(50)));
         assert_eq!((known(&extents, 149), known(&extents, 150)), (Some(1), None));
         assert_eq!(extents.look_up(range(100, 10)).ok(), Some(10));
+    }
+
+    #[test]
+    fn answers_about_one_stretch_are_one() {
+        let extents = DataExtents::default();
+        learn(&extents, range(100, 50));
+        let Err(moment) = extents.look_up(range(0, 10)) else { panic!("nothing is known of it") };
+        extents.remember(moment, range(120, 30));
+        assert_eq!(known(&extents, 100), Some(50), "whoever asked later knows no less");
+        learn(&extents, range(150, 10));
+        assert_eq!(known(&extents, 100), Some(60));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum EngineKind {
     Uring,
     /// A bounded stock of blocking threads for files, epoll for sockets.
     Pool,
+    /// No thread but the one itself, which blocks: for a program that has one thing to do at a time. epoll for sockets.
+    InPlace,
 }
 
 /// What a descriptor is waited for to become.
@@ -94,25 +96,19 @@ impl Engine {
     pub(crate) fn new(kind: EngineKind, inbox: &Arc<Inbox>) -> Result<Self> {
         match kind {
             EngineKind::Auto | EngineKind::Uring => Ring::new(inbox).map(Self::Ring),
-            EngineKind::Pool => Epoll::new(inbox).map(Self::Epoll),
+            EngineKind::Pool | EngineKind::InPlace => Epoll::new(inbox).map(Self::Epoll),
         }
     }
 
     /// Which engine `Auto` means here; `Uring` is an error where it does not work.
     pub(crate) fn choose(kind: EngineKind) -> Result<EngineKind> {
-        match (kind, Ring::probe()) {
-            (EngineKind::Pool, _) | (EngineKind::Auto, Err(_)) => Ok(EngineKind::Pool),
-            (_, Ok(())) => Ok(EngineKind::Uring),
-            (EngineKind::Uring, Err(cause)) => {
-                Err(Error::new(Kind::Unsupported, "io_uring cannot be used here").because(cause))
-            }
+        if matches!(kind, EngineKind::Pool | EngineKind::InPlace) {
+            return Ok(kind);
         }
-    }
-
-    pub(crate) fn kind(&self) -> EngineKind {
-        match self {
-            Self::Ring(_) => EngineKind::Uring,
-            Self::Epoll(_) => EngineKind::Pool,
+        match Ring::probe() {
+            Ok(()) => Ok(EngineKind::Uring),
+            Err(_) if kind == EngineKind::Auto => Ok(EngineKind::Pool),
+            Err(cause) => Err(Error::new(Kind::Unsupported, "io_uring cannot be used here").because(cause)),
         }
     }
 

@@ -130,10 +130,14 @@ impl SysLocal {
         &self.inbox
     }
 
-    /// Which engine the thread has: `Uring` or `Pool`.
+    /// Which engine the thread has: never `Auto`.
     #[must_use]
     pub fn engine(&self) -> EngineKind {
-        self.engine.kind()
+        match (&self.engine, &self.pool) {
+            (Engine::Ring(_), _) => EngineKind::Uring,
+            (Engine::Epoll(_), Pool::Threads(_)) => EngineKind::Pool,
+            (Engine::Epoll(_), Pool::Here) => EngineKind::InPlace,
+        }
     }
 
     /// Resolves at `at_ns`, or never.

@@ -12,6 +12,7 @@ use crate::img::Failure;
 use crate::img::create::NewImage;
 use crate::img::options::{self, text};
 use crate::img::spec::Format;
+use crate::tool::copy::WORKERS;
 use crate::tool::image::{CacheMode, ImageArgs, parse_snapshot};
 use crate::tool::object::Secrets;
 
@@ -45,10 +46,8 @@ const FLAGS: &[Flag] = &[
     options::OBJECT,
 ];
 
-/// Requests at the same time if nobody says how many.
-const WORKERS_DEFAULT: u64 = 8;
-/// The most.
-const WORKERS_MAX: u64 = 16;
+/// The most requests at the same time.
+const WORKERS_MAX: usize = 16;
 /// Zeroes that are left out if nobody says how many must come together.
 const SPARSE_BYTES_DEFAULT: u64 = 4096;
 /// The most that can be asked for.
@@ -200,8 +199,7 @@ impl Said {
         request.target_format = self.target_format.unwrap_or_else(|| "raw".to_owned());
         request.sparse_bytes = self.sparse.map_or(Ok(SPARSE_BYTES_DEFAULT), |size| parse_sparse(&size))?;
         request.bytes_per_second = self.rate.map_or(Ok(0), |rate| parse_bytes(&rate, "rate"))?;
-        request.workers =
-            self.workers.map_or(Ok(WORKERS_DEFAULT), |count| parse_workers(&count))?.try_into().unwrap_or(1);
+        request.workers = self.workers.map_or(Ok(WORKERS), |count| parse_workers(&count))?;
         request.is_progress &= !request.is_quiet;
         let source = |name: OsString| ImageArgs {
             is_options: self.is_source_options,
@@ -241,6 +239,9 @@ impl Request {
             return Err(Error::new(Kind::Unsupported, "a raw image cannot be compressed"));
         }
         match self.new_image()?.backing() {
+            Some(_) if self.sources.len() > 1 => {
+                Err(invalid("several sources do not lie on one backing file (-B)"))
+            }
             Some((_, None)) => Err(invalid("the format of the backing file must be given (-F)")),
             _ => Ok(()),
         }
@@ -288,8 +289,9 @@ fn parse_sparse(value: &OsStr) -> Result<u64> {
     Ok(bytes)
 }
 
-fn parse_workers(value: &OsStr) -> Result<u64> {
+fn parse_workers(value: &OsStr) -> Result<usize> {
     let parsed = value.to_str().and_then(|text| parse_number(text).ok());
+    let parsed = parsed.and_then(|count| usize::try_from(count).ok());
     parsed.filter(|count| (1..=WORKERS_MAX).contains(count)).ok_or_else(|| {
         invalid(format!("'{}' is no number from 1 to {WORKERS_MAX}", value.display())).in_option("parallel")
     })

@@ -1,21 +1,16 @@
 //! From opened disks to a full target.
 
-use std::sync::Arc;
-
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Watch};
+use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
 
 use super::Source;
 use super::args::Request;
-use crate::console;
 use crate::tool::Tool;
 use crate::tool::disk::Disk;
-use crate::tool::progress::Progress;
 
 /// Zeroes are looked for in blocks of at most this many bytes.
 const BLOCK_BYTES_MAX: u64 = 1 << 20;
@@ -28,8 +23,8 @@ struct Target {
     cluster_bytes: Option<u64>,
     /// Length of its backing image.
     backing_bytes: Option<u64>,
-    /// It is a device: what is on it when it is new is not known.
-    is_device: bool,
+    /// It is no file: what is on it when it is new is not known.
+    keeps_contents: bool,
 }
 
 /// Copies everything.
@@ -48,6 +43,7 @@ pub(super) async fn fill(
         return Err(Error::new(Kind::Unsupported, "the target's format has no compression"));
     }
     let has_backing = request.has_backing()?;
+    let len_bytes = sources.iter().map(|source| source.len_bytes).sum();
     let source_of = |source: &Source| CopySource {
         backend: source.backend.clone(),
         start: 0,
@@ -65,26 +61,23 @@ pub(super) async fn fill(
         target: disk.backend.clone(),
         unit_bytes,
         block_bytes: block_bytes.max(unit_bytes),
-        sparse_bytes: request.sparse_bytes,
-        zero_from: zero_from(tool, request, disk, &target).await?,
-        own_layer_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
+        zeroes: match request.sparse_bytes {
+            0 => Zeroes::Written,
+            bytes_min => Zeroes::Found { bytes_min },
+        },
+        zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
+        own_layers_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
+        own_layers_below: 0,
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // Where raw data lies does not depend on the order; what is compressed takes its place when it is ready, or one
-        // processor would wait for the other.
-        is_ordered: !request.is_unordered && !is_raw && !request.is_compressed,
+        // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
+        // it is ready, or one processor would wait for the other; a device wants many writes.
+        is_ordered: !request.is_unordered
+            && !request.is_compressed
+            && !(is_raw && request.target_cache.is_direct),
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
-    let watch =
-        Watching { name: tool.name(), progress: Arc::clone(tool.progress()), is_quiet: request.is_quiet };
-    let copy = Arc::new(Copy::new(spec, Arc::new(watch)));
-    let shared = Arc::clone(&copy);
-    let work = move |mut lane| {
-        let copy = Arc::clone(&shared);
-        async move { copy.work(&mut lane).await }
-    };
-    let worked = tool.workers(request.workers, work).await;
-    copy.result().and(worked)
+    tool.copy(spec, request.workers, request.is_quiet).await
 }
 
 async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
@@ -98,15 +91,22 @@ async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
             Target {
                 cluster_bytes: qcow2.map(|image| image.header_now().cluster().bytes()),
                 backing_bytes: backing.map(|backing| backing.len),
-                is_device: graph.node(file).is_some_and(|file| file.format_name == "host_device"),
+                keeps_contents: graph.node(file).is_some_and(|file| file.format_name != "file"),
             }
         }))
     })
     .await
 }
 
-/// From where on the target reads as zeroes. A target that is there already is made to, if that is quick.
-async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, target: &Target) -> Result<u64> {
+/// From where on the first `len_bytes` of the target read as zeroes. A target that is there already is made to, if that is
+/// quick.
+async fn zero_from(
+    tool: &Tool,
+    request: &Request,
+    disk: &Disk<ReadWrite>,
+    target: &Target,
+    len_bytes: u64,
+) -> Result<u64> {
     if request.has_backing()? {
         return Ok(target.backing_bytes.unwrap_or(0));
     }
@@ -114,42 +114,20 @@ async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, targe
         let text = "a target with a backing file does not read as zeroes";
         return Err(Error::new(Kind::InvalidInput, text).in_option("target-is-zero"));
     }
-    let keeps_contents = target.is_device && target.cluster_bytes.is_none();
+    let keeps_contents = target.keeps_contents && target.cluster_bytes.is_none();
     let is_new = !request.skips_creation && !keeps_contents;
-    if is_new || request.is_target_zero {
+    if is_new || request.is_target_zero || len_bytes == 0 {
         return Ok(0);
     }
     if request.sparse_bytes == 0 || target.backing_bytes.is_some() {
         return Ok(u64::MAX);
     }
-    let range = GuestRange::new(GuestOffset::ZERO, disk.len_bytes);
+    // What is behind the sources stays as it is.
+    let range = GuestRange::new(GuestOffset::ZERO, len_bytes);
     let flags = ZeroFlags { may_unmap: true, fast_only: true, ..ZeroFlags::default() };
     match tool.lane().enter(&disk.backend).await.write_zeroes(range, flags).await {
         Ok(()) => Ok(0),
         Err(error) if error.kind() == Kind::Unsupported => Ok(u64::MAX),
         Err(error) => Err(error),
-    }
-}
-
-/// Tells the user how it goes.
-struct Watching {
-    name: &'static str,
-    progress: Arc<Progress>,
-    is_quiet: bool,
-}
-
-impl Watch for Watching {
-    fn advanced(&self, done: u64, all: u64) {
-        self.progress.set(done, all);
-    }
-
-    fn unreadable(&self, offset: u64, error: &Error) {
-        if !self.is_quiet {
-            let why = error.report();
-            console::note(format_args!(
-                "{}: warning: at offset {offset}, zeroes stand for what cannot be read: {why}",
-                self.name
-            ));
-        }
     }
 }

@@ -1,0 +1,58 @@
+//! Whole disks copied by a tool: the copy engine on the tool's threads, and its progress.
+//!
+//! Not here: how a disk is copied ([`drystone_job::copy`]), what a command copies.
+
+use std::sync::Arc;
+
+use drystone_base::{Error, Result};
+use drystone_job::copy::Copy;
+use drystone_job::copy::spec::{CopySpec, Watch};
+
+use super::Tool;
+use super::progress::Progress;
+use crate::console;
+
+/// Requests at the same time, where nobody says how many.
+pub(crate) const WORKERS: usize = 8;
+
+impl Tool {
+    /// Copies what `spec` says by `workers` requests at a time, on all processors. With `is_quiet`, nothing is printed about
+    /// what cannot be read.
+    ///
+    /// # Errors
+    /// The first of those of reading and writing; those of starting threads.
+    pub(crate) async fn copy(&self, spec: CopySpec, workers: usize, is_quiet: bool) -> Result<()> {
+        let watch = Watching { name: self.name(), progress: Arc::clone(self.progress()), is_quiet };
+        let copy = Arc::new(Copy::new(spec, Arc::new(watch)));
+        let shared = Arc::clone(&copy);
+        let work = move |mut lane| {
+            let copy = Arc::clone(&shared);
+            async move { copy.work(&mut lane).await }
+        };
+        let worked = self.workers(workers, work).await;
+        copy.result().and(worked)
+    }
+}
+
+/// Tells the user how it goes.
+struct Watching {
+    name: &'static str,
+    progress: Arc<Progress>,
+    is_quiet: bool,
+}
+
+impl Watch for Watching {
+    fn advanced(&self, done: u64, all: u64) {
+        self.progress.set(done, all);
+    }
+
+    fn unreadable(&self, offset: u64, error: &Error) {
+        if !self.is_quiet {
+            let why = error.report();
+            console::note(format_args!(
+                "{}: warning: at offset {offset}, zeroes stand for what cannot be read: {why}",
+                self.name
+            ));
+        }
+    }
+}
