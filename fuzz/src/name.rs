@@ -174,13 +174,9 @@ fn name(bytes: &[u8]) {
             assert_eq!(driver.is_some(), has_protocol, "a protocol is taken for a path, or a path for one");
         }
         Ok(Name::Options(options)) => understood(&bytes[b"json:".len()..], options),
-        Ok(Name::Nbd(options)) => {
+        Ok(Name::Node(options)) => {
             let again = Options::from_json(&options.to_string());
-            assert_eq!(
-                again.as_ref().ok(),
-                Some(&options),
-                "options of a server that are written are others"
-            );
+            assert_eq!(again.as_ref().ok(), Some(&options), "options of a node that are written are others");
         }
     }
 }
