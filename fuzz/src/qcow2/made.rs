@@ -113,7 +113,10 @@ pub(super) fn create(bytes: &[u8]) {
     }
     let area = Header::area_len_bytes(&image.bytes(0..512)).unwrap();
     let header = Header::parse(&image.bytes(0..area as u64)).unwrap();
-    assert_eq!((header.len_guest(), header.version()), (options.len_guest, options.version));
+    assert_eq!(
+        (header.len_guest(), header.version()),
+        (options.len_guest.next_multiple_of(512), options.version)
+    );
     assert_eq!(header.cluster().bytes(), options.cluster_bytes);
     assert_eq!(header.backing_name(), options.backing_name.as_deref());
     let outcome = image::checked(&image).unwrap();
