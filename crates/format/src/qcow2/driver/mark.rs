@@ -294,6 +294,10 @@ impl Qcow2 {
     /// Replaces the first sector, durably.
     async fn write_sector(&self, io: Io<'_>, header: Header, bytes: Vec<u8>) -> Result<()> {
         let file = io.file()?;
+        if !file.perm().writes() {
+            // It has just become read-only. Nothing is uncertain.
+            return Err(Error::new(Kind::ReadOnly, "the image is read-only"));
+        }
         file.flush().await?;
         self.header.is_uncertain.store(true, Ordering::Release);
         write_bytes(file, HostOffset::ZERO, &bytes).await?;
