@@ -57,6 +57,7 @@ impl OpenImage {
             read_only,
             pass_discard: true,
             discard_keeps: false,
+            guards_inactive: true,
             caches: CacheOptions::of_bytes(0),
         };
         graph.call(async move |task: &mut Task<'_>| {

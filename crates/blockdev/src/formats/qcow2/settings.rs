@@ -6,7 +6,7 @@
 //! | `l2-cache-entry-size`, `cache-clean-interval` | how much of an L2 table is read at once; when unused tables leave |
 //! | `pass-discard-request` | decides about all space that the image gives back; by default as `discard` says |
 //! | `pass-discard-snapshot`, `pass-discard-other`, `lazy-refcounts` | checked, and nothing: they trade one cost for another that is not there |
-//! | `overlap-check` | checked, and nothing: tables are protected always |
+//! | `overlap-check` | whether L2 tables of internal snapshots are protected; all others are always |
 //! | `discard-no-unref` | discarded clusters keep their place |
 
 use drystone_base::Result;
@@ -17,6 +17,8 @@ use drystone_protocol::file::Discard;
 use crate::options::Options;
 use crate::settings::Settings;
 
+/// The one that costs reading.
+const INACTIVE_L2: &str = "inactive-l2";
 /// What `overlap-check` can switch on and off, one by one.
 const OVERLAP_AREAS: [&str; 9] = [
     "main-header",
@@ -26,10 +28,12 @@ const OVERLAP_AREAS: [&str; 9] = [
     "refcount-block",
     "snapshot-table",
     "inactive-l1",
-    "inactive-l2",
+    INACTIVE_L2,
     "bitmap-directory",
 ];
-const OVERLAP_TEMPLATES: [(&str, ()); 4] = [("none", ()), ("constant", ()), ("cached", ()), ("all", ())];
+/// Whether each of them has the tables that must be read to be known.
+const OVERLAP_TEMPLATES: [(&str, bool); 4] =
+    [("none", false), ("constant", false), ("cached", false), ("all", true)];
 
 /// Takes them from `options`.
 pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Options> {
@@ -37,13 +41,14 @@ pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Opt
     for key in ["lazy-refcounts", "pass-discard-snapshot", "pass-discard-other"] {
         options.take_switch(key)?;
     }
-    take_overlap_check(options)?;
+    let guards_inactive = take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
         pass_discard: options
             .take_switch("pass-discard-request")?
             .unwrap_or(settings.discard == Discard::Unmap),
         discard_keeps: options.take_switch("discard-no-unref")?.unwrap_or_default(),
+        guards_inactive,
         caches,
     })
 }
@@ -60,15 +65,16 @@ fn take_caches(options: &mut Options) -> Result<CacheOptions> {
     caches.check().map(|()| caches)
 }
 
-fn take_overlap_check(options: &mut Options) -> Result<()> {
+fn take_overlap_check(options: &mut Options) -> Result<bool> {
     const KEY: &str = "overlap-check";
-    if options.is_nested(KEY) {
-        let mut areas = options.take_nested(KEY)?;
-        areas.take_choice("template", &OVERLAP_TEMPLATES)?;
-        for area in OVERLAP_AREAS {
-            areas.take_switch(area)?;
-        }
-        return areas.finish(KEY);
+    if !options.is_nested(KEY) {
+        return Ok(options.take_choice(KEY, &OVERLAP_TEMPLATES)?.unwrap_or_default());
     }
-    options.take_choice(KEY, &OVERLAP_TEMPLATES).map(drop)
+    let mut areas = options.take_nested(KEY)?;
+    let mut guards_inactive = areas.take_choice("template", &OVERLAP_TEMPLATES)?.unwrap_or_default();
+    for area in OVERLAP_AREAS {
+        let switch = areas.take_switch(area)?.filter(|_| area == INACTIVE_L2);
+        guards_inactive = switch.unwrap_or(guards_inactive);
+    }
+    areas.finish(KEY).map(|()| guards_inactive)
 }

@@ -173,7 +173,11 @@ impl Qcow2 {
     }
 
     /// Where the L2 tables of internal snapshots are, and how many of these reach each.
-    async fn snapshot_tables(&self, io: Io<'_>, snapshots: &[Snapshot]) -> Result<BTreeMap<u64, u64>> {
+    pub(super) async fn snapshot_tables(
+        &self,
+        io: Io<'_>,
+        snapshots: &[Snapshot],
+    ) -> Result<BTreeMap<u64, u64>> {
         let mut tables = BTreeMap::new();
         for snapshot in snapshots {
             let l1 = snapshot.l1(self.cluster);

@@ -202,6 +202,18 @@ impl Qcow2 {
         for table in self.map.all_tables() {
             self.owned.add(self.clusters_of(table?.at, 1))?;
         }
+        self.collect_inactive(io).await
+    }
+
+    /// Finds out anew where the L2 tables of internal snapshots are, if they are to be guarded. Before any of them is free.
+    pub(super) async fn collect_inactive(&self, io: Io<'_>) -> Result<()> {
+        if !self.options().guards_inactive {
+            return Ok(());
+        }
+        let snapshots = self.snapshots_now(io).await?.list;
+        let tables = self.snapshot_tables(io, &snapshots).await?;
+        let cluster = |at: u64| self.cluster.host_cluster(HostOffset::new(at)).index();
+        self.owned.set_inactive(tables.into_keys().map(cluster).collect());
         Ok(())
     }
 

@@ -34,6 +34,8 @@ pub struct Qcow2Options {
     pub pass_discard: bool,
     /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
     pub discard_keeps: bool,
+    /// L2 tables of internal snapshots are kept from being overwritten, too: they are read for that before the first write.
+    pub guards_inactive: bool,
     /// How much memory is taken for tables.
     pub caches: CacheOptions,
 }

@@ -7,8 +7,8 @@
 //! An image whose tables overlap, or whose data does, is damaged: writing to it would destroy more.
 //!
 //! Invariant: once collected, the map holds the header, the active L1 table and its L2 tables, the refcount table and its
-//! blocks, the table of snapshots and their L1 tables. Not here: L2 tables of snapshots only; clusters of data, whose
-//! overlaps only a check finds.
+//! blocks, the table of snapshots and their L1 tables; the L2 tables of snapshots only if that is asked for. Not here:
+//! clusters of data, whose overlaps only a check finds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,8 @@ struct Tables {
     singles: BTreeSet<u64>,
     /// First cluster to the one behind the last.
     runs: BTreeMap<u64, u64>,
+    /// L2 tables of internal snapshots, which can be active ones, too.
+    inactive: BTreeSet<u64>,
 }
 
 impl Tables {
@@ -96,6 +98,15 @@ impl Owned {
         Ok(())
     }
 
+    /// These, and no others, are the clusters of L2 tables of internal snapshots.
+    pub(super) fn set_inactive(&self, clusters: BTreeSet<u64>) {
+        for cluster in &clusters {
+            let (word, bit) = self.word(*cluster);
+            word.fetch_or(bit, Ordering::Release);
+        }
+        self.tables().inactive = clusters;
+    }
+
     /// The table that starts where `run` does is not one any more.
     pub(super) fn remove(&self, run: Run) {
         let first = run.first.index();
@@ -119,7 +130,10 @@ impl Owned {
             let (word, bit) = self.word(cluster);
             word.load(Ordering::Acquire) & bit != 0
         });
-        maybe && self.tables().overlap(first, end)
+        let holds = |tables: &Tables| {
+            tables.overlap(first, end) || tables.inactive.range(first..end).next().is_some()
+        };
+        maybe && holds(&self.tables())
     }
 }
 
@@ -145,5 +159,18 @@ mod tests {
         owned.remove(run(10, 5));
         owned.add(run(12, 1)).unwrap();
         assert!(!held(10, 2));
+    }
+
+    #[test]
+    fn tables_of_snapshots_may_be_active_ones_and_are_guarded_until_they_are_others() {
+        let owned = Owned::new(1);
+        owned.add(run(10, 1)).unwrap();
+        owned.set_inactive([10, 11].into());
+        owned.add(run(11, 1)).unwrap();
+        owned.remove(run(10, 1));
+        owned.remove(run(11, 1));
+        assert!(owned.holds(run(10, 1)) && owned.holds(run(11, 1)));
+        owned.set_inactive([11].into());
+        assert!(!owned.holds(run(10, 1)) && owned.holds(run(11, 1)));
     }
 }

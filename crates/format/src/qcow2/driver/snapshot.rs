@@ -114,6 +114,7 @@ impl Qcow2 {
             return Err(error);
         }
         copy.map_or(Ok(()), |run| self.owned.add(run))?;
+        self.collect_inactive(io).await?;
         self.store_all(io).await?;
         Ok(snapshot)
     }
@@ -238,6 +239,7 @@ impl Qcow2 {
         tables: &[Allocated],
     ) -> Result<()> {
         self.replace_list(io, &left.list, left.table_len_bytes).await?;
+        self.collect_inactive(io).await?;
         self.release_tables(io, tables).await?;
         let clusters = self.cluster.clusters(u64::from(table.entries) * ENTRY_BYTES);
         if clusters > 0 {

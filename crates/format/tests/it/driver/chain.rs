@@ -35,6 +35,7 @@ pub(crate) const SMALL: Qcow2Options = Qcow2Options {
     read_only: false,
     pass_discard: false,
     discard_keeps: false,
+    guards_inactive: true,
     caches: CacheOptions::of_bytes(0),
 };
 

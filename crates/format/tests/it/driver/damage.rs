@@ -5,13 +5,21 @@
 //! ```
 //! `DRYSTONE_MUTANTS=100000 cargo nextest run -p drystone-format mutants` makes so many of each image.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use drystone_base::rng::Rng;
 use drystone_format::qcow2::Header;
+use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::disk::Image;
+use drystone_testkit::graph::SimGraph;
+use drystone_testkit::sim::Sim;
 
+use super::chain::{self, Chain, SMALL};
 use super::kind::Kind;
 use super::ordeal::{Outcomes, demand_little_memory, endure};
-use super::state::State;
+use super::script::run;
+use super::state::{State, instant_disk};
 use crate::golden;
 
 /// Mutants of each image.
@@ -138,7 +146,7 @@ fn tables_that_refer_to_themselves_and_to_each_other() {
     let mut outcomes = Outcomes::default();
     for kind in ["c512 r16 64K", "c512 r64 64K", "c4K r1 64K", "c4K v2 64K", "c64K r16 1M"] {
         let image = used(kind);
-        let header = super::chain::header(&image);
+        let header = chain::header(&image);
         let (l1, table) = (header.l1().at.get(), header.refcounts().at.get());
         let l2 = word(&image, l1) & !copied;
         let block = word(&image, table);
@@ -172,7 +180,7 @@ fn the_largest_tables_in_a_sparse_file() {
     let len = if cfg!(debug_assertions) { 1 << 54 } else { 1 << 60 };
     let kind = Kind { len, ..Kind::of("c2M r16 1M") };
     let image = kind.images().pop().unwrap();
-    let header = super::chain::header(&image);
+    let header = chain::header(&image);
     let (l1, entries) = (header.l1().at.get(), u64::from(header.l1().entries));
     assert_eq!(entries, len >> 39);
     let fill = |what: &dyn Fn(u64) -> u64| {
@@ -231,4 +239,29 @@ fn sizes_near_the_end_of_numbers() {
     }
     println!("{outcomes:?}");
     demand_little_memory();
+}
+
+/// A count says that the L2 table of an internal snapshot is free: no write takes it for its data, if that is asked for.
+#[test]
+fn a_table_of_a_snapshot_that_is_counted_as_free_is_not_overwritten() {
+    let state = State::new("c4K 64K").after("write 0..20K").snapshot().after("write 0..4K");
+    let mut image = state.images[0].clone();
+    let header = chain::header(&image);
+    let l1 = word(&image, header.snapshots().at.get());
+    let table = word(&image, l1) & !(1 << 63);
+    let block = word(&image, header.refcounts().at.get());
+    image.write(block + 2 * (table / 4096), &[0, 0]);
+    let before = image.bytes(table..table + 4096);
+    for guards_inactive in [false, true] {
+        let disk = instant_disk(&image);
+        let sim = Sim::seeded(1);
+        let graph = SimGraph::start(&sim);
+        let options = Qcow2Options { guards_inactive, ..SMALL };
+        let chain = Chain::open(&graph, std::slice::from_ref(&disk), options).unwrap();
+        let model = Rc::new(RefCell::new(state.model.clone()));
+        let written = run(&sim, &chain, &model, "write 40K..60K; flush");
+        assert_eq!(written.is_err_and(|error| error.kind() == drystone_base::Kind::Corrupt), guards_inactive);
+        assert_eq!(disk.image().bytes(table..table + 4096) == before, guards_inactive);
+        let _ = chain.close(&graph);
+    }
 }
