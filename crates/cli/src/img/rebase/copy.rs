@@ -190,7 +190,8 @@ impl Worker<'_> {
         let bytes = old.as_slice().get(run.start..run.end).unwrap_or_default();
         let mut ticket = self.lane.enter(&self.shared.image).await;
         if run.is_zero {
-            let flags = ZeroFlags { fua: self.shared.flags.fua, may_unmap: true, ..ZeroFlags::default() };
+            // Something may show through soon where nothing is now: zeroes have to be there.
+            let flags = ZeroFlags { fua: self.shared.flags.fua, ..ZeroFlags::default() };
             return ticket.write_zeroes(GuestRange::new(at, bytes.len() as u64), flags).await;
         }
         ticket.write(at, Buf::copy_of(bytes), self.shared.flags).await.0
