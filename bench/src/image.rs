@@ -1,9 +1,10 @@
 //! Disk images in memory, and the folder that holds them.
 //!
-//! Data is pseudo-random and written everywhere: zeroes and holes would let a server answer without reading.
+//! What servers serve is pseudo-random and written everywhere: zeroes and holes would let a server answer without reading.
+//! What is converted is mixed, as disks are.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use crate::process;
 
 const PREFIX: &str = "drystone-bench-";
-const TOOL_LIMIT: Duration = Duration::from_secs(120);
+/// For preparations: a compressed image of 4 GiB takes the C tool most of a minute.
+const TOOL_LIMIT: Duration = Duration::from_secs(600);
 
 /// Format of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,45 @@ impl Format {
             Self::Qcow2 => "qcow2",
         }
     }
+}
+
+/// Pseudo-random numbers, the same in each run.
+struct Noise(u64);
+
+impl Noise {
+    const fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Seven small letters and a blank.
+    fn word(&mut self) -> [u8; 8] {
+        let mut word = self.next().to_le_bytes().map(|byte| b'a' + byte % 26);
+        word[7] = b' ';
+        word
+    }
+
+    /// Writes `len_bytes`, a multiple of eight, eight at a time.
+    fn fill(
+        &mut self,
+        file: &mut impl Write,
+        len_bytes: u64,
+        of: impl Fn(&mut Self) -> [u8; 8],
+    ) -> std::io::Result<()> {
+        (0..len_bytes / 8).try_for_each(|_| file.write_all(&of(self)))
+    }
+}
+
+/// One of the words.
+fn pick(words: &[[u8; 8]], number: u64) -> [u8; 8] {
+    let index = usize::try_from(number).unwrap_or_default() % words.len().max(1);
+    words.get(index).copied().unwrap_or_default()
 }
 
 /// A folder for images, sockets and logs that goes away with this value.
@@ -58,14 +99,38 @@ impl Scratch {
         let path = self.path(name);
         let write = || {
             let mut file = BufWriter::new(File::create(&path)?);
-            let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+            let mut noise = Noise::new();
             for _ in 0..len_mib << 17 {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                file.write_all(&state.to_le_bytes())?;
+                file.write_all(&noise.next().to_le_bytes())?;
             }
             file.flush()
+        };
+        write().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A raw image in runs of 64 KiB to 4 MiB: of 100 runs 34 are noise, 28 words of a few letters, 13 stored zeroes, the
+    /// rest holes. The same bytes each time.
+    pub(crate) fn mixed_raw(&self, name: &str, len_bytes: u64) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let write = || {
+            let mut file = BufWriter::new(File::create(&path)?);
+            let mut noise = Noise::new();
+            let words: Vec<[u8; 8]> = (0..4096).map(|_| noise.word()).collect();
+            let mut at = 0;
+            while at < len_bytes {
+                let run = ((64 << 10) << (noise.next() % 7)).min(len_bytes - at);
+                match noise.next() % 100 {
+                    0..34 => noise.fill(&mut file, run, |noise| noise.next().to_le_bytes())?,
+                    34..62 => noise.fill(&mut file, run, |noise| pick(&words, noise.next()))?,
+                    62..75 => noise.fill(&mut file, run, |_| [0; 8])?,
+                    _ => {
+                        file.seek(SeekFrom::Current(i64::try_from(run).unwrap_or_default()))?;
+                    }
+                }
+                at += run;
+            }
+            file.into_inner()?.set_len(len_bytes)
         };
         write().map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)

@@ -72,7 +72,7 @@ fn run(options: &Options) -> Result<bool, String> {
     for case in cases::ALL.iter().filter(|case| options.wants(case.name)) {
         eprintln!("== {}", case.name);
         match (case.run)(&bench) {
-            Ok(rows) => report.add(case, rows),
+            Ok(rows) => report.add(case, options, rows),
             Err(text) => {
                 eprintln!("drystone-bench: {}: {text}", case.name);
                 is_good = false;

@@ -17,6 +17,8 @@ usage: drystone-bench [CASE...] [OPTION...]
   --drystone PATH    our binary (default: target/release/drystone, left out if it is not there)
   --aa               compare the C tools with themselves: how large the noise is
   --dir DIR          where the images go (default: /dev/shm)
+  --gib N            length of the disk of the case `img`, such as 0.5 (default: 1)
+  --only TEXT        of the case `img`, the rows whose name has that text
   --json FILE        every figure of every round
   --markdown FILE    the tables, as printed
 ";
@@ -54,6 +56,10 @@ pub(crate) struct Options {
     pub(crate) is_aa: bool,
     /// Where images go.
     pub(crate) dir: PathBuf,
+    /// Length of the mixed disk, in MiB.
+    pub(crate) mixed_mib: u32,
+    /// Rows of the mixed disk to measure; all if `None`.
+    pub(crate) only: Option<String>,
     /// Where the figures go.
     pub(crate) json: Option<PathBuf>,
     /// Where the tables go.
@@ -83,6 +89,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, String> {
         drystone: existing("target/release/drystone"),
         is_aa: false,
         dir: PathBuf::from("/dev/shm"),
+        mixed_mib: 1024,
+        only: None,
         json: None,
         markdown: None,
     };
@@ -110,6 +118,8 @@ fn option<'a>(
             options.drystone = Some(existing(path).ok_or_else(|| format!("{path} does not exist"))?);
         }
         "--dir" => options.dir = value()?.into(),
+        "--gib" => options.mixed_mib = gib(value()?)?,
+        "--only" => options.only = Some(value()?.into()),
         "--json" => options.json = Some(value()?.into()),
         "--markdown" => options.markdown = Some(value()?.into()),
         _ if cases::ALL.iter().any(|case| case.name == word) => options.cases.push(word.into()),
@@ -126,6 +136,14 @@ fn existing(path: &str) -> Option<PathBuf> {
 fn rounds(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=100).contains(number));
     number.ok_or_else(|| format!("--rounds takes 1 to 100, not {text}"))
+}
+
+/// MiB in so many GiB.
+fn gib(text: &str) -> Result<u32, String> {
+    let number: Option<f64> = text.parse().ok().filter(|number| (0.03..=64.0).contains(number));
+    let mib = number.ok_or_else(|| format!("--gib takes 0.03 to 64, not {text}"))? * 1024.0;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 30 and 65536")]
+    Ok(mib as u32)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -169,6 +187,8 @@ mod tests {
             "--rounds x",
             "--secs NaN",
             "--secs 1e9",
+            "--gib 0",
+            "--gib inf",
             "--drystone /no/such",
         ] {
             assert!(parsed(line).is_err(), "{line}");

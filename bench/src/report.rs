@@ -14,22 +14,22 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cases::Case;
+use crate::cases::{Case, Place};
 use crate::options::Options;
-use crate::rounds::{Row, Sample, Side, Spread};
+use crate::rounds::{Bar, Row, Sample, Side, Spread};
 
 /// Everything measured so far.
 #[derive(Debug)]
 pub(crate) struct Report {
-    conditions: String,
     ours: &'static str,
     sections: Vec<Section>,
 }
 
 #[derive(Debug)]
 struct Section {
-    name: &'static str,
+    name: String,
     about: &'static str,
+    conditions: String,
     rows: Vec<Row>,
 }
 
@@ -37,12 +37,17 @@ impl Report {
     /// A report without rows.
     pub(crate) fn new(options: &Options) -> Self {
         let ours = if options.is_aa { "C again" } else { "ours" };
-        Self { conditions: conditions(options), ours, sections: Vec::new() }
+        Self { ours, sections: Vec::new() }
     }
 
     /// Adds the rows of a case.
-    pub(crate) fn add(&mut self, case: &Case, rows: Vec<Row>) {
-        self.sections.push(Section { name: case.name, about: case.about, rows });
+    pub(crate) fn add(&mut self, case: &Case, options: &Options, rows: Vec<Row>) {
+        let (name, what) = match case.place {
+            Place::Any => (case.name.to_owned(), format!("rounds of {} s", options.time.as_secs_f64())),
+            Place::Mixed => place(case.name, options),
+        };
+        let conditions = format!("{} {what}; {}", options.rounds, conditions());
+        self.sections.push(Section { name, about: case.about, conditions, rows });
     }
 
     /// Writes the files that the options name.
@@ -75,7 +80,7 @@ impl Report {
             "<!-- bench:{} -->\n**{}.** {}\n\n",
             section.name,
             sentence(section.about),
-            self.conditions
+            section.conditions
         );
         let heads = rows.first().map(|row| used(row, |cell| cell.head.clone())).unwrap_or_default();
         let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
@@ -90,9 +95,11 @@ impl Report {
     fn json(&self) -> Value {
         let sections = self.sections.iter().map(|section| {
             let rows: Vec<Value> = section.rows.iter().map(json_row).collect();
-            json!({ "case": section.name, "about": section.about, "rows": rows })
+            json!({
+                "case": section.name, "about": section.about, "conditions": section.conditions, "rows": rows,
+            })
         });
-        json!({ "conditions": self.conditions, "cases": sections.collect::<Vec<_>>() })
+        json!({ "cases": sections.collect::<Vec<_>>() })
     }
 }
 
@@ -104,6 +111,7 @@ fn json_row(row: &Row) -> Value {
             "value": list(|sample| Some(sample.value)),
             "cpu_us": list(|sample| sample.cpu_us),
             "rss_mib": list(|sample| sample.rss_mib),
+            "made_mib": list(|sample| sample.made_mib),
         }))
     };
     let ratio = |a, b| {
@@ -112,6 +120,7 @@ fn json_row(row: &Row) -> Value {
     json!({
         "name": row.name, "unit": row.unit.name, "is_rate": row.unit.is_rate,
         "c": side(Side::C), "ours": side(Side::Ours), "floor": side(Side::Floor),
+        "bar": row.bar.map(|bar| bar.times), "missed": row.missed(),
         "ours_to_c": ratio(Side::Ours, Side::C),
         "c_to_floor": ratio(Side::C, Side::Floor), "ours_to_floor": ratio(Side::Ours, Side::Floor),
     })
@@ -130,6 +139,8 @@ fn cells(row: &Row, ours: &str) -> Vec<Cell> {
     let share = |side| row.ratio(side, Side::Floor).map(|ratio| format!("{:.2}", ratio.median));
     let cpu = |side| row.median(side, |sample| sample.cpu_us).map(|value| format!("{value:.1}"));
     let rss = |side| row.median(side, |sample| sample.rss_mib).map(|value| format!("{value:.1}"));
+    let made = |side| row.median(side, |sample| sample.made_mib).map(|value| format!("{value:.1}"));
+    let verdict = row.bar.zip(row.missed()).map(|(bar, missed)| verdict(bar, &missed));
     let versus = row.ratio(Side::Ours, Side::C);
     let versus = versus.map(|Spread { median, min, max }| format!("**{median:.2}** ({min:.2} to {max:.2})"));
     vec![
@@ -139,6 +150,7 @@ fn cells(row: &Row, ours: &str) -> Vec<Cell> {
         cell(ours, figure(Side::Ours)),
         cell("floor", figure(Side::Floor)),
         cell(&format!("{ours} / C"), versus),
+        cell("bar", verdict),
         cell("C / floor", share(Side::C)),
         cell(&format!("{ours} / floor"), share(Side::Ours)),
         cell("us/op C", cpu(Side::C)),
@@ -147,7 +159,18 @@ fn cells(row: &Row, ours: &str) -> Vec<Cell> {
         cell("RSS MiB C", rss(Side::C)),
         cell(&format!("RSS MiB {ours}"), rss(Side::Ours)),
         cell("RSS MiB floor", rss(Side::Floor)),
+        cell("made MiB C", made(Side::C)),
+        cell(&format!("made MiB {ours}"), made(Side::Ours)),
     ]
+}
+
+/// The bar, and whether it was met.
+pub(crate) fn verdict(bar: Bar, missed: &[&str]) -> String {
+    if missed.is_empty() {
+        format!("{:.1}: met", bar.times)
+    } else {
+        format!("{:.1}: **missed** ({})", bar.times, missed.join(", "))
+    }
 }
 
 /// A figure with about three digits, thousands as `k`.
@@ -164,8 +187,19 @@ fn sentence(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// How and on what it was measured.
-fn conditions(options: &Options) -> String {
+/// Name and sizes of a case whose disk has a length and a place: each combination has a table of its own.
+fn place(name: &str, options: &Options) -> (String, String) {
+    let mut stat = std::process::Command::new("stat");
+    stat.args(["--file-system", "--format=%T"]).arg(&options.dir);
+    let kind = stat.output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let kind = kind.ok().filter(|kind| !kind.is_empty()).unwrap_or_else(|| "unknown".into());
+    let place = if kind == "tmpfs" { "memory" } else { "disk" };
+    let gib = f64::from(options.mixed_mib) / 1024.0;
+    (format!("{name}-{gib}g-{place}"), format!("rounds, {gib} GiB on {kind}"))
+}
+
+/// On what it was measured.
+fn conditions() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");
@@ -178,9 +212,7 @@ fn conditions(options: &Options) -> String {
     let tool =
         tool.ok().and_then(|text| text.split_whitespace().nth(2).map(String::from)).unwrap_or_default();
     format!(
-        "{} rounds of {} s; {cpus} processors, Linux {}, C tools {tool}, load {}.",
-        options.rounds,
-        options.time.as_secs_f64(),
+        "{cpus} processors, Linux {}, C tools {tool}, load {}.",
         kernel.split('-').next().unwrap_or_default().trim(),
         load.split(' ').next().unwrap_or_default(),
     )
@@ -194,13 +226,15 @@ mod tests {
     use crate::rounds::Unit;
 
     fn sample(value: f64) -> Vec<Sample> {
-        vec![Sample { value, cpu_us: Some(value / 10_000.0), rss_mib: None }]
+        vec![Sample { value, cpu_us: Some(value / 10_000.0), ..Sample::default() }]
     }
 
     fn report(samples: BTreeMap<Side, Vec<Sample>>) -> String {
-        let row = Row { name: "read".into(), unit: Unit { name: "IOPS", is_rate: true }, samples };
-        let section = Section { name: "nbd", about: "all of it", rows: vec![row] };
-        Report { conditions: "Quiet.".into(), ours: "ours", sections: vec![section] }.markdown()
+        let unit = Unit { name: "IOPS", is_rate: true };
+        let row = Row { name: "read".into(), unit, samples, bar: None };
+        let section =
+            Section { name: "nbd".into(), about: "all of it", conditions: "Quiet.".into(), rows: vec![row] };
+        Report { ours: "ours", sections: vec![section] }.markdown()
     }
 
     #[test]

@@ -23,8 +23,21 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
     /// Processor time of the server for each request, in microseconds.
     pub(crate) cpu_us: Option<f64>,
-    /// Memory of the server, in MiB.
+    /// Memory of the server, or the most that a program held, in MiB.
     pub(crate) rss_mib: Option<f64>,
+    /// What the file that was made takes of its file system, in MiB.
+    pub(crate) made_mib: Option<f64>,
+}
+
+/// What the goals ask of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Bar {
+    /// How many times as good as the C tool.
+    pub(crate) times: f64,
+    /// With no more memory than the C tool.
+    pub(crate) is_lean: bool,
+    /// With a file that is no larger than the C tool's.
+    pub(crate) is_small: bool,
 }
 
 /// What a row's figure counts.
@@ -45,6 +58,8 @@ pub(crate) struct Row {
     pub(crate) unit: Unit,
     /// By side, in the order of the rounds.
     pub(crate) samples: BTreeMap<Side, Vec<Sample>>,
+    /// What is asked of it, if anything.
+    pub(crate) bar: Option<Bar>,
 }
 
 /// Median, smallest and largest of some ratios.
@@ -84,7 +99,7 @@ impl Row {
                 samples.entry(side).or_default().push(measured);
             }
         }
-        Ok(Self { name, unit, samples })
+        Ok(Self { name, unit, samples, bar: None })
     }
 
     /// As [`Self::measure`], of several things that one run of a side shows.
@@ -98,6 +113,7 @@ impl Row {
             name: (*name).into(),
             unit: *unit,
             samples: BTreeMap::new(),
+            bar: None,
         };
         let mut rows: Vec<Self> = names.iter().map(row).collect();
         for round in 0..rounds {
@@ -115,6 +131,20 @@ impl Row {
     /// The median of one number of a side; `None` if the side was not measured or has no such number.
     pub(crate) fn median(&self, side: Side, of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         median(self.samples.get(&side)?.iter().filter_map(of).collect())
+    }
+
+    /// What of its bar was missed; `None` without a bar, or without both sides.
+    pub(crate) fn missed(&self) -> Option<Vec<&'static str>> {
+        let (bar, ratio) = (self.bar?, self.ratio(Side::Ours, Side::C)?);
+        let is_more = |of: fn(&Sample) -> Option<f64>| {
+            self.median(Side::Ours, of).zip(self.median(Side::C, of)).is_some_and(|(ours, c)| ours > c)
+        };
+        let checks = [
+            (ratio.median < bar.times, "time"),
+            (bar.is_lean && is_more(|sample| sample.rss_mib), "memory"),
+            (bar.is_small && is_more(|sample| sample.made_mib), "length"),
+        ];
+        Some(checks.into_iter().filter(|(is_missed, _)| *is_missed).map(|(_, what)| what).collect())
     }
 
     /// How many times as good `side` is as `other`, round by round: above 1 is better whatever the unit.
@@ -149,7 +179,7 @@ mod tests {
             values.iter().map(|value| Sample { value: *value, ..Sample::default() }).collect()
         };
         let samples = BTreeMap::from([(Side::C, samples(c)), (Side::Ours, samples(ours))]);
-        Row { name: "x".into(), unit, samples }
+        Row { name: "x".into(), unit, samples, bar: None }
     }
 
     #[test]
@@ -177,6 +207,23 @@ mod tests {
         let row = row(RATE, &[1.0], &[1.0]);
         assert_eq!(row.ratio(Side::C, Side::Floor), None);
         assert_eq!(row.median(Side::C, |sample| sample.cpu_us), None);
+    }
+
+    #[test]
+    fn a_bar_asks_for_time_memory_and_length() {
+        let sample = |value, rss, made| {
+            vec![Sample { value, rss_mib: Some(rss), made_mib: Some(made), ..Sample::default() }]
+        };
+        let samples =
+            BTreeMap::from([(Side::C, sample(3.0, 9.0, 5.0)), (Side::Ours, sample(1.0, 10.0, 6.0))]);
+        let row = |times, is_lean, is_small| Row {
+            bar: Some(Bar { times, is_lean, is_small }),
+            samples: samples.clone(),
+            ..row(TIME, &[], &[])
+        };
+        assert_eq!(row(3.0, false, false).missed(), Some(vec![]));
+        assert_eq!(row(3.1, true, true).missed(), Some(vec!["time", "memory", "length"]));
+        assert_eq!(Row { bar: None, ..row(3.0, true, true) }.missed(), None, "nothing was asked");
     }
 
     #[test]

@@ -60,7 +60,7 @@ usage: cargo xtask COMMAND
   fuzz [--target NAME]... [--secs N] [--merge]
           runs libFuzzer for a minute on each target of fuzz/ (nightly and cargo-fuzz); --merge makes the
           corpora of the repository anew from what was found
-  bench [CASE...] [--quick] [--rounds N] [OPTION...]
+  bench [CASE...] [--quick] [--rounds N] [--dir DIR] [--gib N] [--only TEXT] [OPTION...]
           runs drystone-bench and rewrites the tables of docs/performance.md
 ";
 

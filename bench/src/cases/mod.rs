@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod daemon;
+mod img;
 mod tools;
 
 use std::path::Path;
@@ -32,35 +33,52 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// What the table shows.
     pub(crate) about: &'static str,
+    /// What its disks are.
+    pub(crate) place: Place,
     /// Measures it.
     pub(crate) run: fn(&Bench<'_>) -> Result<Vec<Row>, String>,
 }
 
+/// The disks of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As large as the case likes.
+    Any,
+    /// As long, and in the place, that the options say: the table's name and head tell it.
+    Mixed,
+}
+
 /// Every case, in the order in which they run.
 pub(crate) const ALL: &[Case] = &[
-    Case { name: "nbd", about: "NBD on a unix socket, server and client on one processor", run: nbd },
+    case("nbd", "NBD on a unix socket, server and client on one processor", nbd),
+    case("nbd-multi", "NBD on two connections with two I/O threads, not bound to processors", nbd_multi),
+    case("startup", "from the start of the server to its greeting", startup),
+    case("info", "what `info` of an image takes", info),
+    case("check", "what `check` of an image takes", check),
+    case("map", "what `map` of a disk takes", tools::map),
+    case("measure", "what `measure` of a disk takes", tools::measure),
+    case("compare", "what `compare` of two disks of 384 MiB takes", tools::compare),
+    case("commit", "what `commit` of an overlay takes", tools::commit),
+    case("rebase", "what `rebase` of an overlay of 384 MiB takes", tools::rebase),
+    case("nodes", "a storage daemon with 5,000 nodes", daemon::nodes),
+    case("chain", "chains of 200 layers in a storage daemon", daemon::chain),
+    case("locality", "what changes of one disk do to others", daemon::locality),
+    case("snapshot", "what snapshots do to the writes of their own disk", daemon::snapshots),
     Case {
-        name: "nbd-multi",
-        about: "NBD on two connections with two I/O threads, not bound to processors",
-        run: nbd_multi,
-    },
-    Case { name: "startup", about: "from the start of the server to its greeting", run: startup },
-    Case { name: "info", about: "what `info` of an image takes", run: info },
-    Case { name: "check", about: "what `check` of an image takes", run: check },
-    Case { name: "map", about: "what `map` of a disk takes", run: tools::map },
-    Case { name: "measure", about: "what `measure` of a disk takes", run: tools::measure },
-    Case { name: "compare", about: "what `compare` of two disks of 384 MiB takes", run: tools::compare },
-    Case { name: "commit", about: "what `commit` of an overlay takes", run: tools::commit },
-    Case { name: "rebase", about: "what `rebase` of an overlay of 384 MiB takes", run: tools::rebase },
-    Case { name: "nodes", about: "a storage daemon with 5,000 nodes", run: daemon::nodes },
-    Case { name: "chain", about: "chains of 200 layers in a storage daemon", run: daemon::chain },
-    Case { name: "locality", about: "what changes of one disk do to others", run: daemon::locality },
-    Case {
-        name: "snapshot",
-        about: "what snapshots do to the writes of their own disk",
-        run: daemon::snapshots,
+        name: "img",
+        about: "the image tool on a mixed disk: a third noise, a third text, the rest stored zeroes and holes",
+        place: Place::Mixed,
+        run: img::img,
     },
 ];
+
+const fn case(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Bench<'_>) -> Result<Vec<Row>, String>,
+) -> Case {
+    Case { name, about, place: Place::Any, run }
+}
 
 const fn load(pattern: &'static str, block_kib: usize, depth: usize) -> Load {
     Load { pattern, block_kib, depth, connections: 1, rate: None, pause_us: None }
@@ -83,7 +101,7 @@ const MULTI_LOADS: &[Load] = &[
 
 /// Where servers and clients run.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Binding {
     /// The one processor for both, or any.
     cpu: Option<usize>,
     /// I/O threads of a server.
@@ -133,7 +151,7 @@ impl Bench<'_> {
         &self,
         scratch: &Scratch,
         format: Format,
-        place: Place,
+        place: Binding,
     ) -> Result<Vec<(Side, Server)>, String> {
         let raw = scratch.full_raw("full.raw", IMAGE_MIB)?;
         let mut servers = Vec::new();
@@ -149,7 +167,7 @@ impl Bench<'_> {
     }
 
     /// A row for each load, on servers of one format.
-    fn loads(&self, format: Format, loads: &[Load], place: Place) -> Result<Vec<Row>, String> {
+    fn loads(&self, format: Format, loads: &[Load], place: Binding) -> Result<Vec<Row>, String> {
         let scratch = self.scratch()?;
         let mut servers = self.servers(&scratch, format, place)?;
         let rows = loads.iter().map(|load| self.load(format, load, place, &servers)).collect();
@@ -166,7 +184,7 @@ impl Bench<'_> {
         &self,
         format: Format,
         load: &Load,
-        place: Place,
+        place: Binding,
         servers: &[(Side, Server)],
     ) -> Result<Row, String> {
         for (_, server) in servers {
@@ -192,6 +210,7 @@ impl Bench<'_> {
             value: if load.is_sequential() { figures.mib_s } else { figures.iops },
             cpu_us: Some(spent.as_secs_f64() * 1e6 / figures.requests),
             rss_mib: Some(server.process.rss_kib()? / 1024.0),
+            ..Sample::default()
         })
     }
 
@@ -227,13 +246,13 @@ impl Bench<'_> {
 }
 
 fn nbd(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
-    let place = Place { cpu: Some(last_cpu()?), threads: 1 };
+    let place = Binding { cpu: Some(last_cpu()?), threads: 1 };
     let raw = bench.loads(Format::Raw, LOADS, place)?;
     Ok([raw, bench.loads(Format::Qcow2, LOADS, place)?].concat())
 }
 
 fn nbd_multi(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
-    let place = Place { cpu: None, threads: 2 };
+    let place = Binding { cpu: None, threads: 2 };
     let raw = bench.loads(Format::Raw, MULTI_LOADS, place)?;
     Ok([raw, bench.loads(Format::Qcow2, MULTI_LOADS, place)?].concat())
 }
@@ -253,7 +272,7 @@ fn startup(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
             rss_mib = server.process.rss_kib()? / 1024.0;
             server.process.stop();
         }
-        Ok(Sample { value: median(times).unwrap_or_default(), cpu_us: None, rss_mib: Some(rss_mib) })
+        Ok(Sample { value: median(times).unwrap_or_default(), rss_mib: Some(rss_mib), ..Sample::default() })
     })?;
     progress(&row);
     Ok(vec![row])

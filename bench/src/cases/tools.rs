@@ -115,35 +115,52 @@ fn rows(bench: &Bench<'_>, works: &[Work]) -> Result<Vec<Row>, String> {
 
 /// Runs a command once; milliseconds.
 fn time(bench: &Bench<'_>, scratch: &Scratch, side: Side, work: &Work) -> Result<f64, String> {
-    for (from, to) in work.fresh {
+    refresh(scratch, work.fresh)?;
+    let mut command = image_command(bench, scratch, side, work.args)?;
+    let began = Instant::now();
+    process::output(&mut command, TOOL_LIMIT, &scratch.path("tool.log"))?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Copies files: from, to.
+pub(super) fn refresh(scratch: &Scratch, files: &[(&str, &str)]) -> Result<(), String> {
+    for (from, to) in files {
         let (from, to) = (scratch.path(from), scratch.path(to));
         let mut copy = Command::new("cp");
         copy.arg("--sparse=always").arg(&from).arg(&to);
         process::output(&mut copy, TOOL_LIMIT, &scratch.path("copy.log"))?;
     }
-    let mut words = work.args.split(' ');
+    Ok(())
+}
+
+/// The command line of a side for the words of `args`: names of files below the folder begin with `@`.
+pub(super) fn image_command(
+    bench: &Bench<'_>,
+    scratch: &Scratch,
+    side: Side,
+    args: &str,
+) -> Result<Command, String> {
+    let mut words = args.split(' ');
     let mut command = bench.image_tool(side, words.next().unwrap_or_default()).ok_or("no such tool")?;
+    add_words(&mut command, scratch, words);
+    Ok(command)
+}
+
+/// Adds words; `@` stands for the folder: `@a.raw`, `if=@a.raw`.
+pub(super) fn add_words<'a>(command: &mut Command, scratch: &Scratch, words: impl Iterator<Item = &'a str>) {
     for word in words {
-        match word.strip_prefix('@') {
-            Some(file) => command.arg(scratch.path(file)),
+        match word.split_once('@') {
+            Some((prefix, file)) => command.arg(format!("{prefix}{}", scratch.path(file).display())),
             None => command.arg(word),
         };
     }
-    let began = Instant::now();
-    process::output(&mut command, TOOL_LIMIT, &scratch.path("tool.log"))?;
-    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 /// Makes the images: `a` and `b` alike, `c` with a third of them as well in another place, `over` on `a`.
 fn prepare(scratch: &Scratch) -> Result<(), String> {
     let tool = |args: &[&str]| {
         let mut command = Command::new("qemu-img");
-        for arg in args {
-            match arg.strip_prefix('@') {
-                Some(file) => command.arg(scratch.path(file)),
-                None => command.arg(arg),
-            };
-        }
+        add_words(&mut command, scratch, args.iter().copied());
         process::output(&mut command, TOOL_LIMIT, &scratch.path("prepare.log")).map(drop)
     };
     let noise = scratch.full_raw("noise.raw", LEN_MIB)?;

@@ -35,6 +35,7 @@ pub(crate) fn check(root: &Path, binary: &Path, folder: &Path) -> Result<(), Str
     install(&[]).map_err(|error| format!("not twice: {error}"))?;
     tools_answer(&prefix)?;
     scripts_are_sound(&prefix)?;
+    pages_are_sound(&prefix)?;
     install(&["--uninstall"])?;
     match files_in(&destdir)?.first() {
         None => Ok(()),
@@ -90,8 +91,50 @@ fn scripts_are_sound(prefix: &Path) -> Result<(), String> {
     if text.contains('@') || !text.contains("ExecStart=/opt/disks/bin/drystone daemon") {
         return Err("the unit does not start what was installed".into());
     }
-    completes("qemu-img create --backing-f", "--backing-format", prefix)?;
-    completes("drystone img cr", "create", prefix)
+    for (line, expected) in
+        [("qemu-img create --backing-f", "--backing-format"), ("drystone img cr", "create")]
+    {
+        completes(line, expected, prefix)?;
+        if run::succeeds(Command::new("fish").arg("--version")) {
+            fish_completes(line, expected, prefix)?;
+        }
+    }
+    Ok(())
+}
+
+/// No formatter that is installed finds anything in a man page.
+fn pages_are_sound(prefix: &Path) -> Result<(), String> {
+    let folder = prefix.join("share/man/man1");
+    let pages: Vec<PathBuf> = files_in(&folder)?.into_iter().filter(|page| !page.is_symlink()).collect();
+    for formatter in [&["groff", "-ww", "-man", "-Tascii", "-z"][..], &["mandoc", "-Tlint", "-Wwarning"]] {
+        let Some((program, options)) = formatter.split_first() else { continue };
+        if !run::succeeds(Command::new("sh").args(["-c", &format!("command -v {program}")])) {
+            continue;
+        }
+        for page in &pages {
+            let both = format!("{program} {} \"$1\" 2>&1", options.join(" "));
+            let said = run::quiet(Command::new("sh").args(["-c", &both, "sh"]).arg(page));
+            if !said.as_ref().is_ok_and(|said| said.trim().is_empty()) {
+                return Err(format!("{program} says: {}", said.unwrap_or_else(|error| error)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What fish offers, which looks at the names of programs, too.
+fn fish_completes(line: &str, expected: &str, prefix: &Path) -> Result<(), String> {
+    let folder = prefix.join("share/fish/vendor_completions.d");
+    let script = format!(
+        "set -p PATH {}; set -p fish_complete_path {}; complete -C '{line}'",
+        prefix.join("bin").display(),
+        folder.display()
+    );
+    let offered = run::quiet(Command::new("fish").args(["--no-config", "-c", &script]))?;
+    match offered.split('\t').next() {
+        Some(word) if word == expected && offered.lines().count() == 1 => Ok(()),
+        _ => Err(format!("fish completes '{line}' to '{}'", offered.trim())),
+    }
 }
 
 /// What bash offers for the last word of a line.

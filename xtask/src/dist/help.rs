@@ -60,7 +60,7 @@ pub(crate) fn parse(text: &str) -> Page {
             "" if last == Last::Option => Last::Option,
             "" => Last::Nothing,
             _ if HEADINGS.contains(&words) => Last::Nothing,
-            _ if words.starts_with('-') && indent <= OPTION_INDENT_MAX && !words.starts_with("- ") => {
+            _ if is_option(words) && indent <= OPTION_INDENT_MAX => {
                 page.options.push(option(line, column));
                 Last::Option
             }
@@ -78,6 +78,11 @@ pub(crate) fn parse(text: &str) -> Page {
         };
     }
     page
+}
+
+/// Whether a line tells of an option. One that only leads to others (`-L [OPTION...]`) is a way to call the program.
+fn is_option(words: &str) -> bool {
+    words.starts_with('-') && !words.starts_with("- ") && !words.ends_with("[OPTION...]")
 }
 
 /// A line that belongs to no option.
@@ -171,6 +176,13 @@ mod tests {
         let first = page.options.first().expect("there are three");
         assert_eq!((first.value.as_str(), first.text.as_str()), ("FORMAT", "raw or qcow2"));
         assert_eq!(page.notes, ["SIZE is in bytes."]);
+    }
+
+    #[test]
+    fn an_option_that_leads_to_others_is_a_way_to_call_the_program() {
+        let page = parse("Serves.\n\n  [OPTION...] IMAGE\n  -L [OPTION...]\n\n  -L, --list   lists\n");
+        assert_eq!(page.synopsis, ["[OPTION...] IMAGE", "-L [OPTION...]"]);
+        assert_eq!(page.options.len(), 1);
     }
 
     #[test]

@@ -5,6 +5,14 @@ use std::fmt::Write;
 use super::help::{Entry, Page};
 use super::tools::{Drystone, Tool};
 
+/// What all pages say of themselves.
+#[derive(Debug)]
+pub(crate) struct Edition<'a> {
+    pub(crate) version: &'a str,
+    /// The day of the last change, `2025-04-22`.
+    pub(crate) day: &'a str,
+}
+
 /// What a page is called, and what is in it.
 #[derive(Debug)]
 pub(crate) struct Manual {
@@ -14,8 +22,8 @@ pub(crate) struct Manual {
 }
 
 /// The page of the binary.
-pub(crate) fn of_drystone(drystone: &Drystone, version: &str, by_hand: &str) -> Manual {
-    let mut text = head("drystone", "virtual disks: served, stacked, copied and rearranged", version);
+pub(crate) fn of_drystone(drystone: &Drystone, edition: &Edition<'_>, by_hand: &str) -> Manual {
+    let mut text = head("drystone", "virtual disks: served, stacked, copied and rearranged", edition);
     synopsis(&mut text, "drystone", &drystone.page);
     section(&mut text, "DESCRIPTION");
     paragraphs(&mut text, &drystone.page.about);
@@ -29,14 +37,14 @@ pub(crate) fn of_drystone(drystone: &Drystone, version: &str, by_hand: &str) -> 
     text.push_str(by_hand);
     let pages = drystone.tools.iter().map(|tool| format!("drystone-{}", tool.name));
     see_also(&mut text, pages);
-    Manual { file: "drystone.1".to_owned(), text }
+    Manual { file: "drystone.1".to_owned(), text: tidied(&text) }
 }
 
 /// The page of a tool.
-pub(crate) fn of_tool(tool: &Tool, version: &str, by_hand: &str) -> Manual {
+pub(crate) fn of_tool(tool: &Tool, edition: &Edition<'_>, by_hand: &str) -> Manual {
     let name = format!("drystone-{}", tool.name);
     let names = tool.alias().map_or(name.clone(), |alias| format!("{name}, {alias}"));
-    let mut text = head(&names, &tool.line, version);
+    let mut text = head(&names, &tool.line, edition);
     synopsis(&mut text, &format!("drystone {}", tool.name), &tool.page);
     section(&mut text, "DESCRIPTION");
     paragraphs(&mut text, &tool.page.about);
@@ -50,7 +58,22 @@ pub(crate) fn of_tool(tool: &Tool, version: &str, by_hand: &str) -> Manual {
     }
     text.push_str(by_hand);
     see_also(&mut text, std::iter::once("drystone".to_owned()));
-    Manual { file: format!("{name}.1"), text }
+    Manual { file: format!("{name}.1"), text: tidied(&text) }
+}
+
+/// Without requests for a new paragraph where there is one already.
+fn tidied(text: &str) -> String {
+    let mut tidied = String::with_capacity(text.len());
+    let mut is_fresh = false;
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if is_fresh && line == ".PP" {
+            continue;
+        }
+        is_fresh = line.starts_with(".SH") || line.starts_with(".SS");
+        tidied.push_str(line);
+        tidied.push('\n');
+    }
+    tidied
 }
 
 fn command_of(text: &mut String, command: &str, page: &Page) {
@@ -65,11 +88,12 @@ fn command_of(text: &mut String, command: &str, page: &Page) {
     paragraphs(text, &page.notes);
 }
 
-fn head(names: &str, line: &str, version: &str) -> String {
+fn head(names: &str, line: &str, Edition { version, day }: &Edition<'_>) -> String {
     let first = names.split(',').next().unwrap_or(names).to_uppercase();
     format!(
-        ".TH {} 1 \"\" {} \"User Commands\"\n.nh\n.ad l\n.SH NAME\n{} \\- {}\n",
+        ".TH {} 1 \"{}\" {} \"User Commands\"\n.nh\n.ad l\n.SH NAME\n{} \\- {}\n",
         quoted(&first),
+        day,
         quoted(&format!("drystone {version}")),
         escaped(names),
         escaped(line)
@@ -166,11 +190,12 @@ mod tests {
             page: tool_page,
             commands: vec![("create".into(), page)],
         };
-        let manual = of_tool(&tool, "1.0", ".SH EXAMPLES\n");
+        let manual = of_tool(&tool, &Edition { version: "1.0", day: "2025-04-22" }, ".SH EXAMPLES\n");
         assert_eq!(manual.file, "drystone-img.1");
         for part in [
             "drystone\\-img, qemu\\-img \\- Images",
-            ".SS \"create\"",
+            ".TH \"DRYSTONE\\-IMG\" 1 \"2025-04-22\" \"drystone 1.0\"",
+            ".SS \"create\"\n\\fBcreate",
             "\\fB\\-f\\fR, \\fB\\-\\-format\\fR FORMAT\nraw",
             ".SH EXAMPLES",
             "Formats: raw",

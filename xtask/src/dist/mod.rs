@@ -102,7 +102,15 @@ fn host() -> String {
 fn build(root: &Path, wanted: Option<String>) -> Result<(PathBuf, String), String> {
     let target = wanted.or_else(|| can_be_static().then(|| STATIC_TARGET.to_owned()));
     let mut command = run::cargo();
-    command.current_dir(root).args(["build", "--release", "--locked", "--package", "drystone-cli"]);
+    command.current_dir(root).args([
+        "rustc",
+        "--release",
+        "--locked",
+        "--package",
+        "drystone-cli",
+        "--bin",
+        "drystone",
+    ]);
     let mut folder = root.join("target");
     if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR") {
         folder = dir.into();
@@ -114,6 +122,8 @@ fn build(root: &Path, wanted: Option<String>) -> Result<(PathBuf, String), Strin
         }
         None => eprintln!("dist: {STATIC_TARGET} cannot be had: built against the C library of this system"),
     }
+    // The names of functions stay, for a backtrace; the rest is nine tenths of the file.
+    command.args(["--", "-C", "strip=debuginfo"]);
     match run::run(&mut command, BUILD_LIMIT).failure {
         None => Ok((folder.join("release/drystone"), target.unwrap_or_else(host))),
         Some(failure) => Err(format!("cannot build: {failure}")),
@@ -146,7 +156,7 @@ fn pack(root: &Path, binary: &Path, target: &str, out: &Path) -> Result<PathBuf,
         tree.link("drystone", &format!("bin/{alias}"))?;
     }
     let drystone = Drystone::ask(&stage.join("bin/drystone"))?;
-    manuals(&mut tree, root, &drystone, version)?;
+    manuals(&mut tree, root, &drystone)?;
     tree.write("share/bash-completion/completions/drystone", &completions::bash(&drystone))?;
     for (_, alias) in ALIASES {
         tree.link("drystone", &format!("share/bash-completion/completions/{alias}"))?;
@@ -167,14 +177,16 @@ fn pack(root: &Path, binary: &Path, target: &str, out: &Path) -> Result<PathBuf,
     archive(root, out, &name)
 }
 
-fn manuals(tree: &mut Tree, root: &Path, drystone: &Drystone, version: &str) -> Result<(), String> {
+fn manuals(tree: &mut Tree, root: &Path, drystone: &Drystone) -> Result<(), String> {
     let by_hand = |name: &str| {
         let path = root.join(format!("dist/man/{name}.roff"));
         fs::read_to_string(&path).map_err(|error| failed("read", &path, &error))
     };
-    let mut pages = vec![manual::of_drystone(drystone, version, &by_hand("drystone")?)];
+    let day = last_change(root, "%cs");
+    let edition = manual::Edition { version: env!("CARGO_PKG_VERSION"), day: &day };
+    let mut pages = vec![manual::of_drystone(drystone, &edition, &by_hand("drystone")?)];
     for tool in &drystone.tools {
-        pages.push(manual::of_tool(tool, version, &by_hand(&tool.name)?));
+        pages.push(manual::of_tool(tool, &edition, &by_hand(&tool.name)?));
     }
     for page in pages {
         tree.write(&format!("share/man/man1/{}", page.file), &page.text)?;
@@ -185,10 +197,16 @@ fn manuals(tree: &mut Tree, root: &Path, drystone: &Drystone, version: &str) -> 
     Ok(())
 }
 
-fn archive(root: &Path, out: &Path, name: &str) -> Result<PathBuf, String> {
+/// When the tree was changed last, as git is asked to say it; empty where there is no history.
+fn last_change(root: &Path, format: &str) -> String {
     let mut git = Command::new("git");
-    let time = run::quiet(git.current_dir(root).args(["log", "-1", "--format=%ct"])).unwrap_or_default();
-    let time = if time.trim().is_empty() { "0" } else { time.trim() };
+    git.current_dir(root).args(["log", "-1", &format!("--format={format}")]);
+    run::quiet(&mut git).unwrap_or_default().trim().to_owned()
+}
+
+fn archive(root: &Path, out: &Path, name: &str) -> Result<PathBuf, String> {
+    let time = last_change(root, "%ct");
+    let time = if time.is_empty() { "0" } else { &time };
     let file = out.join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
     tar.args([

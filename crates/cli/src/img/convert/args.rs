@@ -238,7 +238,11 @@ impl Request {
         if self.is_compressed && format == Format::Raw {
             return Err(Error::new(Kind::Unsupported, "a raw image cannot be compressed"));
         }
-        match self.new_image()?.backing() {
+        let image = self.new_image()?;
+        if self.is_compressed && image.is_preallocated() {
+            return Err(invalid("-c and preallocation exclude each other"));
+        }
+        match image.backing() {
             Some(_) if self.sources.len() > 1 => {
                 Err(invalid("several sources do not lie on one backing file (-B)"))
             }

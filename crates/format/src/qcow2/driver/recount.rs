@@ -62,7 +62,7 @@ impl Qcow2 {
         let mut old: BTreeSet<u64> = (start..start + u64::from(old_table.clusters)).collect();
         old.extend(self.refs.all_blocks()?.iter().map(|at| self.cluster.host_cluster(*at).index()));
         let mut first = 0;
-        for cluster in 0..self.refs.table_len() as u64 * self.refs.per_block() {
+        for cluster in self.refs.counted()? {
             let count = self.refs.count_of(io, cluster).await?;
             if count > width.count_max() {
                 let at = place_of(self.cluster, cluster).unwrap_or(HostOffset::ZERO);
@@ -100,6 +100,19 @@ impl Qcow2 {
 }
 
 impl Refs {
+    /// The clusters that have a place in a block, in their order.
+    fn counted(&self) -> Result<impl Iterator<Item = u64> + use<>> {
+        let state = self.state();
+        let mut blocks = Vec::new();
+        for (index, number) in (0..state.table.len()).zip(0_u64..) {
+            if self.block_at(&state, index)?.is_some() {
+                blocks.push(number);
+            }
+        }
+        let per_block = self.per_block();
+        Ok(blocks.into_iter().flat_map(move |number| number * per_block..(number + 1) * per_block))
+    }
+
     /// The count of a cluster; 0 where nothing is counted.
     async fn count_of(&self, io: Io<'_>, cluster: u64) -> Result<u64> {
         let (index, slot) = self.slot(cluster);
