@@ -254,6 +254,20 @@ impl Copy {
             return Ok(());
         }
         let flags = ZeroFlags { may_unmap: true, fua: self.spec.flags.fua, ..ZeroFlags::default() };
-        lane.enter(&self.spec.target).await.write_zeroes(range, flags).await
+        if self.spec.zeroes != Zeroes::Known {
+            return lane.enter(&self.spec.target).await.write_zeroes(range, flags).await;
+        }
+        // What shows zeroes without space of its own is left as it is: a mark would take a table.
+        let mut rest = range;
+        while !rest.is_empty() {
+            let mut ticket = lane.enter(&self.spec.target).await;
+            let now = ticket.status(rest, u32::MAX).await?;
+            let part = rest.take(now.len.max(1));
+            if !now.zero || now.data || now.allocated {
+                ticket.write_zeroes(part, flags).await?;
+            }
+            rest = rest.skip(part.len());
+        }
+        Ok(())
     }
 }

@@ -231,6 +231,14 @@ impl Request {
         if let Some((_, text)) = faults.iter().find(|(is_wrong, _)| *is_wrong) {
             return Err(invalid(*text));
         }
+        Ok(())
+    }
+
+    /// Fails if the new image cannot be as it is wished.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] and [`Kind::Unsupported`] naming what is wrong.
+    pub(super) fn check_target(&self) -> Result<()> {
         if self.skips_creation {
             return Ok(());
         }
