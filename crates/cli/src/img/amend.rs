@@ -215,7 +215,7 @@ impl Wish {
     /// Another backing file is the business of another command.
     fn demand_backing(&self, header: &Header) -> Result<()> {
         let differs = |wanted: &Option<String>, has: Option<&[u8]>| {
-            wanted.as_ref().is_some_and(|wanted| wanted.as_bytes() != has.unwrap_or_default())
+            wanted.as_ref().is_some_and(|wanted| Some(wanted.as_bytes()) != has)
         };
         let format = header.extensions().backing_format();
         if differs(&self.backing_name, header.backing_name()) || differs(&self.backing_format, format) {
