@@ -216,16 +216,11 @@ impl Wish {
 
     /// Another backing file is the business of another command. Whoever says the name that it has says the format, too.
     fn demand_backing(&self, header: &Header) -> Result<()> {
-<<<<<<< HEAD
-        let differs = |wanted: &Option<String>, has: Option<&[u8]>| {
-            wanted.as_ref().is_some_and(|wanted| Some(wanted.as_bytes()) != has)
-=======
         if self.backing_name.is_none() && self.backing_format.is_none() {
             return Ok(());
         }
         let is = |wanted: &Option<String>, has: Option<&[u8]>| {
             wanted.as_ref().is_some_and(|wanted| Some(wanted.as_bytes()) == has)
->>>>>>> main
         };
         let format = header.extensions().backing_format();
         if !is(&self.backing_name, header.backing_name()) || !is(&self.backing_format, format) {
