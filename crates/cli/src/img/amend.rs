@@ -115,6 +115,9 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
     let image = ImageArgs { cache, ..line.only_image()? };
     let show = line.shows_progress();
     let format = tool::run(line::start(console, Load::Small), async |tool: &Tool| {
+        if show {
+            tool.progress().begin();
+        }
         let done = async {
             let format = format_of(tool, &image).await?;
             if !asks_for_help {

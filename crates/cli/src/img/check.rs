@@ -53,7 +53,7 @@ Checks whether the tables of a disk image agree with each other. Nothing is chan
   -U, --force-share       check an image that somebody else writes to; findings may be wrong
       --output human|json how to say it (human)
   -r, --repair leaks|all  repair wasted space only, or everything that can be
-      --object OBJECT     not supported
+      --object OBJECT     a secret: secret,id=NAME,data=TEXT
   -h, --help              this text
 
 Exit status: 0 consistent, 1 failed, 2 corrupt, 3 leaked clusters only, 63 cannot be checked

@@ -114,9 +114,6 @@ async fn commit(tool: &Tool, image: &ImageArgs, request: &Request) -> Result<()>
         between.push(disk);
     }
     let top = tool.open_writer(&ImageArgs { backing: below, ..image.clone() }, false).await?;
-    if request.shows_progress {
-        tool.progress().show();
-    }
     copy(tool, &top, &base, between.len(), request.rate_bytes).await?;
     // Stores it: everything is durable when it is closed.
     tool.close(base).await?;
@@ -139,6 +136,9 @@ struct Chain {
 impl Chain {
     async fn find(tool: &Tool, image: &ImageArgs, request: &Request) -> Result<Self> {
         let disk = tool.open_reader(image).await?;
+        if request.shows_progress {
+            tool.progress().show();
+        }
         let layers = disk.layers.clone();
         tool.close(disk).await?;
         let about = |error: Error| error.at_path(&image.name);

@@ -51,7 +51,7 @@ Says what is known about a disk image: its format, its sizes, what it lies on, i
   -b, --backing-chain     the image and everything that it lies on
   -U, --force-share       look at an image that somebody else writes to; what is said may be out of date
       --output human|json how to say it (human)
-      --object OBJECT     not supported
+      --object OBJECT     a secret: secret,id=NAME,data=TEXT
   -h, --help              this text
 ";
 

@@ -8,6 +8,7 @@ use super::Failure;
 use super::spec::Spec;
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
+use crate::tool::object::Secrets;
 
 pub(super) const HELP: Flag = Flag::switch(Some('h'), "help");
 pub(super) const FORMAT: Flag = Flag::value(Some('f'), "format");
@@ -37,6 +38,7 @@ pub(super) struct Common {
     pub(super) name: OsString,
     format: Option<String>,
     is_options: bool,
+    objects: Secrets,
 }
 
 impl Common {
@@ -70,7 +72,7 @@ pub(super) fn parse(
             "format" => common.format = Some(text(&value)?.to_owned()),
             "image-opts" => common.is_options = true,
             "force-share" => common.force_share = true,
-            "object" => return Err(object(&value).into()),
+            "object" => common.objects.define(&value)?,
             "output" => common.output = parse_output(&value).map_err(usage)?,
             _ => extra(name, &value)?,
         }
@@ -104,13 +106,4 @@ pub(super) fn parse_output(value: &OsStr) -> Result<Output, UsageError> {
             Err(UsageError::Other(text))
         }
     }
-}
-
-/// Why an object cannot be made.
-pub(super) fn object(definition: &OsStr) -> Error {
-    let definition = definition.to_string_lossy();
-    let kind = definition.split(',').next().unwrap_or_default();
-    let kind = kind.strip_prefix("qom-type=").unwrap_or(kind);
-    Error::new(Kind::Unsupported, format!("objects of type '{kind}' are not supported yet"))
-        .in_option("object")
 }

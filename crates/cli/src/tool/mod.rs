@@ -129,6 +129,7 @@ fn run_asked<T>(
         let main = async {
             let done = work(&tool, &asked).await;
             let closed = tool.close_all().await;
+            tool.progress.end();
             done.map(|done| done.and_then(|value| closed.map(|()| value)))
         };
         beside(main, watch).await

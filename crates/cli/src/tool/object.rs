@@ -18,9 +18,12 @@ use crate::args::list;
 /// The most bytes of a secret's file: as for the keys that it can hold.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
-/// Secrets by their ids.
+/// What can be defined beside secrets, and is used by nothing here: what it says is not looked at.
+const IDLE: [&str; 4] = ["authz-list", "authz-list-file", "authz-simple", "throttle-group"];
+
+/// Secrets by their ids; `None` for objects that nothing uses.
 #[derive(Debug, Default)]
-pub(crate) struct Secrets(BTreeMap<String, Secret>);
+pub(crate) struct Secrets(BTreeMap<String, Option<Secret>>);
 
 /// One secret.
 pub(crate) struct Secret {
@@ -44,18 +47,24 @@ impl Secrets {
         let text = definition.to_str().ok_or_else(|| invalid("the definition is no valid text"))?;
         let mut options = options(text)?;
         let kind = options.take_text("qom-type")?.unwrap_or_default();
-        if kind != "secret" {
+        let is_idle = IDLE.contains(&kind.as_str());
+        if kind != "secret" && !is_idle {
             let text = format!("objects of type '{kind}' are not supported");
             return Err(Error::new(Kind::Unsupported, text).in_option("object"));
         }
-        let id = options.take_text("id")?.ok_or_else(|| invalid("a secret needs an 'id'"))?;
-        let secret = Secret::parse(&mut options)?;
-        options.finish("secret")?;
+        let id = options.take_text("id")?.ok_or_else(|| invalid("an object needs an 'id'"))?;
+        let object = if is_idle {
+            None
+        } else {
+            let secret = Secret::parse(&mut options)?;
+            options.finish("secret")?;
+            Some(secret)
+        };
         if self.0.contains_key(&id) {
             let text = format!("there is an object '{id}' already");
             return Err(Error::new(Kind::AlreadyExists, text).in_option("object"));
         }
-        self.0.insert(id, secret);
+        self.0.insert(id, object);
         Ok(())
     }
 }

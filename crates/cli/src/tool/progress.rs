@@ -16,6 +16,8 @@ pub(crate) struct Progress(Mutex<State>);
 struct State {
     /// `-p` was given.
     is_shown: bool,
+    /// The line is to be ended, whatever comes of the command.
+    has_line: bool,
     /// A signal asks.
     is_asked: bool,
     percent: f64,
@@ -32,11 +34,22 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `-p`: prints from now on.
+    /// `-p`: prints from now on, and ends the line when the command ends.
     pub(crate) fn show(&self) {
+        self.begin();
+        self.show_open();
+    }
+
+    /// `-p`: prints from now on; the line is ended by the caller.
+    pub(crate) fn show_open(&self) {
         let mut state = self.state();
         state.is_shown = true;
         state.report();
+    }
+
+    /// `-p`: ends the line when the command ends, also if nothing is shown.
+    pub(crate) fn begin(&self) {
+        self.state().has_line = true;
     }
 
     /// `done` of `all` is done.
@@ -54,13 +67,17 @@ impl Progress {
         state.report();
     }
 
-    /// The command is done: the end of the line.
+    /// Everything is done.
     pub(crate) fn finish(&self) {
         let mut state = self.state();
         state.percent = 100.0;
         state.shown_percent = None;
         state.report();
-        if state.is_shown {
+    }
+
+    /// The command has ended: the end of the line.
+    pub(super) fn end(&self) {
+        if std::mem::take(&mut self.state().has_line) {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(b"\n").and_then(|()| out.flush());
         }

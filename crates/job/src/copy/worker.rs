@@ -302,7 +302,20 @@ impl Copy {
             Act::Write(at, buf) => target.write(at, buf, self.spec.flags).await.0,
             Act::Zero(range) => {
                 let flags = ZeroFlags { may_unmap: true, fua: self.spec.flags.fua, ..ZeroFlags::default() };
-                target.write_zeroes(range, flags).await
+                if self.spec.zeroes != Zeroes::Known {
+                    return target.write_zeroes(range, flags).await;
+                }
+                // What shows zeroes without space of its own is left as it is: a mark would take a table.
+                let mut rest = range;
+                while !rest.is_empty() {
+                    let now = target.status(rest, u32::MAX).await?;
+                    let part = rest.take(now.len.max(1));
+                    if !now.zero || now.data || now.allocated {
+                        target.write_zeroes(part, flags).await?;
+                    }
+                    rest = rest.skip(part.len());
+                }
+                Ok(())
             }
         }
     }

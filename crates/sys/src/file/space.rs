@@ -5,7 +5,7 @@
 //! | discard | punch hole | `BLKDISCARD` | nothing: it is advice |
 //! | zero, may unmap | punch hole, zero range | punch hole | as "zero" |
 //! | zero | zero range, or punch hole and allocate | `BLKZEROOUT` | write zeroes, unless `fast_only` |
-//! | truncate | `ftruncate`, then allocate or write zeroes | only to its own length | |
+//! | truncate | `ftruncate`, then allocate or write zeroes; an empty file's start is written | only to its own length | |
 //!
 //! Invariants: work is cut into pieces of at most [`PIECE_BYTES_MAX`]; a file that ends before a zeroed range's end is
 //! extended to it by writing inside the range, never by setting a length, which could cut off a write that another
@@ -25,6 +25,8 @@ use super::inner::{FileInner, Flag};
 const PIECE_BYTES_MAX: u64 = 1 << 30;
 /// The most zero bytes that one call writes.
 const ZEROES_BYTES_MAX: usize = 1 << 20;
+/// So much of a new file has its space from the beginning.
+const START_BYTES: u64 = 4096;
 /// linux/fs.h: `_IO(0x12, 119)`.
 const BLKDISCARD: libc::Ioctl = 0x1277;
 /// linux/fs.h: `_IO(0x12, 127)`.
@@ -200,8 +202,11 @@ pub(crate) fn truncate(
     if len < old_len && preallocation != Preallocation::Off {
         return Err(TruncateError::Refused("preallocation is for files that grow"));
     }
+    if old_len == 0 && preallocation == Preallocation::Falloc {
+        allocate_start(file, len);
+    }
     let grown = match preallocation {
-        Preallocation::Off => return Ok(retry(|| ftruncate(file.as_fd(), len))?),
+        Preallocation::Off => retry(|| ftruncate(file.as_fd(), len)),
         Preallocation::Metadata => {
             return Err(TruncateError::Refused("a file has no metadata to preallocate"));
         }
@@ -210,11 +215,20 @@ pub(crate) fn truncate(
             ftruncate(file.as_fd(), len).and_then(|()| write_zero_bytes_aligned(file, old_len, len))
         }
     };
+    if grown.is_ok() && old_len == 0 && preallocation == Preallocation::Off {
+        allocate_start(file, len);
+    }
     grown.map_err(|errno| {
         // As if it had not begun. The caller has the only request on the file's end.
         let _ = retry(|| ftruncate(file.as_fd(), old_len));
         TruncateError::Os(errno)
     })
+}
+
+/// Gives the start of a file its space: who asks by direct I/O what alignment it wants would learn nothing from a hole. If it
+/// fails, nothing is lost.
+fn allocate_start(file: &FileInner, len: u64) {
+    let _ = write_zero_bytes_aligned(file, 0, len.min(START_BYTES));
 }
 
 fn allocate(file: &FileInner, start: u64, end: u64) -> Result<(), Errno> {

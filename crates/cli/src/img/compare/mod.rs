@@ -96,7 +96,11 @@ fn compare(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let request = Request { images, is_strict };
     let outcome = tool::run(line::start(console, Load::Heavy), async |tool: &Tool| {
         look(tool, &request, line.shows_progress()).await
-    })?;
+    });
+    if outcome.is_err() && line.shows_progress() {
+        console.print("\n");
+    }
+    let outcome = outcome?;
     let (words, status) = verdict(outcome, is_strict);
     match words {
         Ok(words) if !line.is_quiet => console.print(words),
@@ -122,7 +126,7 @@ async fn look(tool: &Tool, request: &Request, shows_progress: bool) -> Result<Ou
     let first = tool.open_reader(first).await?;
     let second = tool.open_reader(second).await?;
     if shows_progress {
-        tool.progress().show();
+        tool.progress().show_open();
     }
     let lens = [first.len_bytes, second.len_bytes];
     if request.is_strict && lens[0] != lens[1] {

@@ -231,6 +231,14 @@ impl Request {
         if let Some((_, text)) = faults.iter().find(|(is_wrong, _)| *is_wrong) {
             return Err(invalid(*text));
         }
+        Ok(())
+    }
+
+    /// Fails if the new image cannot be as it is wished.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] and [`Kind::Unsupported`] naming what is wrong.
+    pub(super) fn check_target(&self) -> Result<()> {
         if self.skips_creation {
             return Ok(());
         }
@@ -238,7 +246,11 @@ impl Request {
         if self.is_compressed && format == Format::Raw {
             return Err(Error::new(Kind::Unsupported, "a raw image cannot be compressed"));
         }
-        match self.new_image()?.backing() {
+        let image = self.new_image()?;
+        if self.is_compressed && image.is_preallocated() {
+            return Err(invalid("-c and preallocation exclude each other"));
+        }
+        match image.backing() {
             Some(_) if self.sources.len() > 1 => {
                 Err(invalid("several sources do not lie on one backing file (-B)"))
             }

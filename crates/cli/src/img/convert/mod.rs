@@ -91,6 +91,7 @@ async fn convert(tool: &Tool, request: &Request) -> Result<()> {
     if request.is_progress {
         tool.progress().show();
     }
+    request.check_target()?;
     let mut sources = Vec::new();
     for source in &request.sources {
         sources.push(match &request.snapshot {

@@ -33,6 +33,7 @@ use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::args::list;
 use crate::args::number::{NumberError, parse_size};
+use crate::tool::object::Secrets;
 use crate::tool::{self, Load, Start, Tool};
 
 const FLAGS: &[Flag] = &[
@@ -58,7 +59,7 @@ Makes a new disk image. A file that is there already is overwritten.
   -F, --backing-format FORMAT the format of the backing file
   -u, --backing-unsafe        do not look whether the backing file is there
   -q, --quiet                 print errors only
-      --object OBJECT         not supported
+      --object OBJECT         a secret: secret,id=NAME,data=TEXT
   -h, --help                  this text
 
 SIZE is in bytes, or with a suffix (k, M, G, T, P, E: powers of 1024). Without it, the image is as long as its backing
@@ -76,6 +77,7 @@ struct Request {
     backing_format: Option<String>,
     file: Option<OsString>,
     size: Option<u64>,
+    objects: Secrets,
 }
 
 /// Runs the command.
@@ -108,7 +110,7 @@ fn parse(args: Vec<OsString>) -> Result<Option<Request>, Failure> {
             "backing" => request.backing = Some(value),
             "backing-format" => request.backing_format = Some(text(&value)?.to_owned()),
             "backing-unsafe" => request.is_unsafe = true,
-            _ => return Err(options::object(&value).into()),
+            _ => request.objects.define(&value)?,
         }
     }
     let mut free = getopt.into_free().into_iter();
@@ -202,8 +204,10 @@ impl NewImage {
     /// # Errors
     /// A format that there is not.
     pub(super) fn help(format: &str, lists: &[String]) -> Result<Option<String>> {
-        let format = Format::named(format)?;
-        Ok(lists.iter().any(|list| list::asks_for_help(list)).then(|| table::help(format, true)))
+        if !lists.iter().any(|list| list::asks_for_help(list)) {
+            return Ok(None);
+        }
+        Ok(Some(table::help(Format::named(format)?, true)))
     }
 
     /// Sets the backing file.

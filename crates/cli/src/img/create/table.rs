@@ -269,6 +269,15 @@ impl Values {
         self.words("backing_fmt")
     }
 
+    /// Fails for what no file system takes.
+    pub(super) fn check_hints(&self) -> Result<()> {
+        if self.number("extent_size_hint") > u64::from(u32::MAX) {
+            let text = format!("it is larger than {}", u32::MAX);
+            return Err(Error::new(Kind::InvalidInput, text).in_option("extent_size_hint"));
+        }
+        Ok(())
+    }
+
     /// Refuses by name what this build cannot make.
     pub(super) fn check_support(&self) -> Result<()> {
         let asked = |entry: &&Entry| match entry.kind {

@@ -57,6 +57,7 @@ async fn prepare(
     values: &Values,
     chain: &BTreeSet<FileId>,
 ) -> Result<Contents> {
+    values.check_hints()?;
     let mut contents = match format {
         Format::Raw => raw_contents(values)?,
         Format::Qcow2 => qcow2_contents(values)?,

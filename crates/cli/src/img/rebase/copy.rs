@@ -212,7 +212,8 @@ impl Worker<'_> {
     async fn store(&mut self, at: GuestOffset, bytes: Buf, is_zero: bool) -> Result<()> {
         let mut ticket = self.lane.enter(&self.shared.image).await;
         if is_zero {
-            let flags = ZeroFlags { fua: self.shared.flags.fua, may_unmap: true, ..ZeroFlags::default() };
+            // Something may show through soon where nothing is now: zeroes have to be there.
+            let flags = ZeroFlags { fua: self.shared.flags.fua, ..ZeroFlags::default() };
             return ticket.write_zeroes(GuestRange::new(at, bytes.len() as u64), flags).await;
         }
         let (unit, end) = (self.shared.rules.unit_bytes, at.get() + bytes.len() as u64);

@@ -114,9 +114,6 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
     if request.backing.is_none() && !request.is_unsafe {
         return Err(line.usage("the new backing file is missing (-b), and -u is not given"));
     }
-    if let Some(format) = &request.format {
-        Format::named(format)?;
-    }
     request.shows_progress = line.shows_progress();
     request.force_share = line.force_share;
     let image = ImageArgs { cache: request.cache, force_share: false, ..line.only_image()? };
@@ -129,6 +126,12 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
 }
 
 async fn rebase(tool: &Tool, image: &ImageArgs, request: &Request) -> Result<()> {
+    if request.shows_progress {
+        tool.progress().show();
+    }
+    if let Some(format) = &request.format {
+        Format::named(format)?;
+    }
     let recorded = request.recorded()?;
     let disk = if request.is_unsafe {
         // What is behind it now may not be there.
@@ -136,9 +139,6 @@ async fn rebase(tool: &Tool, image: &ImageArgs, request: &Request) -> Result<()>
     } else {
         tool.open_writer(image, false).await?
     };
-    if request.shows_progress {
-        tool.progress().show();
-    }
     if !request.is_unsafe {
         keep_contents(tool, &disk, request).await?;
     }

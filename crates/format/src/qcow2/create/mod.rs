@@ -197,7 +197,7 @@ impl CreateOptions {
     }
 
     fn check_backing(&self) -> Result<(), CreateError> {
-        if self.is_mapped && self.backing_name.is_some() {
+        if self.is_mapped && self.backing_name.is_some() && !self.extended_l2 {
             return Err(CreateError::MappedBacking);
         }
         match (&self.backing_name, &self.backing_format) {
@@ -238,6 +238,8 @@ struct Plan {
     l1_entries: u64,
     total_clusters: u64,
     is_mapped: bool,
+    /// The data file is a raw image.
+    is_data_raw: bool,
 }
 
 impl Plan {
@@ -263,6 +265,7 @@ impl Plan {
             l1_entries,
             total_clusters: 0,
             is_mapped: options.is_mapped_at_once(),
+            is_data_raw: options.is_data_raw,
         };
         if plan.l2_bytes() > TABLES_BYTES_MAX {
             return Err(CreateError::Tables(plan.l2_bytes()));

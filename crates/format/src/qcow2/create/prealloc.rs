@@ -9,7 +9,7 @@
 use drystone_base::HostOffset;
 
 use super::Plan;
-use crate::qcow2::entry::{Allocated, L2Entry, encode_l1};
+use crate::qcow2::entry::{Allocated, L2Entry, Mixed, encode_l1};
 use crate::qcow2::geometry::ENTRY_BYTES;
 
 /// Most bytes of L2 tables that are computed at once; 2 TiB of disk with the usual clusters.
@@ -53,12 +53,22 @@ impl Plan {
                 true => HostOffset::new(table * self.l2.span_bytes()),
                 false => self.l2_at(table).plus(self.cluster.bytes()),
             };
-            let entry =
-                |index: u64| L2Entry::Data(only(data.plus(index * self.cluster.bytes()))).encode(self.l2);
-            let bytes = (0..entries).map(entry).flat_map(|raw| self.l2.bytes_of(raw));
+            let entry = |index: u64| self.mapped_entry(only(data.plus(index * self.cluster.bytes())));
+            let bytes = (0..entries).map(entry).flat_map(|entry| self.l2.bytes_of(entry.encode(self.l2)));
             pieces.push((self.l2_at(table), bytes.collect()));
         }
         pieces
+    }
+
+    /// A cluster that has its place. With subclusters it has nothing there yet, and what the image lies on shows; what is in a
+    /// raw data file shows from the start.
+    fn mapped_entry(&self, place: Allocated) -> L2Entry {
+        let has_subclusters = self.l2.subcluster_bytes() < self.cluster.bytes();
+        if has_subclusters && !self.is_data_raw {
+            L2Entry::Mixed(Mixed { place: Some(place), data: 0, zero: 0 })
+        } else {
+            L2Entry::Data(place)
+        }
     }
 
     /// Length of the file in bytes.

@@ -225,6 +225,10 @@ impl Qcow2 {
 
     /// Makes the header name another backing file, or none, and stores everything before that. Nobody else is inside.
     pub(super) async fn rename_backing(&self, io: Io<'_>, backing: Option<&BackingFile>) -> Result<()> {
+        if backing.is_some() && self.is_data_raw() {
+            let text = "an image whose data file is a raw image cannot have a backing file";
+            return Err(Error::new(Kind::InvalidInput, text));
+        }
         self.mark_for_writing(io).await?;
         let _structure = self.lock_structure(io).await;
         self.store_locked(io).await?;

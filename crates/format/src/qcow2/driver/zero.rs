@@ -18,11 +18,13 @@ use crate::qcow2::header::Version;
 /// What becomes of the clusters of a range.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Become {
-    /// They read as zeroes, and keep the space that they have.
+    /// They read as zeroes, whatever the image will lie on, and keep the space that they have.
     ZeroKeeping,
+    /// They read as zeroes, whatever the image will lie on, and give their space back.
+    ZeroGiving,
     /// Likewise, and what is in that space does not matter any more: the file may have it back.
     Kept,
-    /// They read as zeroes, and give their space back.
+    /// They read as zeroes, and give their space back. What reads as zeroes already stays as it is.
     Zero,
     /// Where there is something, it gives its space back; it reads as zeroes if anything would show through.
     Discarded,
@@ -30,6 +32,13 @@ pub(super) enum Become {
     Mapped,
     /// They are nowhere, whatever shows through: behind the end of the disk.
     Unmapped,
+}
+
+impl Become {
+    /// Whether clusters are marked as zeroes where nothing is and nothing shows through.
+    const fn marks(self) -> bool {
+        matches!(self, Self::ZeroKeeping | Self::ZeroGiving)
+    }
 }
 
 impl Qcow2 {
@@ -51,8 +60,8 @@ impl Qcow2 {
         let (head, middle, tail) = split(io, range, self.map.l2().subcluster_bytes());
         let (low, whole, high) = split(io, middle, self.cluster.bytes());
         if flags.fast_only {
-            let is_even = head.is_empty() && tail.is_empty();
-            if !is_even || self.is_compressed(io, low).await? || self.is_compressed(io, high).await? {
+            let is_easy = self.is_zero_at(io, head).await? && self.is_zero_at(io, tail).await?;
+            if !is_easy || self.is_compressed(io, low).await? || self.is_compressed(io, high).await? {
                 let text = "parts of clusters cannot be zeroed without writing";
                 return Err(Error::new(Kind::Unsupported, text));
             }
@@ -60,7 +69,7 @@ impl Qcow2 {
         let goal = match (by_unmapping, flags.may_unmap) {
             (true, _) => Become::Discarded,
             (false, true) if self.options().discard_keeps => Become::Kept,
-            (false, true) => Become::Zero,
+            (false, true) => Become::ZeroGiving,
             (false, false) => Become::ZeroKeeping,
         };
         self.change_clusters(io, whole, goal).await?;
@@ -73,9 +82,38 @@ impl Qcow2 {
             }
         }
         for edge in [head, tail] {
-            self.write_zero_bytes(io, edge).await?;
+            if !self.mark_edge(io, edge).await? {
+                self.write_zero_bytes(io, edge).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a part of a subcluster reads as zeroes.
+    async fn is_zero_at(&self, io: Io<'_>, edge: GuestRange) -> Result<bool> {
+        Ok(edge.is_empty() || self.reads_as_zeroes(io, edge.start()).await?)
+    }
+
+    /// Makes zeroes of the subcluster that a part lies in, if there is nothing and nothing shows through. Whether it did.
+    async fn mark_edge(&self, io: Io<'_>, edge: GuestRange) -> Result<bool> {
+        if edge.is_empty() || self.version == Version::V2 || !self.is_nothing_at(io, edge.start()).await? {
+            return Ok(false);
+        }
+        self.mark_for_writing(io).await?;
+        let _clusters = self.in_flight.lock(io, edge.align_out(self.cluster.bytes()), "clusters").await;
+        let whole = edge.align_out(self.map.l2().subcluster_bytes());
+        let whole = whole.take(io.len().saturating_sub(whole.start().get()));
+        // Somebody may have written beside it in between.
+        if !self.is_nothing_at(io, edge.start()).await? {
+            return Ok(false);
+        }
+        self.change_clusters_locked(io, whole, Become::ZeroKeeping).await?;
+        Ok(true)
+    }
+
+    async fn is_nothing_at(&self, io: Io<'_>, at: GuestOffset) -> Result<bool> {
+        let part = self.entry_at(io, at).await?.part(self.subcluster_at(self.map.spot(at)));
+        Ok(part == Part::Unallocated && !self.has_backing(io))
     }
 
     /// Makes a range read as zeroes in a raw data file. What is not mapped reads as zeroes already.
@@ -177,7 +215,7 @@ impl Qcow2 {
         let spot = self.map.spot(range.start());
         let has_backing = self.has_backing(io);
         let hides_nothing = !has_backing || self.version == Version::V2 || goal == Become::Unmapped;
-        let hides_nothing = hides_nothing && goal != Become::Mapped;
+        let hides_nothing = hides_nothing && goal != Become::Mapped && !goal.marks();
         if hides_nothing && self.map.table(spot.slice)?.is_none() {
             return Ok(self.map.table_left_bytes(spot).min(range.len()));
         }
@@ -194,7 +232,7 @@ impl Qcow2 {
             let changed = match touched == self.map.l2().all_subclusters() {
                 true if goal == Become::Mapped => Some(self.mapped(spot, n as u64, entry)),
                 true => Some(self.changed(entry, goal, has_backing)),
-                false => self.changed_in_part(entry, touched, has_backing),
+                false => self.changed_in_part(entry, touched, has_backing || goal.marks()),
             };
             new.push(changed.ok_or_else(|| {
                 Error::new(Kind::Unsupported, "a part of a compressed cluster cannot be zeroed")
@@ -286,14 +324,15 @@ impl Qcow2 {
         self.map.l2().touched(from, to)
     }
 
-    /// A cluster of which some subclusters read as zeroes now; `None` if it is compressed.
-    fn changed_in_part(&self, entry: L2Entry, touched: u32, has_backing: bool) -> Option<L2Entry> {
+    /// A cluster of which some subclusters read as zeroes now, also those that are nowhere if they are marked; `None` if it is
+    /// compressed.
+    fn changed_in_part(&self, entry: L2Entry, touched: u32, marks: bool) -> Option<L2Entry> {
         if matches!(entry, L2Entry::Compressed(_)) {
             return None;
         }
         let Mixed { place, data, zero } = entry.subclusters(self.map.l2());
         // What is nowhere reads as zeroes already if there is nothing below.
-        let touched = if has_backing { touched } else { touched & (data | zero) };
+        let touched = if marks { touched } else { touched & (data | zero) };
         Some(Mixed { place, data: data & !touched, zero: zero | touched }.entry(self.map.l2()))
     }
 
@@ -306,10 +345,10 @@ impl Qcow2 {
             ) => L2Entry::Zero(Some(place)),
             (Become::ZeroKeeping | Become::Kept, L2Entry::Zero(_)) => entry,
             // Reads as zeroes already.
-            (Become::ZeroKeeping | Become::Kept | Become::Zero, L2Entry::Unallocated) if !has_backing => {
-                entry
+            (Become::Kept | Become::Zero, L2Entry::Unallocated) if !has_backing => entry,
+            (Become::ZeroKeeping | Become::ZeroGiving | Become::Kept | Become::Zero, _) => {
+                L2Entry::Zero(None)
             }
-            (Become::ZeroKeeping | Become::Kept | Become::Zero, _) => L2Entry::Zero(None),
             (Become::Unmapped, _) => L2Entry::Unallocated,
             (Become::Discarded, L2Entry::Unallocated) if !has_backing => entry,
             (Become::Discarded, _) if self.version == Version::V2 => L2Entry::Unallocated,
