@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`spec`] | what is copied, and how |
 //! | `claim` | who copies what |
-//! | `turns` | writes in the order of the disk |
+//! | `line` | writes in the order of the disk |
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!
@@ -17,13 +17,13 @@
 //! requests are in flight: one for each.
 //!
 //! Invariants: every byte is claimed once; memory is at most a piece for each worker; after the first failure nothing new
-//! is begun; no ticket is alive while a worker waits for its turn or for the rate limit. Does not know: threads, images.
+//! is begun; no ticket is alive while a worker waits for others or for the rate limit; a worker that is dropped ends the copy. Does not know: threads, images.
 
 mod claim;
+mod line;
 pub mod spec;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod worker;
 pub mod zeroes;
 
@@ -34,8 +34,9 @@ use drystone_base::{Error, Result};
 use drystone_buf::Pool;
 
 use self::claim::Claims;
+use self::line::Line;
 use self::spec::{CopySpec, Watch};
-use self::turns::Turns;
+use self::worker::Act;
 use crate::limit::RateLimit;
 
 /// Least bytes that are read and written at once, as far as there are that many.
@@ -51,7 +52,7 @@ pub struct Copy {
     len_bytes: u64,
     done_bytes: AtomicU64,
     claims: Mutex<Claims>,
-    turns: Turns,
+    line: Line<Vec<Act>>,
     limit: Mutex<RateLimit>,
     pool: Pool,
     is_over: AtomicBool,
@@ -64,8 +65,8 @@ impl Copy {
     pub fn new(mut spec: CopySpec, watch: Arc<dyn Watch>) -> Self {
         let unit_bytes = spec.unit_bytes;
         let len_bytes = spec.sources.iter().map(|source| source.len_bytes).sum();
-        if spec.own_layers_until < len_bytes {
-            spec.own_layers_until -= spec.own_layers_until % unit_bytes;
+        if spec.own.until < len_bytes {
+            spec.own.until -= spec.own.until % unit_bytes;
         }
         spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
         let piece_bytes = PIECE_BYTES.max(unit_bytes);
@@ -77,7 +78,7 @@ impl Copy {
             len_bytes,
             done_bytes: AtomicU64::new(0),
             claims: Mutex::new(Claims::new(len_bytes)),
-            turns: Turns::default(),
+            line: Line::default(),
             limit: Mutex::new(limit),
             pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),
             is_over: AtomicBool::new(false),
@@ -106,7 +107,7 @@ impl Copy {
     /// Lets the workers end: nothing new is begun.
     pub fn stop(&self) {
         self.is_over.store(true, Ordering::Release);
-        self.turns.stop();
+        self.line.stop();
     }
 
     fn is_over(&self) -> bool {

@@ -235,6 +235,15 @@ impl Qcow2 {
         self.write_placed(io, placed).await
     }
 
+    /// Makes the header name another data file, durably. With the structure lock held.
+    pub(super) async fn rename_data_file(&self, io: Io<'_>, name: &[u8]) -> Result<()> {
+        let placed = {
+            let now = self.header.get();
+            now.0.with_data_file_name(&now.1, name).map_err(cannot_change)?
+        };
+        self.write_placed(io, placed).await
+    }
+
     /// Fails if there is no place in the header that could point to bitmaps.
     pub(super) fn demand_header_room(&self) -> Result<()> {
         let now = self.header.get();
