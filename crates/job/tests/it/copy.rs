@@ -11,7 +11,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::graph::permission::Grant;
 use drystone_core::lane::Lane;
 use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Watch, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Own, Watch, Zeroes};
 use drystone_testkit::client::{BackendClient, Target};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind, SimDisk};
 use drystone_testkit::sim::Sim;
@@ -94,8 +94,7 @@ impl Case {
             block_bytes: 4096,
             zeroes: Zeroes::Found { bytes_min: 4096 },
             zero_from: if way.own_layer { u64::MAX } else { 0 },
-            own_layers_until: if way.own_layer { LEN } else { 0 },
-            own_layers_below: 0,
+            own: Own { until: if way.own_layer { LEN } else { 0 }, layers_below: 0, is_cut: false },
             flags: WriteFlags { compressed: way.compressed, ..WriteFlags::default() },
             is_ordered: way.ordered,
             bytes_per_second: 0,
