@@ -64,7 +64,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("xtask", &[]),
     ("bench", &[]),
-    ("fuzz", &["base", "core", "format", "blockdev", "nbd", "qmp", "testkit"]),
+    ("fuzz", &["base", "core", "format", "filter", "blockdev", "nbd", "qmp", "testkit"]),
     ("examples", &["base", "buf", "core", "sys", "protocol", "format", "blockdev"]),
 ];
 

@@ -23,7 +23,7 @@ use drystone_format::qcow2::driver::Qcow2;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_job::stream::{BackingNames, StreamOptions};
-use drystone_testkit::client::{BackendClient, Load, Mix, SharedModel, Watched};
+use drystone_testkit::client::{BackendClient, Load, Mix, SharedModel, Target, Watched};
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk};
 use drystone_testkit::graph::SimDriver;
 use drystone_testkit::model::{ByteModel, DiscardRule};
@@ -90,6 +90,31 @@ impl Images {
     fn resize_model(&mut self, len: u64) {
         let resize = self.model.begin_resize(len);
         self.model.end_write(resize, drystone_testkit::model::Ending::Done);
+    }
+
+    /// An empty image.
+    pub(crate) fn empty(len: u64) -> Self {
+        Self { list: vec![empty(len, false)], model: ByteModel::zeroed(len) }
+    }
+
+    /// An empty image on the one at the bottom of `other`.
+    pub(crate) fn on(other: &Self, len: u64) -> Self {
+        let below = other.list.first().unwrap().clone();
+        Self { list: vec![below, empty(len, true)], model: other.model.clone() }
+    }
+
+    /// What the disk on top shows.
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        let sim = Sim::seeded(1);
+        let world = World::new(&sim);
+        let disks = self.disks(&mut Rng::new(1));
+        let chain = Chain::open(&world, &disks, Grant::WRITER).unwrap();
+        let mut client = BackendClient::new(&chain.guest, &sim.io(1));
+        let whole = GuestRange::new(GuestOffset::ZERO, self.model.len());
+        let bytes = sim.block_on(&sim.io(1), client.read(whole)).unwrap().unwrap();
+        chain.close(&world).unwrap();
+        world.end();
+        bytes
     }
 
     /// A full image of `len` bytes below an empty one.

@@ -6,6 +6,7 @@
 )]
 
 mod chain;
+mod copy;
 mod crash_points;
 mod drain;
 mod life;
