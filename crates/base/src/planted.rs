@@ -1,4 +1,4 @@
-//! Mistakes that the simulation must find: ten that a careless author could have made, each in the place where it would
+//! Mistakes that the simulation must find: twelve that a careless author could have made, each in the place where it would
 //! have been made.
 //!
 //! | mistake | what goes wrong | where |
@@ -13,6 +13,8 @@
 //! | [`CountsBeforeMapping`](Mistake::CountsBeforeMapping) | clusters are freed while the mapping on disk still has them | `format`: `qcow2/driver/write.rs` |
 //! | [`ZeroesResurrected`](Mistake::ZeroesResurrected) | copy-on-write brings back what zeroes have replaced | `format`: `qcow2/driver/read.rs` |
 //! | [`SnapshotMissesWrite`](Mistake::SnapshotMissesWrite) | a snapshot overlooks a write, which goes through to the old layer | `core`: `graph/gate.rs` |
+//! | [`SnapshotKeepsFlags`](Mistake::SnapshotKeepsFlags) | what an internal snapshot shares is written in place | `format`: `qcow2/driver/snapshot.rs` |
+//! | [`ShrinkBesideWrites`](Mistake::ShrinkBesideWrites) | a write to what is cut off makes a file long again | `blockdev`: `resize.rs` |
 //!
 //! Invariant: without the feature `planted`, which only the simulation asks for, [`is_planted`] is the constant `false` and
 //! nothing of a mistake is in the program.
@@ -43,6 +45,10 @@ pub enum Mistake {
     ZeroesResurrected,
     /// A drain does not count those who were let in when the one before it ended.
     SnapshotMissesWrite,
+    /// An internal snapshot leaves the flags in place that say that nobody shares a cluster.
+    SnapshotKeepsFlags,
+    /// A disk becomes shorter while requests are at it.
+    ShrinkBesideWrites,
 }
 
 /// Whether the program contains `mistake`. A test plants it; every other program says `false`.

@@ -10,6 +10,7 @@ use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::role::Role;
 use drystone_core::request::io::Io;
 
+use crate::alone::with_private;
 use crate::given::Given;
 
 /// `change-backing-file`: the header of `image`, one of the images behind `top` or that one itself, names `name` from now
@@ -127,24 +128,5 @@ async fn alone(
     image: NodeId,
     work: impl for<'a> AsyncFnOnce(Io<'a>) -> Result<()>,
 ) -> Result<()> {
-    let mut plan = Plan::new();
-    plan.demand(image, Demand::NoJob);
-    plan.hold(image);
-    let checked = plan.check(task.gs()).map_err(|(_plan, error)| error)?;
-    let staged = task.stage(checked).await?;
-    let change = task.admit(staged).await?;
-    let done = match change.private(image) {
-        Ok(private) => work(private.io()).await,
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(()) => {
-            change.settle().await?.commit().finish().await;
-            Ok(())
-        }
-        Err(error) => {
-            change.abort().await;
-            Err(error)
-        }
-    }
+    with_private(task, image, async |private| work(private.io()).await).await
 }

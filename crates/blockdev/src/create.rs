@@ -57,7 +57,7 @@ pub async fn create_image(local: &LocalRef, formats: &Formats, request: CreateRe
             }
             create(local, path, existing, locking, contents).await
         }
-        Name::Options(_) | Name::Nbd(_) => {
+        Name::Options(_) | Name::Node(_) => {
             Err(Error::new(Kind::Unsupported, "an image is made in a file, which is named by its path"))
         }
     }

@@ -25,6 +25,7 @@
 //! know: exports, jobs, QMP, command lines.
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod backing;
 pub mod bitmap;
 pub mod create;

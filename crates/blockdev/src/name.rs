@@ -35,7 +35,7 @@ pub enum Name {
     /// Options.
     Options(Options),
     /// A node that stands where a file would, by its options: an export of an NBD server, a filter.
-    Nbd(Options),
+    Node(Options),
 }
 
 /// How many names are inside each other, at most: half as many colons.
@@ -59,13 +59,13 @@ pub fn parse(name: &OsStr) -> Result<Name> {
     {
         let text = std::str::from_utf8(bytes)
             .map_err(|cause| Error::new(Kind::InvalidInput, "the name is no valid text").because(cause))?;
-        return nbd_options(text).map(Name::Nbd);
+        return nbd_options(text).map(Name::Node);
     }
     if let Some((b"blkdebug", rest)) = protocol(bytes) {
-        return blkdebug_options(rest).map(Name::Nbd);
+        return blkdebug_options(rest).map(Name::Node);
     }
     if let Some((b"blkverify", rest)) = protocol(bytes) {
-        return blkverify_options(rest).map(Name::Nbd);
+        return blkverify_options(rest).map(Name::Node);
     }
     let path_of = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
     let (path, driver) = match protocol(bytes) {
@@ -136,7 +136,7 @@ fn parse_below(name: &str) -> Result<Name> {
 
 fn options_of(name: Name) -> Result<Options> {
     match name {
-        Name::Options(options) | Name::Nbd(options) => Ok(options),
+        Name::Options(options) | Name::Node(options) => Ok(options),
         Name::Path { path, driver } => {
             let mut options = Options::default();
             options.set("filename", path.to_string_lossy().into_owned())?;
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn an_export_is_named_by_a_uri_or_as_of_old() {
         let flat = |name: &str| match parse(OsStr::new(name)).unwrap() {
-            Name::Nbd(options) => options.to_string(),
+            Name::Node(options) => options.to_string(),
             other => panic!("{other:?}"),
         };
         let unix = r#"{"driver":"nbd","export":"a","server":{"path":"/s","type":"unix"}}"#;

@@ -1,10 +1,16 @@
 //! [`resize`]: another length for a disk that is in use.
+//!
+//! It grows beside requests. It shrinks while nobody else is inside: a write that was let in before could make a file longer
+//! again.
 
 use drystone_base::Result;
+use drystone_base::planted::{Mistake, is_planted};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{Demand, Plan, RootSpec, Task};
 use drystone_core::disk::Preallocation;
 use drystone_core::graph::permission::{Grant, Perm};
+
+use crate::alone::within;
 
 /// `block_resize`: sets the length of the node's disk, in bytes. Users that do not expect it keep it from happening.
 ///
@@ -19,7 +25,13 @@ pub async fn resize(task: &mut Task<'_>, node: &str, len_bytes: u64) -> Result<(
     let spec = RootSpec { name: "a resize".to_owned(), grant, stays: true };
     let user: Backend<ReadWrite> = plan.attach_root(task.gs(), id, spec);
     task.apply(plan).await?;
-    let resized = {
+    let is_shorter = task.gs().with(|graph| graph.node(id).is_some_and(|node| len_bytes < node.len));
+    let resized = if is_shorter && !is_planted(Mistake::ShrinkBesideWrites) {
+        // Its user keeps jobs away.
+        let mut plan = Plan::new();
+        plan.hold(id);
+        within(task, id, plan, async |private| private.io().resize(len_bytes, Preallocation::Off).await).await
+    } else {
         let mut ticket = task.enter(&user).await;
         ticket.resize(len_bytes, Preallocation::Off).await
     };

@@ -3,9 +3,13 @@
 //! Not here: how a format keeps them ([`drystone_core::snapshots`]).
 
 use drystone_base::{Error, Kind, Result};
-use drystone_core::control::{Demand, Plan, PrivateIo, Task};
+use drystone_core::backend::{Backend, ReadWrite};
+use drystone_core::control::{Plan, PrivateIo, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
+use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::snapshots::{InternalSnapshots, NewSnapshot, SnapshotInfo};
+
+use crate::alone::{alone_in, with_private, within};
 
 /// What to do with the internal snapshots of an image.
 #[derive(Debug, Clone)]
@@ -78,33 +82,59 @@ pub async fn change_snapshots(
     node: NodeId,
     what: &SnapshotChange,
 ) -> Result<SnapshotInfo> {
-    with_private(task, node, async |private| {
-        let io = private.io();
-        let driver = snapshots_of(private)?;
-        let id_of = async |which: &Which| {
-            let list = driver.list(io).await?;
-            which.find(&list).cloned().ok_or_else(|| which.missing())
-        };
-        match what {
-            SnapshotChange::Create(new) => driver.create(io, new).await,
-            SnapshotChange::Delete(which) => {
-                let snapshot = id_of(which).await?;
-                driver.delete(io, &snapshot.id).await?;
-                Ok(snapshot)
-            }
-            SnapshotChange::Apply(which) => {
-                let snapshot = id_of(which).await?;
-                private.publish_len(driver.apply(io, &snapshot.id).await?);
-                Ok(snapshot)
-            }
-            SnapshotChange::Show(which) => {
-                let snapshot = id_of(which).await?;
-                private.publish_len(driver.show(io, &snapshot.id).await?);
-                Ok(snapshot)
-            }
+    match what {
+        SnapshotChange::Create(new) => {
+            with_private(task, node, async |private| snapshots_of(private)?.create(private.io(), new).await)
+                .await
         }
+        SnapshotChange::Delete(which) => {
+            with_private(task, node, async |private| {
+                let snapshot = find(private, which).await?;
+                snapshots_of(private)?.delete(private.io(), &snapshot.id).await?;
+                Ok(snapshot)
+            })
+            .await
+        }
+        SnapshotChange::Apply(which) => apply(task, node, which).await,
+        SnapshotChange::Show(which) => {
+            with_private(task, node, async |private| {
+                let snapshot = find(private, which).await?;
+                private.publish_len(snapshots_of(private)?.show(private.io(), &snapshot.id).await?);
+                Ok(snapshot)
+            })
+            .await
+        }
+    }
+}
+
+/// Makes the disk what it was. Users that do not expect another length keep that from happening.
+async fn apply(task: &mut Task<'_>, node: NodeId, which: &Which) -> Result<SnapshotInfo> {
+    let list = list_snapshots(task, node).await?;
+    let len_now = task.gs().with(|graph| graph.node(node).map_or(0, |node| node.len));
+    let len = which.find(&list).and_then(|snapshot| snapshot.len_guest).unwrap_or(len_now);
+    let mut plan = alone_in(node);
+    let resizer = (len != len_now).then(|| {
+        let grant = Grant { perm: Perm::WRITE.with(Perm::RESIZE), shared: Perm::ALL };
+        let spec = RootSpec { name: "an internal snapshot".to_owned(), grant, stays: false };
+        let user: Backend<ReadWrite> = plan.attach_root(task.gs(), node, spec);
+        user
+    });
+    let applied = within(task, node, plan, async |private| {
+        let (io, snapshot) = (private.io(), find(private, which).await?);
+        let is_expected = snapshot.len_guest.unwrap_or(io.len()) == len && io.len() == len_now;
+        if !is_expected {
+            return Err(Error::new(Kind::InUse, "the length of the disk has changed meanwhile"));
+        }
+        private.publish_len(snapshots_of(private)?.apply(io, &snapshot.id).await?);
+        Ok(snapshot)
     })
-    .await
+    .await?;
+    if let Some(user) = resizer {
+        let mut plan = Plan::new();
+        plan.detach_root(user.id());
+        task.apply(plan).await?;
+    }
+    Ok(applied)
 }
 
 /// The internal snapshots of the image `node`; none if its format has none.
@@ -119,41 +149,15 @@ pub async fn list_snapshots(task: &mut Task<'_>, node: NodeId) -> Result<Vec<Sna
     .await
 }
 
+async fn find(private: &PrivateIo<'_>, which: &Which) -> Result<SnapshotInfo> {
+    let list = snapshots_of(private)?.list(private.io()).await?;
+    which.find(&list).cloned().ok_or_else(|| which.missing())
+}
+
 fn snapshots_of<'a>(private: &'a PrivateIo<'_>) -> Result<&'a dyn InternalSnapshots> {
     let driver = private.io().node().driver();
     driver.snapshots().ok_or_else(|| {
         let text = format!("driver '{}' has no internal snapshots", driver.format_name());
         Error::new(Kind::Unsupported, text)
     })
-}
-
-/// Does something with an image while nobody else is inside, if no job works on it.
-async fn with_private<T>(
-    task: &mut Task<'_>,
-    node: NodeId,
-    work: impl AsyncFnOnce(&PrivateIo<'_>) -> Result<T>,
-) -> Result<T> {
-    let mut plan = Plan::new();
-    plan.demand(node, Demand::NoJob);
-    plan.hold(node);
-    let checked = plan.check(task.gs()).map_err(|(_plan, error)| error)?;
-    let staged = task.stage(checked).await?;
-    let change = task.admit(staged).await?;
-    let done = match change.private(node) {
-        Ok(private) => {
-            let done = work(&private).await;
-            done.map_err(|error| error.on_node(private.io().node().name()))
-        }
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(value) => {
-            change.settle().await?.commit().finish().await;
-            Ok(value)
-        }
-        Err(error) => {
-            change.abort().await;
-            Err(error)
-        }
-    }
 }

@@ -159,7 +159,7 @@ impl NodeSpec {
         let (path, driver) = match name::parse(name)? {
             Name::Path { path, driver } => (path, driver),
             Name::Options(options) => return Self::image(name::with_format(options, format)?, speaker),
-            Name::Nbd(options) => return Self::image_on(options, format, speaker),
+            Name::Node(options) => return Self::image_on(options, format, speaker),
         };
         speaker.settings.check()?;
         let kind = match driver {

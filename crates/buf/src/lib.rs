@@ -9,6 +9,7 @@
 //! | `block` | one aligned allocation, and the only pointer arithmetic |
 //! | `buf` | [`Buf`]: an exclusive range of a block |
 //! | `pool` | [`Pool`]: blocks that are used again |
+//! | [`scan`] | whether bytes are zero, or the same |
 //! | `guest` | [`GuestRegion`], [`GuestSlice`]: memory that a guest writes at the same time; copied, never lent |
 //!
 //! Invariant: the ranges of all living `Buf`s of one block are disjoint. Does not know: requests, files, alignment rules.
@@ -17,6 +18,7 @@ mod block;
 mod buf;
 mod guest;
 mod pool;
+pub mod scan;
 
 pub use buf::Buf;
 pub use guest::{GuestRegion, GuestSlice};

@@ -75,6 +75,12 @@ pub enum Place {
         /// The same disk as the child's (a filter, raw): whether the bytes are allocated is the child's answer.
         transparent: bool,
     },
+    /// For [`Access::Status`] only: data of this node in a child, from `at` on, whose holes tell nothing more. The child is
+    /// not asked.
+    Stored {
+        /// Where in the child.
+        at: HostOffset,
+    },
     /// Nowhere: they read as zeroes.
     Zero {
         /// The node says so itself, rather than having nothing at this place and nothing below it.
@@ -387,6 +393,12 @@ pub trait Driver: Any + Send + Sync {
 
     /// The node's own device, for protocol drivers.
     fn disk(&self) -> Option<&dyn Disk> {
+        None
+    }
+
+    /// How many bytes the file system has reserved for the node's own device, asked on the calling thread; `None` if that is
+    /// not known.
+    fn reserved_bytes(&self) -> Option<u64> {
         None
     }
 

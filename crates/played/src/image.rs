@@ -1,11 +1,13 @@
 //! The images of a played daemon: made before it starts, looked at after its end.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_format::qcow2::Header;
+use drystone_format::qcow2::check::repair::{Repair, Target, repair};
 use drystone_format::qcow2::check::{Class, Finding, Source, check};
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_testkit::disk::Image;
@@ -70,6 +72,48 @@ pub fn demand_sound(name: &str, image: &Image, may_leak: bool) {
     let worst = (outcome.corruptions, outcome.check_errors);
     assert_eq!(worst, (0, 0), "image '{name}' is corrupt: {findings:#?}");
     assert!(may_leak || outcome.leaks == 0, "image '{name}' leaks {} clusters: {findings:#?}", outcome.leaks);
+}
+
+/// A qcow2 image after a repair of all that a check finds.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn repaired(name: &str, image: &Image) -> Image {
+    let header = header(image).unwrap_or_else(|error| panic!("image '{name}': {}", error.report()));
+    let target = Edited(RefCell::new(image.clone()));
+    let outcome = at_once(repair(&target, &header, Repair::All, |_| {}));
+    outcome.unwrap_or_else(|error| panic!("image '{name}' cannot be repaired: {error}"));
+    target.0.into_inner()
+}
+
+/// An image in memory, to be repaired.
+struct Edited(RefCell<Image>);
+
+impl Source for Edited {
+    fn len_bytes(&self) -> u64 {
+        self.0.borrow().len()
+    }
+
+    async fn read_at(&self, at: HostOffset, len_bytes: usize) -> Result<Vec<u8>> {
+        Ok(self.0.borrow().bytes(at.get()..at.get().saturating_add(len_bytes as u64)))
+    }
+}
+
+impl Target for Edited {
+    async fn write_at(&self, at: HostOffset, bytes: Vec<u8>) -> Result<()> {
+        let mut image = self.0.borrow_mut();
+        let end = at.get().saturating_add(bytes.len() as u64);
+        if image.len() < end {
+            image.set_len(end);
+        }
+        image.write(at.get(), &bytes);
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// An image, for the check.

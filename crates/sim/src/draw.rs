@@ -7,12 +7,12 @@ use drystone_base::{GuestOffset, GuestRange};
 use drystone_job::OnError;
 use drystone_testkit::disk::{FaultEffect, OpKind};
 
-use crate::image::{Format, ImageSpec, Qcow2Kind};
+use crate::image::{DataKind, Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
 use crate::step::{
-    BitmapVerb, Change, FaultSpec, JobStep, Part, Peer, Reach, Request, Step, Stream, Target, Trouble,
-    VisitKind,
+    BitmapVerb, Change, FaultSpec, JobStep, KeepVerb, Part, Peer, Reach, Request, Step, Stream, Target,
+    Trouble, VisitKind,
 };
 
 /// A generator with a taste.
@@ -60,7 +60,8 @@ impl Draw {
         };
         let format = match backing {
             None if self.rng.one_in(3) => Format::Raw,
-            _ => Format::Qcow2(self.kind()),
+            None => Format::Qcow2(self.bottom_kind()),
+            Some(_) => Format::Qcow2(self.kind()),
         };
         let fill = if self.rng.one_in(4) { 0 } else { 1 + self.rng.below(1000) };
         ImageSpec { format, len: len.next_multiple_of(512), backing, fill }
@@ -79,7 +80,16 @@ impl Draw {
         let is_extended = !is_v2 && self.rng.one_in(5);
         let refcount_bits = if is_v2 || self.rng.one_in(2) { 16 } else { 1 << self.rng.below(7) };
         let cluster_bytes = if is_extended { 16 << 10 } else { self.cluster_bytes() };
-        Qcow2Kind { cluster_bytes, refcount_bits, is_v2, is_extended }
+        let has_data_file = !is_v2 && self.rng.one_in(8);
+        let data = if has_data_file { DataKind::Apart } else { DataKind::Inside };
+        Qcow2Kind { cluster_bytes, refcount_bits, is_v2, is_extended, data }
+    }
+
+    /// Of an image with nothing behind it.
+    fn bottom_kind(&mut self) -> Qcow2Kind {
+        let kind = self.kind();
+        let is_raw = kind.data == DataKind::Apart && self.rng.one_in(2);
+        Qcow2Kind { data: if is_raw { DataKind::Raw } else { kind.data }, ..kind }
     }
 
     fn actors(&mut self, script: &mut Script, steps: u64) {
@@ -156,9 +166,11 @@ impl Draw {
 
     /// Somebody who changes the graph.
     fn operator(&mut self, steps: u64) -> Vec<Step> {
+        let keeps = self.rng.one_in(4);
         let mut list = Vec::new();
         for _ in 0..self.some(steps) {
-            let change = match self.rng.below(24) {
+            let change = match self.rng.below(29) {
+                _ if keeps && self.rng.one_in(3) => Change::Keep(self.keep_verb(), self.rng.index(3)),
                 0..6 => Change::Snapshot(self.kind()),
                 6 => Change::DoomedSnapshot(self.kind()),
                 7..12 => Change::Drain(self.target(), self.rng.below(500_000)),
@@ -170,6 +182,9 @@ impl Draw {
                 19 => Change::Filter(false),
                 20 => Change::Delete,
                 21 => Change::Bitmap(self.bitmap_verb(), self.rng.below(3)),
+                22..24 => Change::Keep(self.keep_verb(), self.rng.index(3)),
+                24..26 => Change::Shorten(512 * (1 + self.rng.below(32))),
+                26 => Change::Lazy(self.rng.one_in(2)),
                 _ => {
                     list.push(self.wait(1_500_000));
                     continue;
@@ -195,6 +210,14 @@ impl Draw {
         // They come more often than they go.
         let place = self.rng.index(2 * BitmapVerb::ALL.len());
         BitmapVerb::ALL.get(place).copied().unwrap_or(BitmapVerb::Add)
+    }
+
+    fn keep_verb(&mut self) -> KeepVerb {
+        match self.rng.below(5) {
+            0..2 => KeepVerb::Take,
+            2..4 => KeepVerb::Apply,
+            _ => KeepVerb::Forget,
+        }
     }
 
     /// Somebody who works with jobs.

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use drystone_base::rng::Rng;
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::control::{Plan, Task};
+use drystone_format::qcow2::feature::IncompatibleBit;
+use drystone_format::qcow2::header::Version;
 use drystone_job::Status;
-use drystone_played::image::{demand_sound, header, recorded_backing};
+use drystone_played::image::{demand_sound, header, recorded_backing, repaired};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::disk::{Image, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
@@ -15,6 +17,7 @@ use drystone_testkit::sim::Sim;
 
 use crate::audit;
 use crate::image::{Format, Sheet, demand_no_data_in_tables};
+use crate::kept::Kept;
 use crate::prepare::{chain_of, finish};
 use crate::stage::{Common, Disk, Guest, Stage};
 
@@ -173,7 +176,13 @@ pub(crate) fn survivors_of(common: &Common, rng: &mut Rng) -> Vec<(Sheet, Image)
 const SURVIVORS_DRAWN: usize = 16;
 
 /// Checks images, opens them in a new process as they say themselves, and compares what they show.
-pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Shown>, may_leak: bool) {
+pub(crate) fn reopen(
+    seed: u64,
+    images: Vec<(Sheet, Image)>,
+    mut shown: Vec<Shown>,
+    kept: &[Kept],
+    may_leak: bool,
+) {
     let sim = Sim::seeded(seed);
     let common = Common::new(seed, Timing::Instant);
     let mut sheets = Vec::new();
@@ -188,7 +197,8 @@ pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Show
                 continue;
             }
             Format::Qcow2(_) => {
-                demand_sound(&sheet.name, &bytes, may_leak);
+                let keeps = kept.iter().any(|one| one.image == sheet.name);
+                demand_whole(&sheet.name, &bytes, may_leak, keeps);
                 recorded_backing(&bytes)
                     .unwrap_or_else(|error| panic!("'{}': {}", sheet.name, error.report()))
             }
@@ -202,11 +212,24 @@ pub(crate) fn reopen(seed: u64, images: Vec<(Sheet, Image)>, mut shown: Vec<Show
         let guests = shown.into_iter().map(|(top, model)| Guest { top, model, resizes: false });
         stage.open(needed, guests.collect()).await?;
         stage.read_all(&sim).await?;
-        stage.close().await
+        stage.close().await?;
+        stage.demand_kept(&sim, &sheets, kept).await
     });
     found.unwrap_or_else(|error| panic!("images cannot be opened again: {}", error.report()));
     drop(stage);
     graph.finish();
+}
+
+/// As [`demand_sound`], of an image that may have been cut off while its internal snapshots changed: one that says so must be
+/// sound after a repair, and one that cannot say it (version 2), too.
+fn demand_whole(name: &str, image: &Image, may_leak: bool, keeps: bool) {
+    let header = header(image).unwrap_or_else(|error| panic!("image '{name}': {}", error.report()));
+    let is_dirty = header.incompatible().has(IncompatibleBit::Dirty);
+    if may_leak && (is_dirty || (header.version() == Version::V2 && keeps)) {
+        demand_sound(name, &repaired(name, image), false);
+    } else {
+        demand_sound(name, image, may_leak);
+    }
 }
 
 /// The images of the chains of all disks, each once, before those on top of it.

@@ -35,6 +35,19 @@ pub struct Qcow2Kind {
     pub is_v2: bool,
     /// Clusters have subclusters.
     pub is_extended: bool,
+    /// Where the guest's data is.
+    pub data: DataKind,
+}
+
+/// Where the guest's data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataKind {
+    /// In the image.
+    Inside,
+    /// In a file of its own.
+    Apart,
+    /// In a file of its own that is a raw image of the disk at any time.
+    Raw,
 }
 
 /// An image that is there when a run begins.
@@ -59,11 +72,18 @@ pub(crate) struct Sheet {
     pub(crate) format: Format,
     /// The image behind it when it was made.
     pub(crate) backing: Option<String>,
+    /// The file with its data, if that is not in the image.
+    pub(crate) data: Option<String>,
     /// Its metadata was damaged.
     pub(crate) is_damaged: bool,
 }
 
 impl Format {
+    /// Whether the guest's data has a file of its own.
+    pub(crate) fn has_data_file(self) -> bool {
+        matches!(self, Self::Qcow2(kind) if kind.data != DataKind::Inside)
+    }
+
     /// The name of its driver.
     pub(crate) const fn driver(self) -> &'static str {
         match self {
@@ -97,7 +117,17 @@ impl Qcow2Kind {
         words.expect("refcount")?;
         let refcount_bits = words.value("bits of a count")?;
         let (is_v2, is_extended) = (words.is_next("v2"), words.is_next("extended"));
-        Ok(Self { cluster_bytes, refcount_bits, is_v2, is_extended })
+        let data = match (words.is_next("data"), words.is_next("rawdata")) {
+            (_, true) => DataKind::Raw,
+            (true, false) => DataKind::Apart,
+            (false, false) => DataKind::Inside,
+        };
+        Ok(Self { cluster_bytes, refcount_bits, is_v2, is_extended, data })
+    }
+
+    /// The file for the data of an empty image of a disk of `len` bytes, if it has one.
+    pub(crate) fn data_image(self, len: u64) -> Option<Image> {
+        (self.data != DataKind::Inside).then(|| Image::new(len))
     }
 
     /// An empty image of a disk of `len` bytes that names `backing`, with its format.
@@ -108,6 +138,9 @@ impl Qcow2Kind {
             refcount_bits: self.refcount_bits,
             extended_l2: self.is_extended,
             version,
+            // Who opens it is told which file that is.
+            data_file: (self.data != DataKind::Inside).then(|| b"data".to_vec()),
+            is_data_raw: self.data == DataKind::Raw,
             backing_name: backing.map(|(name, _)| name.as_bytes().to_vec()),
             backing_format: backing.map(|(_, format)| format.as_bytes().to_vec()),
             ..CreateOptions::new(len)
@@ -127,7 +160,12 @@ impl fmt::Display for Qcow2Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cluster {} refcount {}", show_len(self.cluster_bytes), self.refcount_bits)?;
         f.write_str(if self.is_v2 { " v2" } else { "" })?;
-        f.write_str(if self.is_extended { " extended" } else { "" })
+        f.write_str(if self.is_extended { " extended" } else { "" })?;
+        f.write_str(match self.data {
+            DataKind::Inside => "",
+            DataKind::Apart => " data",
+            DataKind::Raw => " rawdata",
+        })
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `hall` | where NBD clients come in |
 //! | `files`, `audit` | what must hold of files and of the graph, at any moment |
 //! | [`minimise()`] | a shorter script that fails in the same way |
+//! | `kept` | internal snapshots, and what they must show |
 //! | `ending` | what must hold when everybody has gone, and when the images are opened again |
 //! | [`tally`] | what was done |
 //!
@@ -36,6 +37,7 @@ mod ending;
 mod files;
 mod hall;
 pub mod image;
+mod kept;
 pub mod memory;
 mod minimise;
 mod player;

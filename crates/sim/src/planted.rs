@@ -35,6 +35,8 @@ const STUCK: &str = "nothing can run";
 const BYTES: &str = "wrong bytes";
 /// The check of an image after a power cut.
 const CORRUPT: &str = "is corrupt";
+/// An image is longer, or shorter, than it was ever made.
+const LENGTH: &str = "was never set";
 /// An image that is on nobody's way any more, or on which nobody may be.
 const LEFT: &[&str] = &[QUIET, "is read-only", "is closed", BYTES];
 const QUIET: &str = "is quiet";
@@ -63,6 +65,8 @@ const ALL: &[Planted] = &[
         name: "snapshot-misses-write",
         signs: &[QUIET, STUCK, BYTES],
     },
+    Planted { mistake: Mistake::SnapshotKeepsFlags, name: "snapshot-keeps-flags", signs: &[BYTES, CORRUPT] },
+    Planted { mistake: Mistake::ShrinkBesideWrites, name: "shrink-beside-writes", signs: &[BYTES, LENGTH] },
 ];
 
 /// The mistake called `name`.

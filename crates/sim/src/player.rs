@@ -7,6 +7,7 @@ mod bitmap;
 mod change;
 mod graph;
 mod job;
+mod keep;
 mod peer;
 mod trouble;
 
@@ -119,12 +120,13 @@ impl Player {
             Request::Discard(range) => Request::Discard(inside(range)?),
             Request::Status(range) => Request::Status(inside(range)?),
             Request::Flush => Request::Flush,
-            // Disks only grow.
-            Request::Resize(by) if self.disk.resizes && self.visit.is_none() && self.guest.is_none() => {
-                Request::Resize(len.saturating_add(by))
-            }
-            Request::Resize(_) => return None,
+            Request::Resize(_) if !self.may_resize() => return None,
+            Request::Resize(by) => Request::Resize(len.saturating_add(by)),
         })
+    }
+
+    fn may_resize(&self) -> bool {
+        self.disk.resizes && self.visit.is_none() && self.guest.is_none()
     }
 
     /// Whether a request may fail like this now.
@@ -142,19 +144,31 @@ impl Player {
                 Kind::Io | Kind::NoSpace => self.stage.common.is_troubled(),
                 // Version 2 of the format cannot hide a longer image behind a new part.
                 // Not every format compresses, and not every cluster is as small as what is asked for.
+                // Nor can it say how long the disk of an internal snapshot was.
                 Kind::Unsupported => matches!(request, Request::Resize(_) | Request::Press(_)),
                 Kind::InvalidInput => matches!(request, Request::Press(_)),
+                Kind::OutOfRange => self.disk.was_shortened(),
                 _ => false,
             };
         assert!(is_excused, "{request} of disk {} failed: {}", self.disk.number, error.report());
     }
 }
 
-/// Whether nobody has to know how it ended: whoever makes a disk longer does, and whoever gets a user.
+/// The length of a disk that is shorter by `by`: something is left, and something goes.
+fn shorter(len: u64, by: u64) -> Option<u64> {
+    let left = len.saturating_sub(by).max(LEN_LEAST);
+    (left < len).then_some(left)
+}
+
+/// Disks do not become shorter than this.
+const LEN_LEAST: u64 = 4096;
+
+/// Whether nobody has to know how it ended: whoever changes the length of a disk or keeps it does, and whoever gets a user.
 fn may_abandon(step: &Step) -> bool {
     use crate::step::Change as C;
     match step {
-        Step::Request(Request::Resize(_)) | Step::Change(C::Grow(_) | C::Visit(_) | C::Leave) => false,
+        Step::Request(Request::Resize(_)) => false,
+        Step::Change(C::Grow(_) | C::Shorten(_) | C::Keep(..) | C::Visit(_) | C::Leave) => false,
         Step::Wait(_) | Step::Request(_) | Step::Change(_) | Step::Job(_) => true,
         Step::Peer(_) | Step::Trouble(_) | Step::Abandon(..) => false,
     }

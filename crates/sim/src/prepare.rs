@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) backing: Option<usize>,
     /// Its file.
     pub(crate) bytes: Image,
+    /// The file with its data, if that is not in the image.
+    pub(crate) data: Option<Image>,
     /// What its disk shows.
     pub(crate) shows: Image,
 }
@@ -35,15 +37,17 @@ pub(crate) fn prepare(specs: &[ImageSpec]) -> Result<Vec<Prepared>> {
         let backing = spec.backing.and_then(|number| done.get(number));
         let mut shows = backing.map_or_else(|| Image::new(0), |below| below.shows.clone());
         shows.set_len(spec.len);
+        let mut data = None;
         let bytes = match spec.format {
             Format::Raw => Image::new(spec.len),
             Format::Qcow2(kind) => {
                 let name = spec.backing.map(|number| format!("i{number}"));
                 let names = name.as_deref().zip(backing.map(|below| below.format.driver()));
+                data = kind.data_image(spec.len);
                 kind.image(spec.len, names)?
             }
         };
-        done.push(Prepared { format: spec.format, backing: spec.backing, bytes, shows });
+        done.push(Prepared { format: spec.format, backing: spec.backing, bytes, data, shows });
         if spec.fill > 0 {
             fill(&mut done, spec.fill)?;
         }
@@ -55,7 +59,7 @@ pub(crate) fn prepare(specs: &[ImageSpec]) -> Result<Vec<Prepared>> {
 pub(crate) fn add_all(common: &Common, images: &[Prepared]) -> Vec<crate::image::Sheet> {
     let add = |image: &Prepared| {
         let backing = image.backing.map(|number| format!("i{number}"));
-        common.add(image.bytes.clone(), image.format, backing)
+        common.add(image.bytes.clone(), image.data.clone(), image.format, backing)
     };
     images.iter().map(add).collect()
 }
@@ -67,7 +71,7 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     let sheets = add_all(&common, images);
     let (Some(last), Some(top)) = (images.last_mut(), sheets.last().cloned()) else { return Ok(()) };
     let graph = SimGraph::start(&sim);
-    let mut stage = Stage::new(&sim, &graph, common);
+    let mut stage = Stage::new(&sim, &graph, common.clone());
     let model = ByteModel::of(&last.shows);
     let below = chain_of(&sheets, &top.name);
     finish(&sim, stage.open(below, vec![Guest { top: top.name.clone(), model, resizes: false }]))?;
@@ -87,6 +91,8 @@ fn fill(images: &mut [Prepared], seed: u64) -> Result<()> {
     last.shows = Image::from_bytes(&shown);
     finish(&sim, stage.close())?;
     last.bytes = SimDisk::image(&top.disk);
+    let data = top.data.as_deref().and_then(|name| common.find(name));
+    last.data = data.map(|(data, _)| SimDisk::image(&data.disk));
     Ok(())
 }
 

@@ -115,6 +115,7 @@ fn play(script: &Script) -> RunReport {
     act(&sim, &stage, script);
     let is_cut = common.power().is_off();
     let shown = if is_cut { cut(&sim, &stage) } else { end(&sim, &stage) };
+    let kept = stage.kept();
     let (steps, schedule) = (sim.steps(), sim.schedule_hash());
     drop(stage);
     if is_cut {
@@ -122,11 +123,12 @@ fn play(script: &Script) -> RunReport {
         common.counts().event("power cuts", 1);
         let mut rng = Rng::new(script.seed);
         for _ in 0..SURVIVORS {
-            reopen(script.seed, survivors_of(&common, &mut rng), shown.clone(), true);
+            reopen(script.seed, survivors_of(&common, &mut rng), shown.clone(), &kept, true);
         }
     } else {
         graph.finish();
-        reopen(script.seed, images_of(&common), shown, common.is_troubled() || common.is_damaged());
+        let may_leak = common.is_troubled() || common.is_damaged();
+        reopen(script.seed, images_of(&common), shown, &kept, may_leak);
     }
     let hits = common.sheets().iter().map(|sheet| sheet.disk.faults_hit()).sum();
     common.counts().event("operations of devices that failed", hits);

@@ -30,6 +30,7 @@ use crate::audit;
 use crate::files::{AuditedFile, Watch};
 use crate::hall::Hall;
 use crate::image::{Format, Sheet};
+use crate::kept::Kept;
 use crate::tally::Counts;
 use crate::threads::SimThreads;
 
@@ -90,6 +91,10 @@ pub(crate) struct Disk {
     pub(crate) front: Front,
     /// An image below it is damaged: nothing is known of its bytes, and requests may fail.
     is_forgotten: Cell<bool>,
+    /// It is, or was, being made shorter.
+    was_shortened: Cell<bool>,
+    /// Internal snapshots of its images.
+    pub(crate) kept: RefCell<Vec<Kept>>,
 }
 
 impl Disk {
@@ -104,6 +109,15 @@ impl Disk {
     pub(crate) fn is_forgotten(&self) -> bool {
         self.is_forgotten.get()
     }
+
+    /// From now on, requests may find that the disk ends before them.
+    pub(crate) fn shorten(&self) {
+        self.was_shortened.set(true);
+    }
+
+    pub(crate) fn was_shortened(&self) -> bool {
+        self.was_shortened.get()
+    }
 }
 
 /// What control tasks know of a disk. Clones are of the same disk.
@@ -117,6 +131,21 @@ struct FrontState {
     is_busy: AtomicBool,
     /// The image on top is, or was, read-only.
     was_frozen: AtomicBool,
+    /// So many jobs are being started, or [`APPLYING`].
+    starting: AtomicU64,
+}
+
+/// An internal snapshot is being applied.
+const APPLYING: u64 = u64::MAX;
+
+/// The right to start a job, or to apply an internal snapshot: each keeps the other away.
+pub(crate) struct Start(Front, u64);
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        let left = self.0.0.starting.load(Ordering::SeqCst).wrapping_sub(self.1);
+        self.0.0.starting.store(left, Ordering::SeqCst);
+    }
 }
 
 /// The right to say what the length and the image on top are.
@@ -138,6 +167,23 @@ impl Front {
 
     pub(crate) fn was_frozen(&self) -> bool {
         self.0.was_frozen.load(Ordering::SeqCst)
+    }
+
+    /// May a job be started?
+    pub(crate) fn try_start(&self) -> Option<Start> {
+        let count = self.0.starting.load(Ordering::SeqCst);
+        (count != APPLYING).then(|| {
+            self.0.starting.store(count + 1, Ordering::SeqCst);
+            Start(self.clone(), 1)
+        })
+    }
+
+    /// May an internal snapshot be applied?
+    pub(crate) fn try_apply(&self) -> Option<Start> {
+        (self.0.starting.load(Ordering::SeqCst) == 0).then(|| {
+            self.0.starting.store(APPLYING, Ordering::SeqCst);
+            Start(self.clone(), APPLYING)
+        })
     }
 
     /// Takes the right, unless somebody has it.
@@ -221,10 +267,19 @@ impl Common {
         self.images().get(name).cloned()
     }
 
-    /// An image, not open yet, with the next name.
-    pub(crate) fn add(&self, bytes: Image, format: Format, backing: Option<String>) -> Sheet {
-        let number = self.0.made.fetch_add(1, Ordering::SeqCst);
-        self.add_as(&format!("i{number}"), bytes, format, backing)
+    /// An image and the file with its data, not open yet, with the next name.
+    pub(crate) fn add(
+        &self,
+        bytes: Image,
+        data: Option<Image>,
+        format: Format,
+        backing: Option<String>,
+    ) -> Sheet {
+        let name = format!("i{}", self.0.made.fetch_add(1, Ordering::SeqCst));
+        if let Some(data) = data {
+            self.add_as(&data_name(&name), data, Format::Raw, None);
+        }
+        self.add_as(&name, bytes, format, backing)
     }
 
     /// An image of this name, not open yet.
@@ -238,7 +293,8 @@ impl Common {
         }
         let (timing, power) = (self.0.timing, self.0.power.clone());
         let disk = SimDisk::new(bytes, DiskOptions { name: name.to_owned(), timing, power, ..options });
-        let sheet = Sheet { name: name.to_owned(), disk, format, backing, is_damaged: false };
+        let data = format.has_data_file().then(|| data_name(name));
+        let sheet = Sheet { name: name.to_owned(), disk, format, backing, data, is_damaged: false };
         self.images().insert(name.to_owned(), (sheet.clone(), Watch::default()));
         sheet
     }
@@ -246,6 +302,7 @@ impl Common {
     /// Forgets an image that was never opened.
     pub(crate) fn forget(&self, name: &str) {
         self.images().remove(name);
+        self.images().remove(&data_name(name));
     }
 
     /// Opens an image among the nodes that a draft brings in.
@@ -261,9 +318,17 @@ impl Common {
         };
         let mut opening = draft.plan().resume(task);
         opening.add(AuditedFile::node(&format!("{}-file", sheet.name), &sheet.disk, &watch, false))?;
+        if let Some((data, watch)) = sheet.data.as_deref().and_then(|name| self.find(name)) {
+            opening.add(AuditedFile::node(&data.name, &data.disk, &watch, false))?;
+        }
         draft.plan().insert(opening);
         draft.add(task, options.of(sheet)?).await.map(drop)
     }
+}
+
+/// The file with the data of the image `name`, if it has one; its node is called the same.
+pub(crate) fn data_name(name: &str) -> String {
+    format!("{name}-data")
 }
 
 /// How a node is opened or reopened.
@@ -293,6 +358,9 @@ impl NodeOptions {
                 Some(backing) => options.set("backing", backing)?,
                 None => options.set("backing", ())?,
             }
+            if let Some(data) = &sheet.data {
+                options.set("data-file", data.as_str())?;
+            }
             options.set("l2-cache-size", self.cache_bytes)?;
             options.set("refcount-cache-size", self.cache_bytes)?;
         }
@@ -318,7 +386,8 @@ impl Stage {
         for (Guest { top, model, resizes }, main) in guests.into_iter().zip(backends.await?) {
             let head = Mutex::new(top);
             let (is_busy, was_frozen) = (AtomicBool::new(false), AtomicBool::new(false));
-            let front = Front(Arc::new(FrontState { head, is_busy, was_frozen }));
+            let starting = AtomicU64::new(0);
+            let front = Front(Arc::new(FrontState { head, is_busy, was_frozen, starting }));
             let (number, model) = (self.disks.len(), Rc::new(RefCell::new(model)));
             self.disks.push(Rc::new(Disk {
                 number,
@@ -327,6 +396,8 @@ impl Stage {
                 resizes,
                 front,
                 is_forgotten: Cell::new(false),
+                was_shortened: Cell::new(false),
+                kept: RefCell::default(),
             }));
         }
         Ok(())

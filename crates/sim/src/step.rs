@@ -20,7 +20,7 @@ use std::fmt;
 
 use crate::words::{BadWord, Words};
 
-pub use change::{BitmapVerb, Change, Target, VisitKind};
+pub use change::{BitmapVerb, Change, KeepVerb, Target, VisitKind};
 pub use job::{JobStep, Reach, Stream};
 pub use peer::Peer;
 pub use request::Request;

@@ -319,7 +319,7 @@ fn is_plain(name: &OsStr) -> bool {
 fn path_of(file: &OsStr) -> Result<PathBuf> {
     match name::parse(file)? {
         Name::Path { path, .. } => Ok(path),
-        Name::Options(_) | Name::Nbd(_) => {
+        Name::Options(_) | Name::Node(_) => {
             let text = "an image is made in a file, which is named by its path";
             Err(Error::new(Kind::Unsupported, text).in_option("snapshot-file"))
         }

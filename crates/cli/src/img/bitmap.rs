@@ -9,6 +9,7 @@ use std::ffi::OsString;
 
 use drystone_base::{Error, Result};
 use drystone_blockdev::bitmap;
+use drystone_blockdev::request::BackingChoice;
 use drystone_core::bitmap::action::{BitmapAction, MergeSource};
 use drystone_core::control::{Plan, Task};
 use drystone_core::graph::node::NodeId;
@@ -145,9 +146,14 @@ impl Request {
 }
 
 async fn change(tool: &Tool, image: &ImageArgs, request: &Request, bitmap: String) -> Result<()> {
-    let disk = tool.open_writer(image, false).await?;
+    // Bitmaps are an image's own: what it lies on is not needed, and need not be there.
+    let alone = |image: ImageArgs| ImageArgs { backing: BackingChoice::None, ..image };
+    let disk = tool.open_writer(&alone(image.clone()), false).await?;
     let source = match &request.source {
-        Some(name) => Some(tool.open_reader(&ImageArgs::of(name, request.source_format.clone())).await?),
+        Some(name) => {
+            let source = ImageArgs::of(name, request.source_format.clone());
+            Some(tool.open_reader(&alone(source)).await?)
+        }
         None => None,
     };
     let from = source.as_ref().map_or(disk.node, |source| source.node);

@@ -166,8 +166,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         tool.warn(format_args!("'{}' ends before the blocks that are to be skipped do", input.display()));
         (0, 0)
     });
-    let path = NewImage::path(output)?;
-    let made = image.make(tool.local(), &path, len_bytes, &tool.files().await?).await;
+    let made = image.make(tool, output, len_bytes, &tool.files().await?).await;
     made.map_err(|error| error.at_path(output))?;
     let target = tool.open_writer(&ImageArgs::of(output, Some(format.to_owned())), false).await?;
     let spec = CopySpec {

@@ -159,7 +159,7 @@ impl Image {
                     image.bytes.claim(users).await?;
                     return Ok(image);
                 }
-                Spec::Nbd(options) => return Self::open_nbd(local, options).await,
+                Spec::Nbd(options) => return Self::open_nbd(local, options, users.writable).await,
                 Spec::Format { format, window, file, .. } => (*format, window, file),
             };
             let below = format.map_or(users, |format| users.of_file(format, window));
@@ -212,9 +212,12 @@ impl Image {
         })
     }
 
-    async fn open_nbd(local: &LocalRef, options: &NbdOptions) -> Result<Self> {
+    async fn open_nbd(local: &LocalRef, options: &NbdOptions, writable: bool) -> Result<Self> {
         let mut lane = Lane::new(local.clone());
         let (client, facts) = NbdClient::open(&mut lane, &Network::os(), options.clone()).await?;
+        if writable && facts.read_only {
+            return Err(Error::new(Kind::ReadOnly, "the NBD server offers the export for reading only"));
+        }
         let bytes = Bytes {
             store: Store::Nbd(Rc::new(client)),
             local: local.clone(),

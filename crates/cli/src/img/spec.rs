@@ -139,7 +139,7 @@ impl Spec {
                 }
                 Ok(Self::on(file, format_named(format)?))
             }
-            Name::Nbd(file) => {
+            Name::Node(file) => {
                 let file = Self::of_options(file)?;
                 let is_all = format == Some("nbd");
                 if is_all { Ok(file) } else { Ok(Self::on(file, format_named(format)?)) }

@@ -1,8 +1,8 @@
 //! The commands about the disk as a whole: its length, what is known of it, which ranges it has itself.
 
-use drystone_base::{GuestOffset, GuestRange, Result};
+use drystone_base::{GuestOffset, GuestRange, Kind, Result};
 use drystone_blockdev::query;
-use drystone_blockdev::query::node::{ImageReport, Qcow2Features, Specific};
+use drystone_blockdev::query::node::{ImageReport, Qcow2Features, Specific, StoredBitmap};
 use drystone_core::disk::Preallocation;
 
 use super::number::parse_len;
@@ -34,7 +34,12 @@ pub(super) async fn truncate(session: &mut Session<'_>, words: &Words) -> Result
     let [len] = &words.free[..] else { return Err(Fault::Usage) };
     let len = parse_len(len)?;
     let writer = session.writer()?;
-    Ok(session.lane.enter(&writer).await.resize(len, mode).await?)
+    let mut ticket = session.lane.enter(&writer).await;
+    match ticket.resize(len, mode).await {
+        // What cannot become shorter is long enough.
+        Err(error) if error.kind() == Kind::Unsupported && len <= ticket.len() => Ok(()),
+        resized => Ok(resized?),
+    }
 }
 
 pub(super) async fn length(session: &mut Session<'_>) -> Result<(), Fault> {
@@ -89,16 +94,28 @@ fn specific(report: &ImageReport) -> Option<Doc> {
     let is_apart = data_file.is_some();
     let data_file = data_file.clone().flatten();
     let v3 = |pick: fn(&Qcow2Features) -> bool| version_3.as_ref().map(|features| pick(features).into());
+    let bitmaps = version_3.iter().flat_map(|features| &features.bitmaps).map(bitmap).collect::<Vec<_>>();
     Some(Doc::map([
         ("compat", Some((*compat).into())),
         ("compression-type", Some((*compression_type).into())),
         ("lazy-refcounts", v3(|features| features.lazy_refcounts)),
+        ("bitmaps", (!bitmaps.is_empty()).then_some(Doc::List(bitmaps))),
         ("refcount-bits", Some(u64::from(*refcount_bits).into())),
         ("data-file", data_file.map(|name| Doc::from(name.as_str()))),
         ("data-file-raw", v3(|features| features.data_file_raw).filter(|_| is_apart)),
         ("corrupt", v3(|features| features.corrupt)),
         ("extended-l2", v3(|features| features.extended_l2)),
     ]))
+}
+
+fn bitmap(bitmap: &StoredBitmap) -> Doc {
+    let flags = [("in-use", bitmap.in_use), ("auto", bitmap.auto)];
+    let flags = flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name.into()).collect();
+    Doc::map([
+        ("flags", Some(Doc::List(flags))),
+        ("name", Some(bitmap.name.as_str().into())),
+        ("granularity", Some(u64::from(bitmap.granularity).into())),
+    ])
 }
 
 /// Where the state of a machine would begin: behind the last L2 table of the disk, in guest offsets. Spec "L1 table".

@@ -154,7 +154,7 @@ fn source(path: Option<&String>, options: Option<Options>) -> Result<Source> {
         (Some(path), Some(options)) => {
             let named = match name::parse(path.as_ref())? {
                 Name::Options(named) => named,
-                Name::Nbd(file) => {
+                Name::Node(file) => {
                     let mut named = Options::default();
                     named.set_nested("file", file)?;
                     named

@@ -188,8 +188,10 @@ pub(super) async fn write(session: &mut Session<'_>, words: &Words) -> Result<()
     let at = parse_len(at)?;
     let len_bytes = if has('n') { parse_len(len)? } else { parse_request_len(len, " without -n")? };
     let span = Span { at, len_bytes };
-    if has('b') {
+    if has('b') || has('c') {
         demand_sectors(span)?;
+    }
+    if has('b') {
         return Err(no_machine_state("write"));
     }
     let flags = session.image()?.flags();

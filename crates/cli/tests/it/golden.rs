@@ -415,6 +415,11 @@ fn golden_servers_offer_what_those_of_the_c_tool_offer() {
 }
 
 #[test]
+fn golden_images_at_servers_are_used_alike() {
+    check("exports");
+}
+
+#[test]
 fn golden_requests_are_made_and_reported_alike() {
     check("io");
 }

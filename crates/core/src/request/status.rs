@@ -24,6 +24,14 @@ pub(crate) fn status<'a>(io: Io<'a>, range: GuestRange, layers: u32) -> LocalFut
         let status = match place {
             Place::Device { .. } => io.node().driver().device_status(io, io.local_ref(), range).await?,
             Place::Zero { explicit } => Status { len: range.len(), allocated: explicit, ..ZERO },
+            Place::Stored { at } => Status {
+                len: range.len(),
+                data: true,
+                zero: false,
+                allocated: true,
+                offset: Some(at.get()),
+                ..ZERO
+            },
             Place::Ask => Status {
                 len: range.len(),
                 data: true,

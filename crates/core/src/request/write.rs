@@ -2,6 +2,7 @@
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
+use drystone_buf::scan::is_zero;
 use smallvec::SmallVec;
 
 use crate::disk::Completion;
@@ -27,7 +28,7 @@ enum Piece<'t> {
 
 /// Stores `buf`, or makes its range read as zeroes if that comes to the same and the node looks for it.
 pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
-    if io.node().detects_zeroes() && !flags.unchanged && is_zeroes(buf.as_slice()) {
+    if io.node().detects_zeroes() && !flags.unchanged && is_zero(buf.as_slice()) {
         let range = GuestRange::checked(at.get(), buf.len() as u64);
         if let Some(range) = range.filter(|range| !range.is_empty()) {
             let may_unmap = io.node().policy().detect_zeroes == DetectZeroes::Unmap;
@@ -36,11 +37,6 @@ pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFla
         }
     }
     write_as_it_is(io, at, buf, flags).await
-}
-
-fn is_zeroes(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| u128::from_le_bytes(*word) == 0)
 }
 
 /// Stores `buf`, whatever is in it.

@@ -1,24 +1,8 @@
-//! Runs of zero bytes, found at the speed of memory.
-//!
-//! The comparison is over blocks that fit into vector registers, in a form that the compiler turns into vector code: there
-//! is nothing to be gained by hand.
+//! Runs of zero bytes in what was read.
 
 use std::ops::Range;
 
-/// Bytes that are looked at together.
-const BLOCK_BYTES: usize = 256;
-
-/// Whether all bytes are zero.
-#[must_use]
-pub fn is_zero(bytes: &[u8]) -> bool {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
-    blocks.iter().all(is_zero_block) && rest.iter().all(|byte| *byte == 0)
-}
-
-fn is_zero_block(block: &[u8; BLOCK_BYTES]) -> bool {
-    let (words, _) = block.as_chunks::<16>();
-    words.iter().fold(0, |sum, word| sum | u128::from_le_bytes(*word)) == 0
-}
+use drystone_buf::scan::is_zero;
 
 /// A part of a buffer that is written, or left out.
 #[derive(Debug, Clone, PartialEq, Eq)]

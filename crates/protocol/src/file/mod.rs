@@ -163,6 +163,11 @@ impl Driver for HostFile {
         Some(&*self.image)
     }
 
+    fn reserved_bytes(&self) -> Option<u64> {
+        let file = &self.image.file;
+        if file.is_block_device() { None } else { file.allocated_bytes_now().ok() }
+    }
+
     fn device_status<'a>(
         &'a self,
         io: Io<'a>,

@@ -112,8 +112,20 @@ fn transfer(
     if is_inside && len <= u64::from(link.promise.block.max_bytes) {
         return one(link, local, request(command, flags, at, len), Some(buf));
     }
+    if command != Command::Read && is_past_end(link, at.checked_add(len)) {
+        return Completion::ready(Err(past_end()), Some(buf));
+    }
     let (link, on) = (Arc::clone(link), local.clone());
     in_task(local, async move { in_parts(&link, &on, (command, flags), at, buf).await })
+}
+
+/// Whether bytes up to `end` are not all on the disk, which is the export up to a whole sector.
+fn is_past_end(link: &Link, end: Option<u64>) -> bool {
+    end.is_none_or(|end| end > link.promise.len_bytes.next_multiple_of(super::SECTOR_BYTES))
+}
+
+fn past_end() -> Error {
+    Error::new(Kind::NoSpace, "the write ends past the end of the NBD export")
 }
 
 fn ranged(
@@ -123,6 +135,9 @@ fn ranged(
     range: GuestRange,
 ) -> Completion {
     let at = range.start().get();
+    if command == Command::WriteZeroes && is_past_end(link, Some(range.end().get())) {
+        return Completion::ready(Err(past_end()), None);
+    }
     let end = range.end().get().min(link.promise.len_bytes).max(at);
     if end - at <= RANGE_BYTES_MAX && end > at {
         return one(link, local, request(command, flags, at, end - at), None);
@@ -179,8 +194,7 @@ async fn in_parts(
     if command == Command::Read {
         tail.fill_zero();
     } else if tail.as_slice().iter().any(|byte| *byte != 0) {
-        let error = Error::new(Kind::NoSpace, "the write ends past the end of the NBD export");
-        return DiskDone { result: Err(error), buf: Some(joined(buf, tail)), again_ns: None };
+        return DiskDone { result: Err(past_end()), buf: Some(joined(buf, tail)), again_ns: None };
     }
     let max = usize::try_from(link.promise.block.max_bytes).unwrap_or(usize::MAX);
     let mut whole = Buf::empty();

@@ -9,7 +9,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_testkit::client::{BackendClient, Watched};
 use drystone_testkit::model::Ending;
 
-use super::{Player, Visit, bitmap, graph};
+use super::{Player, Visit, bitmap, graph, shorter};
 use crate::audit;
 use crate::image::Qcow2Kind;
 use crate::step::{Change, VisitKind};
@@ -47,7 +47,13 @@ fn refusals(change: &Change) -> &'static [Kind] {
             &[Kind::InUse, Kind::ReadOnly, Kind::NotFound]
         }
         // Version 2 of the format cannot hide a longer image behind a new part.
-        Change::Grow(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
+        // Nor can it say how long the disk of an internal snapshot was.
+        Change::Grow(_) | Change::Shorten(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
+        // A job, or bitmaps that would not know; a raw image, a data file; one that is not there any more; narrow counts.
+        Change::Keep(..) => {
+            &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported, Kind::NotFound, Kind::InvalidInput]
+        }
+        Change::Lazy(_) => &[Kind::InUse, Kind::ReadOnly, Kind::Unsupported],
         Change::Visit(VisitKind::Reader) => &[Kind::NotFound],
         Change::Visit(VisitKind::Jealous) => &[Kind::InUse, Kind::NotFound],
     }
@@ -70,7 +76,13 @@ impl Player {
             }
             Change::Freeze => self.freeze(true).await,
             Change::Thaw => self.freeze(false).await,
-            Change::Grow(by) => self.grow(*by).await,
+            Change::Grow(by) => self.resize(|len| Some(len.saturating_add(*by))).await,
+            Change::Shorten(by) => self.resize(|len| shorter(len, *by)).await,
+            Change::Keep(verb, number) => self.keep(*verb, *number).await,
+            Change::Lazy(is_on) => {
+                let is_on = *is_on;
+                self.command(async move |task, desk| graph::set_lazy(task, desk, is_on).await).await
+            }
             Change::Filter(comes) => self.filter(*comes).await,
             Change::Bitmap(verb, number) => {
                 let (verb, number) = (*verb, *number);
@@ -151,11 +163,14 @@ impl Player {
     }
 
     /// Another length, by a command.
-    async fn grow(&self, by: u64) -> Option<Result<()>> {
+    async fn resize(&self, from: impl FnOnce(u64) -> Option<u64>) -> Option<Result<()>> {
         let _busy = self.disk.front.try_take()?;
         let (write, len) = {
             let mut model = self.disk.model.borrow_mut();
-            let len = model.len().saturating_add(by);
+            let (old_len, len) = (model.len(), from(model.len())?);
+            if len < old_len {
+                self.disk.shorten();
+            }
             (model.begin_resize(len), len)
         };
         let done = self.command(async move |task, desk| Some(resize(task, &desk.front.head(), len).await));

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use drystone_base::Result;
+use drystone_blockdev::backing::amend;
 use drystone_blockdev::draft::{Draft, change};
 use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::control::{Demand, GraphView, NodeInfo, Opening, Plan, Task};
+use drystone_core::driver::Amendment;
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_filter::copy_on_read::CopyOnRead;
@@ -13,7 +15,7 @@ use drystone_filter::copy_on_read::CopyOnRead;
 use super::change::not_there;
 use crate::audit;
 use crate::image::{Format, Qcow2Kind};
-use crate::stage::{Common, Front, NodeOptions, owner};
+use crate::stage::{Common, Front, NodeOptions, data_name, owner};
 use crate::step::Target;
 
 /// What a command works with.
@@ -40,7 +42,7 @@ pub(super) async fn snapshot(
     let below = common.find(&head).map(|(sheet, _)| sheet);
     let (info, below) = info.zip(below).ok_or_else(|| not_there("the image on top"))?;
     let bytes = kind.image(info.len, Some((&head, below.format.driver())))?;
-    let sheet = common.add(bytes, Format::Qcow2(kind), Some(head.clone()));
+    let sheet = common.add(bytes, kind.data_image(info.len), Format::Qcow2(kind), Some(head.clone()));
     let done = change(task, common.opener(), async |draft, task| {
         let options = NodeOptions { with_backing: false, ..NodeOptions::WRITABLE };
         common.bring_in(draft, task, &sheet, options).await?;
@@ -94,17 +96,21 @@ fn targets(graph: &GraphView<'_>, head: NodeId, target: Target) -> Option<Draine
     Some(match target {
         Target::Image(number) => {
             let image = nth(graph, head, number)?;
-            one(image.id, &image)
+            let mut drained = one(image.id, &image);
+            if graph.child(image.id, ChildKey::DataFile).is_some() {
+                drained.images.insert(data_name(&image.name));
+            }
+            drained
         }
         Target::File(number) => {
             let image = nth(graph, head, number)?;
             one(graph.child(image.id, ChildKey::File)?, &image)
         }
         Target::All => {
-            let files = graph
-                .nodes()
-                .into_iter()
-                .filter_map(|node| node.name.strip_suffix("-file").map(str::to_owned));
+            let files = graph.nodes().into_iter().filter_map(|node| match node.name.strip_suffix("-file") {
+                Some(image) => Some(image.to_owned()),
+                None => node.name.ends_with("-data").then_some(node.name),
+            });
             Drained { node: head, images: files.collect() }
         }
     })
@@ -200,4 +206,14 @@ pub(super) async fn delete(task: &mut Task<'_>, desk: &Desk) -> Option<Result<()
         graph.nodes().iter().find(is_unused).map(|node| node.name.clone())
     })?;
     Some(change(task, desk.common.opener(), async |draft, task| draft.del(task, &name)).await)
+}
+
+/// The image on top says that its counts may be written late, or does not any more.
+pub(super) async fn set_lazy(task: &mut Task<'_>, desk: &Desk, is_on: bool) -> Option<Result<()>> {
+    let head = task.gs().find(&desk.front.head()).ok()?;
+    let read_only = task.gs().with(|graph| graph.node(head).is_none_or(|node| node.read_only));
+    if read_only {
+        return None;
+    }
+    Some(amend(task, head, Amendment::LazyRefcounts(is_on)).await)
 }

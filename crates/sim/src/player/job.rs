@@ -28,8 +28,11 @@ impl Player {
         let id = format!("stream{}", self.disk.number);
         let result = match step {
             JobStep::Stream(stream) => {
-                let done =
-                    self.command(async move |task, desk| Some(begin(task, desk, &jobs, id, stream).await));
+                let Some(start) = self.disk.front.try_start() else { return };
+                let done = self.command(async move |task, desk| {
+                    let _start = start;
+                    Some(begin(task, desk, &jobs, id, stream).await)
+                });
                 done.await
             }
             JobStep::Pause => Some(jobs.pause(&id)),

@@ -31,12 +31,29 @@ pub enum Change {
     Thaw,
     /// `grow 64K`: the disk gets longer by so much, by a command.
     Grow(u64),
+    /// `shorten 4K`: the disk gets shorter by so much, by a command.
+    Shorten(u64),
+    /// `keep take 0`: an internal snapshot of the image on top; which one, going round.
+    Keep(KeepVerb, usize),
+    /// `lazy on`, `lazy off`: whether the image on top says that its counts may be written late.
+    Lazy(bool),
     /// `filter in`, `filter out`: what is read is copied into the image on top.
     Filter(bool),
     /// `bitmap add 1`: a persistent bitmap of the image on top, and its twin in memory.
     Bitmap(BitmapVerb, u64),
     /// `delete`: an image that nobody needs any more is closed.
     Delete,
+}
+
+/// What is done with an internal snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepVerb {
+    /// The disk is kept as it is.
+    Take,
+    /// The disk becomes what it was.
+    Apply,
+    /// What was kept goes.
+    Forget,
 }
 
 /// What is done to a pair of bitmaps.
@@ -100,6 +117,25 @@ impl fmt::Display for Target {
     }
 }
 
+impl KeepVerb {
+    /// Every verb.
+    pub const ALL: [Self; 3] = [Self::Take, Self::Apply, Self::Forget];
+
+    /// Its word.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Take => "take",
+            Self::Apply => "apply",
+            Self::Forget => "forget",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self, BadWord> {
+        let known = Self::ALL.into_iter().find(|verb| verb.name() == word);
+        known.map_or_else(|| unknown("thing to do with an internal snapshot", word), Ok)
+    }
+}
+
 impl BitmapVerb {
     /// Every verb.
     pub const ALL: [Self; 5] = [Self::Add, Self::Drop, Self::Clear, Self::Start, Self::Stop];
@@ -157,6 +193,11 @@ impl Change {
             Self::Freeze => "reopen read-only",
             Self::Thaw => "reopen writable",
             Self::Grow(_) => "resize by command",
+            Self::Shorten(_) => "shrink by command",
+            Self::Keep(KeepVerb::Take, _) => "internal snapshot",
+            Self::Keep(KeepVerb::Apply, _) => "internal snapshot is applied",
+            Self::Keep(KeepVerb::Forget, _) => "internal snapshot goes",
+            Self::Lazy(_) => "amend",
             Self::Filter(true) => "copy-on-read comes",
             Self::Filter(false) => "copy-on-read goes",
             Self::Bitmap(BitmapVerb::Add, _) => "bitmaps come",
@@ -181,6 +222,16 @@ impl Change {
             "freeze" => Self::Freeze,
             "thaw" => Self::Thaw,
             "grow" => Self::Grow(words.len()?),
+            "shorten" => Self::Shorten(words.len()?),
+            "keep" => {
+                let verb = KeepVerb::parse(words.word("what to do")?)?;
+                Self::Keep(verb, words.value("the number of a snapshot")?)
+            }
+            "lazy" => match words.word("on or off")? {
+                "on" => Self::Lazy(true),
+                "off" => Self::Lazy(false),
+                other => return unknown("state", other),
+            },
             "filter" => match words.word("where to")? {
                 "in" => Self::Filter(true),
                 "out" => Self::Filter(false),
@@ -208,6 +259,10 @@ impl fmt::Display for Change {
             Self::Freeze => f.write_str("freeze"),
             Self::Thaw => f.write_str("thaw"),
             Self::Grow(bytes) => write!(f, "grow {}", show_len(*bytes)),
+            Self::Shorten(bytes) => write!(f, "shorten {}", show_len(*bytes)),
+            Self::Keep(verb, number) => write!(f, "keep {} {number}", verb.name()),
+            Self::Lazy(true) => f.write_str("lazy on"),
+            Self::Lazy(false) => f.write_str("lazy off"),
             Self::Filter(true) => f.write_str("filter in"),
             Self::Filter(false) => f.write_str("filter out"),
             Self::Bitmap(verb, number) => write!(f, "bitmap {} {number}", verb.name()),

@@ -24,7 +24,7 @@ pub enum Request {
     Status(GuestRange),
     /// `flush`.
     Flush,
-    /// `resize LEN`.
+    /// `resize LEN`: longer by so much.
     Resize(u64),
 }
 

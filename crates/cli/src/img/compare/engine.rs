@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
-use drystone_buf::Buf;
+use drystone_buf::scan::{is_same, is_zero};
+use drystone_buf::{Buf, Pool};
 use drystone_core::backend::{Backend, ReadOnly};
 use drystone_core::driver::Status;
 use drystone_core::lane::Lane;
@@ -25,6 +26,8 @@ use crate::tool::disk::Disk;
 
 /// What is read at once: both halves fit into the cache of a processor.
 const READ_BYTES: u64 = 256 << 10;
+/// Memory that is kept for use again.
+const KEPT_BYTES: usize = 4 << 20;
 /// Offsets of differences are those of their sectors.
 const SECTOR_BYTES: usize = 512;
 
@@ -69,6 +72,7 @@ pub(super) async fn compare(tool: &Tool, disks: [&Disk<ReadOnly>; 2], is_strict:
         len_bytes,
         is_strict,
         stripes: Stripes::new(tool, len_bytes),
+        pool: Pool::new(KEPT_BYTES),
         first: Mutex::default(),
     });
     let own = Arc::clone(&shared);
@@ -88,6 +92,7 @@ struct Shared {
     len_bytes: u64,
     is_strict: bool,
     stripes: Stripes,
+    pool: Pool,
     first: Mutex<Option<(u64, Difference)>>,
 }
 
@@ -187,9 +192,10 @@ impl<'s> Worker<'s> {
         let [one, two] = &mut self.lanes;
         let [first, second] = &self.shared.backends;
         let [left, right] = &mut self.bufs;
+        let pool = &self.shared.pool;
         let reads = (
-            read(one, first, at, if is_data[0] { len } else { 0 }, left),
-            read(two, second, at, if is_data[1] { len } else { 0 }, right),
+            read(one, first, at, if is_data[0] { len } else { 0 }, (pool, left)),
+            read(two, second, at, if is_data[1] { len } else { 0 }, (pool, right)),
         );
         let (one, two) = both(reads.0, reads.1).await;
         one.and(two)
@@ -231,14 +237,14 @@ async fn read(
     backend: &Backend<ReadOnly>,
     at: u64,
     len: usize,
-    kept: &mut Buf,
+    (pool, kept): (&Pool, &mut Buf),
 ) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
-    let buf = std::mem::replace(kept, Buf::empty());
-    let buf = if buf.len() == len { buf } else { Buf::zeroed(len) };
-    let (result, buf) = lane.enter(backend).await.read(GuestOffset::new(at), buf).await;
+    // It goes back before another one is taken.
+    *kept = Buf::empty();
+    let (result, buf) = lane.enter(backend).await.read(GuestOffset::new(at), pool.take(len)).await;
     *kept = buf;
     result
 }
@@ -271,27 +277,19 @@ async fn both<A, B>(one: impl Future<Output = A>, two: impl Future<Output = B>) 
 
 /// The first sector that differs.
 fn difference(one: &[u8], two: &[u8]) -> Option<usize> {
-    if one == two {
+    if is_same(one, two) {
         return None;
     }
     let sectors = one.chunks(SECTOR_BYTES).zip(two.chunks(SECTOR_BYTES));
-    Some(sectors.take_while(|(one, two)| one == two).count() * SECTOR_BYTES)
+    Some(sectors.take_while(|(one, two)| is_same(one, two)).count() * SECTOR_BYTES)
 }
 
 /// The first sector that has a byte other than zero.
 fn nonzero(bytes: &[u8]) -> Option<usize> {
-    // A slice against itself, moved by one: what the comparison of slices is fast at.
-    let is_zero = match bytes.split_first() {
-        None => true,
-        Some((first, rest)) => *first == 0 && bytes.get(..rest.len()) == Some(rest),
-    };
-    if is_zero {
+    if is_zero(bytes) {
         return None;
     }
-    Some(
-        bytes.chunks(SECTOR_BYTES).take_while(|sector| sector.iter().all(|byte| *byte == 0)).count()
-            * SECTOR_BYTES,
-    )
+    Some(bytes.chunks(SECTOR_BYTES).take_while(|sector| is_zero(sector)).count() * SECTOR_BYTES)
 }
 
 #[cfg(test)]

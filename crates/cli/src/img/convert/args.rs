@@ -239,6 +239,9 @@ impl Request {
             return Err(Error::new(Kind::Unsupported, "a raw image cannot be compressed"));
         }
         match self.new_image()?.backing() {
+            Some(_) if self.sources.len() > 1 => {
+                Err(invalid("several sources do not lie on one backing file (-B)"))
+            }
             Some((_, None)) => Err(invalid("the format of the backing file must be given (-F)")),
             _ => Ok(()),
         }

@@ -23,8 +23,8 @@ struct Target {
     cluster_bytes: Option<u64>,
     /// Length of its backing image.
     backing_bytes: Option<u64>,
-    /// It is a device: what is on it when it is new is not known.
-    is_device: bool,
+    /// It is no file: what is on it when it is new is not known.
+    keeps_contents: bool,
 }
 
 /// Copies everything.
@@ -43,6 +43,7 @@ pub(super) async fn fill(
         return Err(Error::new(Kind::Unsupported, "the target's format has no compression"));
     }
     let has_backing = request.has_backing()?;
+    let len_bytes = sources.iter().map(|source| source.len_bytes).sum();
     let source_of = |source: &Source| CopySource {
         backend: source.backend.clone(),
         start: 0,
@@ -64,7 +65,7 @@ pub(super) async fn fill(
             0 => Zeroes::Written,
             bytes_min => Zeroes::Found { bytes_min },
         },
-        zero_from: zero_from(tool, request, disk, &target).await?,
+        zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own_layers_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
         own_layers_below: 0,
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
@@ -90,15 +91,22 @@ async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
             Target {
                 cluster_bytes: qcow2.map(|image| image.header_now().cluster().bytes()),
                 backing_bytes: backing.map(|backing| backing.len),
-                is_device: graph.node(file).is_some_and(|file| file.format_name == "host_device"),
+                keeps_contents: graph.node(file).is_some_and(|file| file.format_name != "file"),
             }
         }))
     })
     .await
 }
 
-/// From where on the target reads as zeroes. A target that is there already is made to, if that is quick.
-async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, target: &Target) -> Result<u64> {
+/// From where on the first `len_bytes` of the target read as zeroes. A target that is there already is made to, if that is
+/// quick.
+async fn zero_from(
+    tool: &Tool,
+    request: &Request,
+    disk: &Disk<ReadWrite>,
+    target: &Target,
+    len_bytes: u64,
+) -> Result<u64> {
     if request.has_backing()? {
         return Ok(target.backing_bytes.unwrap_or(0));
     }
@@ -106,15 +114,16 @@ async fn zero_from(tool: &Tool, request: &Request, disk: &Disk<ReadWrite>, targe
         let text = "a target with a backing file does not read as zeroes";
         return Err(Error::new(Kind::InvalidInput, text).in_option("target-is-zero"));
     }
-    let keeps_contents = target.is_device && target.cluster_bytes.is_none();
+    let keeps_contents = target.keeps_contents && target.cluster_bytes.is_none();
     let is_new = !request.skips_creation && !keeps_contents;
-    if is_new || request.is_target_zero {
+    if is_new || request.is_target_zero || len_bytes == 0 {
         return Ok(0);
     }
     if request.sparse_bytes == 0 || target.backing_bytes.is_some() {
         return Ok(u64::MAX);
     }
-    let range = GuestRange::new(GuestOffset::ZERO, disk.len_bytes);
+    // What is behind the sources stays as it is.
+    let range = GuestRange::new(GuestOffset::ZERO, len_bytes);
     let flags = ZeroFlags { may_unmap: true, fast_only: true, ..ZeroFlags::default() };
     match tool.lane().enter(&disk.backend).await.write_zeroes(range, flags).await {
         Ok(()) => Ok(0),

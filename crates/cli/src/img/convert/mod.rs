@@ -132,8 +132,7 @@ async fn convert(tool: &Tool, request: &Request) -> Result<()> {
 
 async fn make(tool: &Tool, request: &Request, len_bytes: u64, in_use: &BTreeSet<FileId>) -> Result<()> {
     let mut image = request.new_image()?;
-    let path = NewImage::path(&request.target)?;
-    let made = image.make(tool.local(), &path, len_bytes, in_use).await;
+    let made = image.make(tool, &request.target, len_bytes, in_use).await;
     made.map_err(|error| error.at_path(&request.target))
 }
 

@@ -10,6 +10,7 @@
 //! Invariant: the file is not touched before it is locked, and never if the backing chain leads to it.
 
 pub(super) mod table;
+mod target;
 mod write;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use drystone_core::runtime::LocalRef;
 use drystone_sys::FileId;
 
 use self::table::Values;
+use self::target::Target;
 use super::chain::Chain;
 use super::options::{self, text};
 use super::spec::{Format, Spec};
@@ -31,6 +33,7 @@ use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::args::list;
 use crate::args::number::{NumberError, parse_size};
+use crate::tool::{self, Load, Start, Tool};
 
 const FLAGS: &[Flag] = &[
     options::HELP,
@@ -153,19 +156,28 @@ fn make(request: &Request, file: &OsStr, format: Format, console: &mut Console) 
     if let Some(format) = &request.backing_format {
         values.set_backing_format(format)?;
     }
-    super::run_here(async |local| {
+    let elsewhere = super::run_here(async |local| {
         let chain = look_at_backing(&local, request, file, &mut values).await?;
         values.size().ok_or_else(|| {
             Error::new(Kind::InvalidInput, "the size of the image is missing").in_option("size")
         })?;
         values.check_support()?;
-        let path = target(file)?;
-        write::refuse_overlap(&local, &path, &chain).await?;
+        let target = Target::named(file)?;
+        target.refuse_overlap(&local, &chain).await?;
         if !request.is_quiet {
             console.print(formatting(file, format, &values));
         }
-        write::image(&local, &path, format, &values, &chain).await
-    })
+        match target {
+            Target::File(path) => {
+                write::image(&local, &path, format, &values, &chain).await?;
+                Ok(None)
+            }
+            Target::Node(name) => Ok(Some((name, chain))),
+        }
+    })?;
+    let Some((name, chain)) = elsewhere else { return Ok(()) };
+    let start = Start { name: console.name, load: Load::Small };
+    tool::run(start, async |tool: &Tool| write::at_node(tool, &name, format, &values, &chain).await)
 }
 
 /// A new image that another command makes and fills.
@@ -226,41 +238,24 @@ impl NewImage {
             .then(|| self.values.to_qcow2().ok().map(|options| options.cluster_bytes))?
     }
 
-    /// The file that it is going to be in.
-    ///
-    /// # Errors
-    /// A name that is no path.
-    pub(super) fn path(name: &OsStr) -> Result<std::path::PathBuf> {
-        target(name)
-    }
-
-    /// Makes it at `path`, for a disk of `len_bytes`. `in_use`: files that it must not be.
+    /// Makes it where `name` says, for a disk of `len_bytes`. `in_use`: files that it must not be.
     ///
     /// # Errors
     /// What the format does not take, before anything is touched; those of the operating system.
     pub(super) async fn make(
         &mut self,
-        local: &LocalRef,
-        path: &Path,
+        tool: &Tool,
+        name: &OsStr,
         len_bytes: u64,
         in_use: &BTreeSet<FileId>,
     ) -> Result<()> {
+        let target = Target::named(name)?;
         self.values.replace_size(len_bytes)?;
         self.values.check_support()?;
-        write::refuse_overlap(local, path, in_use).await?;
-        write::image(local, path, self.format, &self.values, in_use).await
-    }
-}
-
-/// The file that a name stands for. That there is none without a name is left to whoever opens it.
-fn target(name: &OsStr) -> Result<std::path::PathBuf> {
-    if name.is_empty() {
-        return Ok(std::path::PathBuf::new());
-    }
-    match drystone_blockdev::name::parse(name)? {
-        drystone_blockdev::name::Name::Path { path, .. } => Ok(path),
-        drystone_blockdev::name::Name::Options(_) | drystone_blockdev::name::Name::Nbd(_) => {
-            Err(Error::new(Kind::Unsupported, "a new image is named by its file, not by options"))
+        target.refuse_overlap(tool.local(), in_use).await?;
+        match target {
+            Target::File(path) => write::image(tool.local(), &path, self.format, &self.values, in_use).await,
+            Target::Node(name) => write::at_node(tool, &name, self.format, &self.values, in_use).await,
         }
     }
 }

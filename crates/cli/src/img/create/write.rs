@@ -1,6 +1,7 @@
 //! Putting a new image on disk.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 
 use drystone_base::{Error, Kind, Result};
@@ -12,21 +13,9 @@ use drystone_protocol::file::create::{Contents, Existing, create};
 use drystone_sys::{File, FileId, Locking, OpenOptions};
 
 use super::table::Values;
+use super::target::{self, Target};
 use crate::img::spec::Format;
-
-/// Fails if the file that is to be overwritten is one of `chain`: it would lose what the new image is to show.
-pub(super) async fn refuse_overlap(local: &LocalRef, path: &Path, chain: &BTreeSet<FileId>) -> Result<()> {
-    if chain.is_empty() {
-        return Ok(());
-    }
-    // What cannot be opened is not there, or fails with its reason when it is to be written.
-    match File::open(&**local, path, OpenOptions::default()).await {
-        Ok(file) if chain.contains(&file.id()) => {
-            Err(Error::new(Kind::InvalidInput, "the file is in the backing chain of the new image"))
-        }
-        _ => Ok(()),
-    }
-}
+use crate::tool::Tool;
 
 /// Makes the image at `path`.
 ///
@@ -39,6 +28,35 @@ pub(super) async fn image(
     values: &Values,
     chain: &BTreeSet<FileId>,
 ) -> Result<()> {
+    let target = Target::File(path.to_owned());
+    let contents = prepare(local, &target, format, values, chain).await?;
+    create(local, path, Existing::Replace, Locking::Auto, contents).await
+}
+
+/// Makes the image where `name` stands for a disk that is there already.
+///
+/// # Errors
+/// As [`image`]; a disk that is too short.
+pub(super) async fn at_node(
+    tool: &Tool,
+    name: &OsStr,
+    format: Format,
+    values: &Values,
+    chain: &BTreeSet<FileId>,
+) -> Result<()> {
+    let target = Target::Node(name.to_owned());
+    let contents = prepare(tool.local(), &target, format, values, chain).await?;
+    target::store(tool, name, contents).await
+}
+
+/// What the image's own file is to hold; makes that for its data, if there is to be one.
+async fn prepare(
+    local: &LocalRef,
+    target: &Target,
+    format: Format,
+    values: &Values,
+    chain: &BTreeSet<FileId>,
+) -> Result<Contents> {
     let mut contents = match format {
         Format::Raw => raw_contents(values)?,
         Format::Qcow2 => qcow2_contents(values)?,
@@ -46,29 +64,29 @@ pub(super) async fn image(
     if let Some(name) = values.data_file() {
         // What is said of space is said of the data.
         let preallocation = std::mem::take(&mut contents.preallocation);
-        data_file(local, Path::new(name), path, (preallocation, values), chain).await?;
+        data_file(local, Path::new(name), target, (preallocation, values), chain).await?;
     }
-    create(local, path, Existing::Replace, Locking::Auto, contents).await
+    Ok(contents)
 }
 
-/// Makes the file for the data of the image at `image`. Its name is seen from where the program runs, as when the image is
+/// Makes the file for the data of the image. Its name is seen from where the program runs, as when the image is
 /// opened.
 async fn data_file(
     local: &LocalRef,
     path: &Path,
-    image: &Path,
+    image: &Target,
     (preallocation, values): (Preallocation, &Values),
     chain: &BTreeSet<FileId>,
 ) -> Result<()> {
     let named = |error: Error| error.at_path(path).in_option("data_file");
-    refuse_overlap(local, path, chain).await.map_err(named)?;
+    Target::File(path.to_owned()).refuse_overlap(local, chain).await.map_err(named)?;
     let len_bytes = raw::len_file_of_new(values.size().unwrap_or(0))?;
     let contents = Contents { len_bytes, preallocation, pieces: Vec::new() };
     create(local, path, Existing::Replace, Locking::Auto, contents).await.map_err(named)?;
     let file = File::open(&**local, path, OpenOptions::default()).await.map_err(named)?;
     let id = file.id();
     file.close(&**local).await;
-    refuse_overlap(local, image, &BTreeSet::from([id])).await.map_err(|_| {
+    image.refuse_overlap(local, &BTreeSet::from([id])).await.map_err(|_| {
         named(Error::new(Kind::InvalidInput, "the image and its data cannot be in the same file"))
     })
 }

@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
-use drystone_buf::Buf;
+use drystone_buf::scan::{is_same, is_zero};
+use drystone_buf::{Buf, Pool};
 use drystone_core::backend::{Backend, ReadOnly, ReadWrite};
 use drystone_core::driver::{Status, WriteFlags, ZeroFlags};
 use drystone_core::lane::Lane;
@@ -23,6 +24,8 @@ use crate::tool::disk::Disk;
 
 /// What is read of both at once; one unit at least.
 const READ_BYTES: u64 = 1 << 20;
+/// Memory that is kept for use again.
+const KEPT_BYTES: usize = 16 << 20;
 
 /// How it is done.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,7 @@ struct Shared {
     flags: WriteFlags,
     rules: Rules,
     stripes: Stripes,
+    pool: Pool,
 }
 
 /// Copies what differs.
@@ -64,6 +68,7 @@ pub(super) async fn copy(
         flags: WriteFlags { compressed: rules.compresses, ..disk.flags },
         rules,
         stripes: Stripes::new(tool, disk.len_bytes),
+        pool: Pool::new(KEPT_BYTES),
     });
     let own = Arc::clone(&shared);
     let worker = move |local: LocalRef| {
@@ -174,26 +179,31 @@ impl Worker<'_> {
 
     /// Compares a part that the image has nothing of, and copies what differs.
     async fn part(&mut self, part: GuestRange) -> Result<()> {
-        let old = read(&mut self.lane, &self.old, part, part.len()).await?;
+        let pool = &self.shared.pool;
+        let mut old = read(&mut self.lane, &self.old, (part, part.len()), pool).await?;
         let left = self.shared.new_len.saturating_sub(part.start().get()).min(part.len());
         let new = match &self.shared.new {
-            Some(new) => read(&mut self.lane, new, part, left).await?,
+            Some(new) => read(&mut self.lane, new, (part, left), pool).await?,
             None => Buf::zeroed(old.len()),
         };
-        for run in runs(old.as_slice(), new.as_slice(), self.shared.rules.unit_bytes) {
-            self.store(part.start().plus(run.start as u64), &old, run).await?;
+        let mut at = 0;
+        for Run { start, end, is_zero } in runs(old.as_slice(), new.as_slice(), self.shared.rules.unit_bytes)
+        {
+            let mut differs = old.split_off(start - at);
+            old = differs.split_off(end - start);
+            self.store(part.start().plus(start as u64), differs, is_zero).await?;
+            at = end;
         }
         Ok(())
     }
 
-    async fn store(&mut self, at: GuestOffset, old: &Buf, run: Run) -> Result<()> {
-        let bytes = old.as_slice().get(run.start..run.end).unwrap_or_default();
+    async fn store(&mut self, at: GuestOffset, bytes: Buf, is_zero: bool) -> Result<()> {
         let mut ticket = self.lane.enter(&self.shared.image).await;
-        if run.is_zero {
+        if is_zero {
             let flags = ZeroFlags { fua: self.shared.flags.fua, may_unmap: true, ..ZeroFlags::default() };
             return ticket.write_zeroes(GuestRange::new(at, bytes.len() as u64), flags).await;
         }
-        ticket.write(at, Buf::copy_of(bytes), self.shared.flags).await.0
+        ticket.write(at, bytes, self.shared.flags).await.0
     }
 }
 
@@ -203,14 +213,20 @@ const fn is_beyond(status: Status) -> bool {
 }
 
 /// Reads the first `len` bytes of a part; the rest is zeroes.
-async fn read(lane: &mut Lane, backend: &Backend<ReadOnly>, part: GuestRange, len: u64) -> Result<Buf> {
+async fn read(
+    lane: &mut Lane,
+    backend: &Backend<ReadOnly>,
+    (part, len): (GuestRange, u64),
+    pool: &Pool,
+) -> Result<Buf> {
     let too_much = |_| Error::new(Kind::TooLarge, "too much to read at once");
     let whole = usize::try_from(part.len()).map_err(too_much)?;
-    let mut buf = Buf::zeroed(whole);
+    let mut buf = pool.take(whole);
+    let mut behind = buf.split_off(usize::try_from(len).map_err(too_much)?.min(whole));
+    behind.as_mut_slice().fill(0);
     if len == 0 {
-        return Ok(buf);
+        return Ok(behind);
     }
-    let behind = buf.split_off(usize::try_from(len).map_err(too_much)?.min(whole));
     let (result, mut buf) = lane.enter(backend).await.read(part.start(), buf).await;
     result?;
     match buf.rejoin(behind) {
@@ -234,8 +250,8 @@ fn runs(old: &[u8], new: &[u8], unit_bytes: u64) -> Vec<Run> {
     let mut start = 0;
     for (old, new) in old.chunks(unit).zip(new.chunks(unit)) {
         let end = start + old.len();
-        if old != new {
-            let is_zero = old.iter().all(|byte| *byte == 0);
+        if !is_same(old, new) {
+            let is_zero = is_zero(old);
             match runs.last_mut() {
                 Some(last) if last.end == start && last.is_zero == is_zero => last.end = end,
                 _ => runs.push(Run { start, end, is_zero }),

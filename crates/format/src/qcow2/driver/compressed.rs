@@ -39,6 +39,13 @@ pub(super) struct Presses {
     idle: Mutex<Vec<Press>>,
 }
 
+/// What became of a stream.
+enum Stored {
+    Done,
+    /// It was the end of the disk, which has become longer: what is behind it may have been written meanwhile.
+    NotWhole,
+}
+
 impl Presses {
     pub(super) fn new(compression: Compression) -> Self {
         Self { compression, idle: Mutex::default() }
@@ -114,17 +121,20 @@ impl Qcow2 {
         let Press { compressor, mut out } = press;
         let room = out.split_off(len);
         io.sim_point().await;
-        let (result, stream) = self.store_stream(io, at, out, flags).await;
+        let range = GuestRange::new(at, data.len() as u64);
+        let (result, stream) = self.store_stream(io, range, out, flags).await;
         let mut out = stream;
         // A device that went away keeps its buffer; the press is not used again then.
         if out.rejoin(room).is_ok() {
             self.presses.give_back(Press { compressor, out });
         }
-        let result = match result {
-            Err(error) => Err(self.step_back_for_space(io, error).await),
-            Ok(()) => Ok(()),
-        };
-        (result, data)
+        match result {
+            Err(error) => (Err(self.step_back_for_space(io, error).await), data),
+            Ok(Stored::Done) => (Ok(()), data),
+            Ok(Stored::NotWhole) => {
+                self.write_clusters(io, at, data, WriteFlags { compressed: false, ..flags }).await
+            }
+        }
     }
 
     /// Compresses a cluster; a shorter one is filled up with zeroes. The length of the stream, if it is shorter.
@@ -138,10 +148,20 @@ impl Qcow2 {
         press.compressor.compress(&whole, out)
     }
 
-    /// Finds a place for a stream, writes it there and makes it visible.
-    async fn store_stream(&self, io: Io<'_>, at: GuestOffset, stream: Buf, flags: WriteFlags) -> BufResult {
+    /// Finds a place for a stream that holds `range`, writes it there and makes it visible.
+    async fn store_stream(
+        &self,
+        io: Io<'_>,
+        range: GuestRange,
+        stream: Buf,
+        flags: WriteFlags,
+    ) -> (Result<Stored>, Buf) {
+        let at = range.start();
         let cluster = GuestRange::new(at, self.cluster.bytes());
         let _cluster = self.in_flight.lock(io, cluster, "clusters").await;
+        if range.end().get() < io.len().min(cluster.end().get()) {
+            return (Ok(Stored::NotWhole), stream);
+        }
         let len = stream.len() as u64;
         let piece = match self.prepare_piece(io, len).await {
             Ok(piece) => piece,
@@ -157,7 +177,7 @@ impl Qcow2 {
         };
         io.sim_point().await;
         let result = match written {
-            Ok(()) => self.publish_piece(io, at, piece, len).await,
+            Ok(()) => self.publish_piece(io, at, piece, len).await.map(|()| Stored::Done),
             Err(error) => Err(error),
         };
         if result.is_err() {

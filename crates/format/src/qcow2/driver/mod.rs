@@ -40,6 +40,7 @@ mod compressed;
 mod frame;
 mod free;
 mod growth;
+mod holes;
 mod l1;
 mod map;
 mod mark;
@@ -86,6 +87,7 @@ use super::header::{Header, Version};
 use bitmaps::Bitmaps;
 use caches::Cleaning;
 use free::Frees;
+use holes::Holes;
 use map::Map;
 use mark::{Condition, HeaderNow};
 use open::Qcow2Options;
@@ -107,6 +109,7 @@ pub struct Qcow2 {
     refs: Refs,
     owned: Owned,
     frees: Frees,
+    holes: Holes,
     cleaning: Cleaning,
     /// Guest clusters whose mapping is being changed.
     in_flight: RangeLocks,
@@ -173,13 +176,16 @@ impl Driver for Qcow2 {
         match access {
             Access::Write => self.place_to_write(io, range),
             Access::Read => Ok(self.place(range)),
-            Access::Status => self.place_for_status(range),
+            Access::Status => self.place_for_status(io, range),
         }
     }
 
-    fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, _access: Access) -> LocalFuture<'a, Result<()>> {
+    fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, access: Access) -> LocalFuture<'a, Result<()>> {
         Box::pin(async move {
             self.clean_caches(io);
+            if access == Access::Status && self.count_for_status(io).await {
+                return Ok(());
+            }
             let result = self.map.load(io, self.map.spot(range.start()).slice).await;
             self.watch(io, result).await
         })

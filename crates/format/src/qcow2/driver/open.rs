@@ -14,6 +14,7 @@ use super::bitmaps::{Bitmaps, LoadedBitmaps, load_bitmaps};
 use super::caches::{CacheOptions, Cleaning};
 use super::compressed::Presses;
 use super::free::Frees;
+use super::holes::Holes;
 use super::map::Map;
 use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
@@ -102,6 +103,7 @@ impl Qcow2 {
             cleaning: Cleaning::every(sizes.clean_interval_ns),
             refs: Refs::new(cluster, header.width(), refcounts, sizes.refcount_bytes),
             frees: Frees::default(),
+            holes: Holes::default(),
             in_flight: RangeLocks::default(),
             structure: RangeLocks::default(),
             resizing: RangeLocks::default(),
@@ -124,16 +126,19 @@ pub(super) async fn load_image(file: Io<'_>, options: Qcow2Options) -> Result<Lo
     demand_access(&header, options)?;
     let l1 = load_words(file, header.l1().at, u64::from(header.l1().entries)).await?;
     // Only writers count clusters.
-    let entries = match options.read_only {
-        true => 0,
-        false => u64::from(header.refcounts().clusters) * header.cluster().entries() as u64,
+    let refcounts = match options.read_only {
+        true => Vec::new(),
+        false => load_refcount_table(file, &header).await?,
     };
-    if entries > 0 {
-        file.event(Event::ReftableLoad).await;
-    }
-    let refcounts = load_words(file, header.refcounts().at, entries).await?;
     let bitmaps = load_bitmaps(file, &header).await?;
     Ok(Loaded { header, bytes, l1, refcounts, bitmaps })
+}
+
+/// Reads the refcount table.
+pub(super) async fn load_refcount_table(file: Io<'_>, header: &Header) -> Result<Vec<u64>> {
+    file.event(Event::ReftableLoad).await;
+    let entries = u64::from(header.refcounts().clusters) * header.cluster().entries() as u64;
+    load_words(file, header.refcounts().at, entries).await
 }
 
 /// Reads and parses the header of the image in `file`.

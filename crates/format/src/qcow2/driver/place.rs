@@ -195,8 +195,11 @@ impl Qcow2 {
     }
 
     /// As [`Self::place`], where damage is an error.
-    pub(super) fn place_for_status(&self, range: GuestRange) -> Result<Extent> {
-        let extent = self.place(range);
+    pub(super) fn place_for_status(&self, io: Io<'_>, range: GuestRange) -> Result<Extent> {
+        let mut extent = self.place(range);
+        if let Place::Child { child: ChildKey::File, at, .. } = extent.place {
+            extent.place = self.place_beside_holes(io, at).unwrap_or(extent.place);
+        }
         if extent.place == Place::Ask {
             let spot = self.map.spot(range.start());
             self.map.table(spot.slice)?;

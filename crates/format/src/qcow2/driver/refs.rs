@@ -163,6 +163,32 @@ impl Refs {
         Ok(())
     }
 
+    /// How many of the first `clusters` clusters are in use; no more are looked for than are `enough`.
+    pub(super) async fn used(&self, io: Io<'_>, clusters: u64, enough: u64) -> Result<u64> {
+        let (mut at, mut used) = (0, 0);
+        while at < clusters && used < enough {
+            let (index, _) = self.slot(at);
+            let count = self.per_block().min(clusters - at);
+            let found = {
+                let mut state = self.state();
+                let is_missing = self.block_at(&state, index)?.is_none();
+                let count_in = |block: &mut Block| {
+                    let slots = 0..usize::try_from(count).unwrap_or(usize::MAX);
+                    slots.filter(|slot| self.width.get(&block.bytes, *slot).is_some_and(|n| n > 0)).count()
+                };
+                state.block(index).map(count_in).or(is_missing.then_some(0))
+            };
+            match found {
+                Some(found) => {
+                    used += found as u64;
+                    at += count;
+                }
+                None => self.load(io, index).await?,
+            }
+        }
+        Ok(used)
+    }
+
     /// The clusters of `run` that would be free with one less user.
     pub(super) async fn used_once(&self, io: Io<'_>, run: Run) -> Result<Vec<Run>> {
         let mut once = Vec::new();

@@ -35,6 +35,8 @@ impl Qcow2 {
         }
         self.demand_bitmaps_can_resize(io)?;
         self.mark_for_writing(io).await?;
+        // Preallocation makes clusters that are holes.
+        self.holes.forget();
         if len < old_len {
             return self.shrink(io, len).await;
         }

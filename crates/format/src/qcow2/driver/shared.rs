@@ -13,6 +13,8 @@ use drystone_core::request::io::Io;
 use super::refs::{Run, push_cluster};
 use super::{Qcow2, load_table, write_bytes};
 use crate::qcow2::entry::{self, Allocated, L2Entry, RawEntry, Table, parse_l1};
+use crate::qcow2::feature::IncompatibleBit;
+use crate::qcow2::header::{HeaderChange, Version};
 
 /// How "copied" flags are found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,38 @@ pub(super) enum Flags {
 }
 
 impl Qcow2 {
+    /// Does `work`, during which flags and counts on disk need not agree, and says so in the header meanwhile. What fails and
+    /// cannot be put right stays marked.
+    pub(super) async fn unsettled<T>(&self, io: Io<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let was_dirty = self.header_now().incompatible().has(IncompatibleBit::Dirty);
+        if self.version == Version::V2 || was_dirty {
+            return work.await;
+        }
+        self.set_dirty(io, true).await?;
+        let result = work.await;
+        let is_settled = match &result {
+            Ok(_) => Ok(()),
+            Err(_) => self.settle_counted(io).await,
+        };
+        if is_settled.is_ok() {
+            // It is done, or not; whoever opens the image next has a look if this fails.
+            let _ = self.set_dirty(io, false).await;
+        }
+        result
+    }
+
+    async fn settle_counted(&self, io: Io<'_>) -> Result<()> {
+        self.store_metadata(io).await?;
+        self.settle_flags(io, Flags::Counted).await
+    }
+
+    async fn set_dirty(&self, io: Io<'_>, is_dirty: bool) -> Result<()> {
+        let _structure = self.lock_structure(io).await;
+        let incompatible = self.header_now().incompatible().with(IncompatibleBit::Dirty, is_dirty);
+        self.change_header(io, &HeaderChange { incompatible: Some(incompatible), ..HeaderChange::default() })
+            .await
+    }
+
     /// The L2 tables of an L1 table.
     pub(super) fn tables_of(&self, l1: &[u64]) -> Result<Vec<Allocated>> {
         let tables = (0..).zip(l1).filter_map(|(index, &raw)| {
