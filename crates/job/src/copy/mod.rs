@@ -27,6 +27,7 @@ mod turns;
 mod worker;
 pub mod zeroes;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,6 +52,8 @@ pub struct Copy {
     len_bytes: u64,
     done_bytes: AtomicU64,
     claims: Mutex<Claims>,
+    /// What was found to be data last: nobody asks about it again. A long file or a far server takes its time to say.
+    data: Mutex<Range<u64>>,
     turns: Turns,
     limit: Mutex<RateLimit>,
     pool: Pool,
@@ -77,6 +80,7 @@ impl Copy {
             len_bytes,
             done_bytes: AtomicU64::new(0),
             claims: Mutex::new(Claims::new(len_bytes)),
+            data: Mutex::new(0..0),
             turns: Turns::default(),
             limit: Mutex::new(limit),
             pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),
