@@ -19,7 +19,7 @@ use drystone_blockdev::report::Layer;
 use drystone_blockdev::request::BackingChoice;
 use drystone_core::backend::ReadWrite;
 use drystone_core::disk::Preallocation;
-use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
 
 use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
 use super::{Console, Failure, canonical, options};
@@ -217,8 +217,7 @@ async fn copy(
         block_bytes: sector,
         zeroes: Zeroes::Known,
         zero_from: u64::MAX,
-        own_layers_until: u64::MAX,
-        own_layers_below: layer,
+        own: Own { until: u64::MAX, layers_below: layer, is_cut: true },
         flags: base.flags,
         is_ordered: true,
         bytes_per_second: rate_bytes,

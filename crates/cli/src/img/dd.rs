@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
 
 use super::create::NewImage;
 use super::options;
@@ -176,8 +176,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         block_bytes: BLOCK_BYTES,
         zeroes: Zeroes::Written,
         zero_from: 0,
-        own_layers_until: 0,
-        own_layers_below: 0,
+        own: Own::ALL,
         flags: target.flags,
         is_ordered: true,
         bytes_per_second: 0,

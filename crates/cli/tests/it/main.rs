@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chains;
 mod convert;
 mod daemon;
 mod demo;

@@ -67,8 +67,8 @@ impl Copy {
     pub fn new(mut spec: CopySpec, watch: Arc<dyn Watch>) -> Self {
         let unit_bytes = spec.unit_bytes;
         let len_bytes = spec.sources.iter().map(|source| source.len_bytes).sum();
-        if spec.own_layers_until < len_bytes {
-            spec.own_layers_until -= spec.own_layers_until % unit_bytes;
+        if spec.own.until < len_bytes {
+            spec.own.until -= spec.own.until % unit_bytes;
         }
         spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
         let piece_bytes = PIECE_BYTES.max(unit_bytes);

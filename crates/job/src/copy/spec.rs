@@ -28,6 +28,28 @@ pub enum Zeroes {
     },
 }
 
+/// What counts as the sources' own, and where nothing else is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// Up to which byte.
+    pub until: u64,
+    /// How many layers below the top ones count.
+    pub layers_below: u32,
+    /// The sources were opened without what lies below those layers: where the lowest one has nothing, that is not zeroes.
+    pub is_cut: bool,
+}
+
+impl Own {
+    /// Everything is copied.
+    pub const ALL: Self = Self { until: 0, layers_below: 0, is_cut: false };
+
+    /// The top layers, up to the byte `until`.
+    #[must_use]
+    pub const fn top(until: u64) -> Self {
+        Self { until, layers_below: 0, is_cut: false }
+    }
+}
+
 /// What is copied and how.
 pub struct CopySpec {
     /// The disks, which lie one after the other on the target.
@@ -43,10 +65,8 @@ pub struct CopySpec {
     pub zeroes: Zeroes,
     /// From here on, the target reads as zeroes where nothing is written. `u64::MAX` if nothing is known of it.
     pub zero_from: u64,
-    /// Up to here, only what the sources' own layers have is copied: the target shows the rest from a layer below.
-    pub own_layers_until: u64,
-    /// How many layers below the sources' top ones count as their own.
-    pub own_layers_below: u32,
+    /// Where only what the sources have of their own is copied, because the target shows the rest already.
+    pub own: Own,
     /// How data is written.
     pub flags: WriteFlags,
     /// Writes are made in the order of the disk, whoever makes them, so that the target comes out the same each time.

@@ -104,7 +104,7 @@ impl Copy {
     async fn look(&self, lane: &mut Lane, range: GuestRange) -> Result<(What, u64)> {
         let spec = &self.spec;
         let at = range.start().get();
-        let is_own_layer = at < spec.own_layers_until;
+        let is_own_layer = at < spec.own.until;
         if spec.zeroes == Zeroes::Written && !is_own_layer {
             return Ok((What::Data, range.len()));
         }
@@ -113,18 +113,20 @@ impl Copy {
             return Ok(self.whole_units(What::Data, range, known.end - at, is_own_layer));
         }
         let (source, from, left) = self.source_at(at)?;
-        let bound = [spec.own_layers_until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
+        let bound = [spec.own.until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
         let left = bound.map_or(left, |bound| left.min(bound - at));
-        let layers = if is_own_layer { spec.own_layers_below } else { u32::MAX };
+        let layers = if is_own_layer { spec.own.layers_below } else { u32::MAX };
         let Some(asked) = GuestRange::checked(from, left) else { return Ok((What::Data, range.len())) };
         let status = match lane.enter(&source.backend).await.status(asked, layers).await {
             Ok(status) if status.len > 0 => status,
             Err(error) if !spec.salvages => return Err(error),
             Ok(_) | Err(_) => return Ok((What::Data, range.len())),
         };
-        let what = match (status.zero, status.allocated) {
+        let is_absent = !status.allocated && !status.data;
+        let is_cut = spec.own.is_cut && status.depth >= spec.own.layers_below;
+        let what = match (status.zero, is_absent) {
+            (_, true) if is_own_layer && (is_cut || !status.zero) => What::Nothing,
             (true, _) if spec.zeroes != Zeroes::Written => What::Zero,
-            (false, false) if is_own_layer => What::Nothing,
             _ => What::Data,
         };
         if what == What::Data && status.len > range.len() {

@@ -5,7 +5,7 @@ use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::spec::{CopySource, CopySpec, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
 
 use super::Source;
 use super::args::Request;
@@ -66,8 +66,7 @@ pub(super) async fn fill(
             bytes_min => Zeroes::Found { bytes_min },
         },
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
-        own_layers_until: if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 },
-        own_layers_below: 0,
+        own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
         // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
         // it is ready, or one processor would wait for the other; a device wants many writes.

@@ -119,8 +119,8 @@ impl Worker<'_> {
                     self.shared.stripes.pass_to(at);
                 }
                 Known::Nothing(len) => {
-                    let part =
-                        range.take(len.min(READ_BYTES.max(self.shared.rules.unit_bytes)).min(end - at));
+                    let len = len.min(READ_BYTES.max(self.shared.rules.unit_bytes)).min(end - at);
+                    let part = range.take(self.whole_units(at, len));
                     self.part(part).await?;
                     at += part.len();
                 }
@@ -143,6 +143,18 @@ impl Worker<'_> {
                 let end = (start + len).checked_next_multiple_of(unit).unwrap_or(u64::MAX);
                 Known::Nothing((end - start).min(range.len()))
             }
+        }
+    }
+
+    /// Of `len` bytes at `at`, the whole units; or the part of a unit that comes before the next one. (The image may have
+    /// something of its own within a unit: subclusters.)
+    fn whole_units(&self, at: u64, len: u64) -> u64 {
+        let unit = self.shared.rules.unit_bytes;
+        match (at % unit, (at + len) % unit) {
+            (0, 0) => len,
+            (0, behind) if behind < len => len - behind,
+            (0, _) => len,
+            (into, _) => len.min(unit - into),
         }
     }
 
@@ -203,7 +215,12 @@ impl Worker<'_> {
             let flags = ZeroFlags { fua: self.shared.flags.fua, may_unmap: true, ..ZeroFlags::default() };
             return ticket.write_zeroes(GuestRange::new(at, bytes.len() as u64), flags).await;
         }
-        ticket.write(at, bytes, self.shared.flags).await.0
+        let (unit, end) = (self.shared.rules.unit_bytes, at.get() + bytes.len() as u64);
+        // What is a part of a cluster cannot be compressed: the image has the rest of it.
+        let is_whole =
+            at.get().is_multiple_of(unit) && (end.is_multiple_of(unit) || end == self.shared.image_len);
+        let flags = WriteFlags { compressed: self.shared.flags.compressed && is_whole, ..self.shared.flags };
+        ticket.write(at, bytes, flags).await.0
     }
 }
 
