@@ -17,7 +17,7 @@
 //! | `daemon`, `qmp` | the same for storage daemons, and their client |
 //! | `floor`   | the server without a block layer |
 //! | `fio`     | the client |
-//! | `image`   | disk images in memory |
+//! | `image`, `large` | disk images in memory; ones of many TiB |
 //! | `process` | children under a time limit |
 //! | `report`  | Markdown and JSON |
 
@@ -28,6 +28,7 @@ mod daemon;
 mod fio;
 mod floor;
 mod image;
+mod large;
 mod options;
 mod process;
 mod qmp;

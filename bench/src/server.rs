@@ -28,6 +28,8 @@ pub(crate) enum Program {
 pub(crate) struct Setup<'a> {
     /// The image.
     pub(crate) image: &'a Path,
+    /// Nobody writes; the floor does not care.
+    pub(crate) is_read_only: bool,
     /// Its format; the floor takes every file for raw.
     pub(crate) format: Format,
     /// The processor that it is bound to.
@@ -70,12 +72,14 @@ impl Program {
         };
         match self {
             Self::QemuNbd => {
+                command.args(setup.is_read_only.then_some("--read-only"));
                 command.args(["-t", "-f", format, "--shared=16", "-k"]).arg(socket).arg(setup.image)
             }
             Self::Drystone(_) => {
                 let threads = setup.threads.to_string();
                 command
                     .arg("serve")
+                    .args(setup.is_read_only.then_some("--read-only"))
                     .arg(setup.image)
                     .args(["--format", format, "--threads", &threads, "--socket"])
                     .arg(socket)

@@ -8,9 +8,9 @@
 //!
 //! | module | targets |
 //! |---|---|
-//! | [`qcow2`] | header and tables; an image that is opened, read, written and checked; compressed clusters |
+//! | [`qcow2`] | header and tables; an image that is opened, read, written and checked; compressed clusters; what we make |
 //! | [`raw`] | windows |
-//! | [`name`] | names of images, formats by their first bytes, LUKS headers |
+//! | [`name`] | names of images, formats by their first bytes, LUKS headers, rules of `blkdebug` |
 //! | [`nbd`] | a server under a client's bytes, a client under a server's |
 //! | [`qmp`] | sessions, JSON |
 //! | [`option`] | options and numbers of command lines |
@@ -58,11 +58,14 @@ pub static TARGETS: &[Target] = &[
     qcow2::HEADER,
     qcow2::TABLES,
     qcow2::COMPRESSED,
+    qcow2::PRESSED,
+    qcow2::CREATE,
     qcow2::IMAGE,
     raw::WINDOW,
     name::PROBE,
     name::NAME,
     name::LUKS,
+    name::RULES,
     nbd::SERVER,
     nbd::CLIENT,
     qmp::SESSION,

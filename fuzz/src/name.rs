@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use drystone_base::Kind;
-use drystone_blockdev::formats::Formats;
+use drystone_blockdev::formats::{Formats, parse_rules};
 use drystone_blockdev::name::{Name, parse, resolve};
 use drystone_blockdev::options::Options;
+use drystone_filter::blkdebug::config::{Section, parse_sections};
 use drystone_format::luks;
 use drystone_nbd::Uri;
 use drystone_qmp::wire::{Decoder, Limits};
@@ -40,10 +41,39 @@ pub const NAME: Target = Target {
         b".",
         b"nbd://",
         b"{}",
+        b"blkdebug:",
+        b"blkverify:",
     ],
     len_max: 4096,
     mutations: 20_000,
 };
+
+/// The rules of `blkdebug`, as its file has them.
+pub const RULES: Target = Target {
+    name: "blkdebug_rules",
+    run: rules,
+    seeds: || RULE_FILES.iter().map(|text| text.as_bytes().to_vec()).collect(),
+    words: &[
+        b"[inject-error]\n",
+        b"[set-state]\n",
+        b"event = \"",
+        b"\"\n",
+        b"errno = \"5\"\n",
+        b"sector = \"-1\"\n",
+        b"once = \"on\"\n",
+        b"new_state = \"2\"\n",
+        b"iotype = \"write-zeroes\"\n",
+        b"l2_update",
+    ],
+    len_max: 2048,
+    mutations: 10_000,
+};
+
+const RULE_FILES: &[&str] = &[
+    "# rules\n[inject-error]\nevent = \"read_aio\"\nerrno = \"28\"\nonce = \"on\"\nimmediately = \"off\"\n",
+    "[set-state]\nevent = \"l2_update\"\nstate = \"1\"\nnew_state = \"2\"\n\n[inject-error]\nevent=\"none\"\nsector=\"-1\"\n",
+    "[inject-error]\nevent = \"pwritev\"\niotype = \"write\"\nsector = \"10\"\nstate = \"2\"\n",
+];
 
 /// The header of an encrypted volume.
 pub const LUKS: Target = Target {
@@ -84,10 +114,36 @@ const NAMES: &[&str] = &[
     "file:/x:y",
     "host_device:/dev/sda",
     "nbd+unix:///e?socket=s",
+    "blkdebug:rules:blkverify:/raw:disk.qcow2",
+    "blkdebug::nbd://host/e",
+    r#"blkverify:raw:json:{"driver": "null-co"}"#,
     "nbd://[fe80::1]:10809/export/%c3%a4",
     r#"json:{"driver": "qcow2", "file": {"driver": "file", "filename": "x"}, "backing": null}"#,
     r#"json:{"driver": "raw", "file.driver": "file", "file.filename": "x", "offset": "1M", "size": 512}"#,
 ];
+
+/// Sections are the same when they are written again; rules are made of them, or the option is named that is wrong.
+fn rules(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let rules = parse_rules(text);
+    let Ok(sections) = parse_sections(text) else {
+        assert!(rules.is_err());
+        return;
+    };
+    let line = |(key, value): &(String, String)| format!("{key} = \"{value}\"\n");
+    let section =
+        |one: &Section| format!("[{}]\n{}", one.name, one.options.iter().map(line).collect::<String>());
+    let written: String = sections.iter().map(section).collect();
+    // A key may begin as another line does.
+    let is_plain = |one: &Section| one.options.iter().all(|(key, _)| !key.starts_with(['#', '[']));
+    if sections.iter().all(is_plain) {
+        assert_eq!(parse_sections(&written).as_ref().ok(), Some(&sections), "{written}");
+    }
+    match rules {
+        Ok(rules) => assert_eq!(rules.len(), sections.len()),
+        Err(error) => assert_eq!(error.kind(), Kind::InvalidInput, "{}", error.report()),
+    }
+}
 
 fn probe(bytes: &[u8]) {
     let formats = Formats::builtin();
@@ -118,13 +174,9 @@ fn name(bytes: &[u8]) {
             assert_eq!(driver.is_some(), has_protocol, "a protocol is taken for a path, or a path for one");
         }
         Ok(Name::Options(options)) => understood(&bytes[b"json:".len()..], options),
-        Ok(Name::Nbd(options)) => {
+        Ok(Name::Node(options)) => {
             let again = Options::from_json(&options.to_string());
-            assert_eq!(
-                again.as_ref().ok(),
-                Some(&options),
-                "options of a server that are written are others"
-            );
+            assert_eq!(again.as_ref().ok(), Some(&options), "options of a node that are written are others");
         }
     }
 }

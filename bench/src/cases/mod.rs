@@ -2,6 +2,7 @@
 
 mod daemon;
 mod img;
+mod large;
 mod tools;
 
 use std::path::Path;
@@ -60,6 +61,11 @@ pub(crate) const ALL: &[Case] = &[
     case("compare", "what `compare` of two disks of 384 MiB takes", tools::compare),
     case("commit", "what `commit` of an overlay takes", tools::commit),
     case("rebase", "what `rebase` of an overlay of 384 MiB takes", tools::rebase),
+    case(
+        "very-large",
+        "random reads of disks whose tables are larger than the cache, server and client on one processor",
+        large::very_large,
+    ),
     case("nodes", "a storage daemon with 5,000 nodes", daemon::nodes),
     case("chain", "chains of 200 layers in a storage daemon", daemon::chain),
     case("locality", "what changes of one disk do to others", daemon::locality),
@@ -159,7 +165,13 @@ impl Bench<'_> {
             let Some(program) = self.server(side) else { continue };
             let own = if side == Side::Floor { Format::Raw } else { format };
             let image = scratch.convert(&raw, own, &format!("{side:?}.{}", own.name()))?;
-            let setup = Setup { image: &image, format: own, cpu: place.cpu, threads: place.threads };
+            let setup = Setup {
+                image: &image,
+                is_read_only: false,
+                format: own,
+                cpu: place.cpu,
+                threads: place.threads,
+            };
             servers.push((side, program.serve(&setup, scratch.path(&format!("{side:?}.sock")))?));
         }
         std::fs::remove_file(&raw).map_err(|error| format!("{}: {error}", raw.display()))?;
@@ -262,7 +274,7 @@ fn startup(bench: &Bench<'_>) -> Result<Vec<Row>, String> {
     let image = scratch.create_qcow2("start.qcow2", "1G", "preallocation=metadata")?;
     let all = [Side::C, Side::Ours, Side::Floor];
     let sides: Vec<Side> = all.into_iter().filter(|side| bench.server(*side).is_some()).collect();
-    let setup = Setup { image: &image, format: Format::Qcow2, cpu: None, threads: 1 };
+    let setup = Setup { image: &image, is_read_only: false, format: Format::Qcow2, cpu: None, threads: 1 };
     let row = Row::measure("start to NBDMAGIC, qcow2".into(), MS, &sides, bench.options.rounds, |side| {
         let program = bench.server(side).ok_or("no server")?;
         let (mut times, mut rss_mib) = (Vec::new(), 0.0);

@@ -30,6 +30,7 @@ mod qcow2;
 mod raw;
 
 use blkdebug::BlkDebugFilter;
+pub use blkdebug::parse_rules;
 use blkverify::BlkVerifyFilter;
 use copy_on_read::CopyOnReadFilter;
 use qcow2::Qcow2Format;

@@ -4,7 +4,7 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::backend::{Backend, ReadWrite};
-use drystone_core::control::{Plan, PrivateIo, RootSpec, Task};
+use drystone_core::control::{Demand, Plan, PrivateIo, RootSpec, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::snapshots::{InternalSnapshots, NewSnapshot, SnapshotInfo};
@@ -104,6 +104,45 @@ pub async fn change_snapshots(
             })
             .await
         }
+    }
+}
+
+/// Forgets an internal snapshot of the image `node`, on which nothing but users stands. Returns what was forgotten.
+///
+/// # Errors
+/// As [`change_snapshots`]; [`Kind::InUse`] if nodes stand on it; [`Kind::ReadOnly`].
+pub async fn delete_of_root(task: &mut Task<'_>, node: NodeId, which: &Which) -> Result<SnapshotInfo> {
+    let mut plan = alone_in(node);
+    plan.demand(node, Demand::NoParent);
+    within(task, node, plan, async |private| {
+        demand_writable(private)?;
+        let snapshot = find(private, which).await?;
+        snapshots_of(private)?.delete(private.io(), &snapshot.id).await?;
+        Ok(snapshot)
+    })
+    .await
+}
+
+/// Takes an internal snapshot in the middle of a change, and returns its identifier. Names are used once.
+pub(crate) async fn take_within(private: &PrivateIo<'_>, new: &NewSnapshot) -> Result<Vec<u8>> {
+    demand_writable(private)?;
+    let driver = snapshots_of(private)?;
+    if driver.list(private.io()).await?.iter().any(|snapshot| snapshot.name == new.name) {
+        let text = format!("there is an internal snapshot '{}' already", String::from_utf8_lossy(&new.name));
+        return Err(Error::new(Kind::AlreadyExists, text));
+    }
+    Ok(driver.create(private.io(), new).await?.id)
+}
+
+/// Forgets, in the middle of a change, what was taken there.
+pub(crate) async fn forget_within(private: &PrivateIo<'_>, id: &[u8]) -> Result<()> {
+    snapshots_of(private)?.delete(private.io(), id).await
+}
+
+fn demand_writable(private: &PrivateIo<'_>) -> Result<()> {
+    match private.io().node().is_read_only() {
+        true => Err(Error::new(Kind::ReadOnly, "the node is read-only")),
+        false => Ok(()),
     }
 }
 

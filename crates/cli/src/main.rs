@@ -14,6 +14,7 @@
 //! | [`tool`] | what the tools share: disks through the graph, threads, signals, progress |
 //! | [`args`], [`text`] | grammar and words of the C tools |
 //! | [`console`] | what our own commands print |
+//! | [`defect`] | what becomes of a panic |
 //!
 //! A subcommand reads its arguments, makes one call and prints what comes back.
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@
 mod args;
 mod console;
 mod daemon;
+mod defect;
 mod graph;
 mod img;
 mod io;
@@ -81,6 +83,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    defect::end_at_panics();
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
     match Path::new(&called).file_name().and_then(OsStr::to_str) {

@@ -99,6 +99,13 @@ pub trait Disk: Send + Sync + 'static {
     /// Starts `op` on the calling thread. Never blocks.
     fn submit(&self, local: &LocalRef, op: DiskOp) -> Completion;
 
+    /// Fills `bytes` from `at`, if that takes no wait, and says whether it did. Otherwise the contents of `bytes` are
+    /// unspecified, and nothing else has happened: who wants them submits a read, which also tells what is wrong.
+    fn read_now(&self, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+        let _ = (local, at, bytes);
+        false
+    }
+
     /// Whether a write past the end makes the device longer, as a file's does. A device of a fixed length refuses it
     /// and has stored nothing of it.
     fn can_grow(&self) -> bool {

@@ -7,7 +7,7 @@
 //!
 //! | called | methods | may |
 //! |---|---|---|
-//! | by requests, on any I/O thread | `locate` | look at what is in memory; no wait, no allocation when the answer is cached |
+//! | by requests, on any I/O thread | `locate`, `load_now` | look at what is in memory; no wait, no allocation when the answer is cached |
 //! | by requests, on any I/O thread | `load`, `read`, `write`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
 //! | by plans, on the control thread | `grant`, `check` | compute, and nothing else |
 //! | by changes, on the control thread | `stage`, `change_bitmaps`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
@@ -143,7 +143,7 @@ pub struct BackingFile {
 }
 
 /// A property of an image that can be changed after it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Amendment {
     /// The version of the format.
     Version(u32),
@@ -151,6 +151,10 @@ pub enum Amendment {
     RefcountBits(u64),
     /// Whether writers may postpone such counts.
     LazyRefcounts(bool),
+    /// Whether the external data file is, by itself, a raw image of the disk. Off is always possible.
+    DataFileRaw(bool),
+    /// The name of the external data file, as it is stored; empty for none.
+    DataFileName(Vec<u8>),
 }
 
 /// How the first `len` bytes of a range are allocated.
@@ -277,6 +281,13 @@ pub trait Driver: Any + Send + Sync {
     fn load<'a>(&'a self, io: Io<'a>, range: GuestRange, access: Access) -> LocalFuture<'a, Result<()>> {
         let _ = (range, access);
         Box::pin(async move { Err(unsupported(io, "load metadata")) })
+    }
+
+    /// As [`Self::load`], if that takes no wait; whether it was done, or another did it. Tried once, before the request gets
+    /// what it takes to wait.
+    fn load_now(&self, io: Io<'_>, range: GuestRange) -> bool {
+        let _ = (io, range);
+        false
     }
 
     /// Reads a range that `locate` answered with [`Place::Ask`]; `buf` is not longer than that answer.

@@ -7,6 +7,7 @@ use drystone_base::{GuestOffset, GuestRange};
 use drystone_job::OnError;
 use drystone_testkit::disk::{FaultEffect, OpKind};
 
+use crate::after::{After, Deed};
 use crate::image::{DataKind, Format, ImageSpec, Qcow2Kind};
 use crate::run::Options;
 use crate::script::{Actor, DiskSpec, Script};
@@ -25,9 +26,17 @@ struct Draw {
 pub fn draw(seed: u64, options: &Options) -> Script {
     let mut draw = Draw { rng: Rng::new(seed ^ 0x0073_6372_6970_7400) };
     let threads = if draw.rng.one_in(3) { 3 } else { 2 };
-    let mut script = Script { seed, threads, images: Vec::new(), disks: Vec::new(), actors: Vec::new() };
+    let mut script = Script {
+        seed,
+        threads,
+        images: Vec::new(),
+        disks: Vec::new(),
+        actors: Vec::new(),
+        afters: Vec::new(),
+    };
     draw.images(&mut script);
     draw.actors(&mut script, options.steps.max(1));
+    draw.afters(&mut script);
     script
 }
 
@@ -48,6 +57,22 @@ impl Draw {
                 script.images.push(image);
             }
             script.disks.push(DiskSpec { image: below, resizes: self.rng.one_in(5) });
+        }
+    }
+
+    /// Images are committed and amended afterwards, in one script of four.
+    fn afters(&mut self, script: &mut Script) {
+        if !self.rng.one_in(4) {
+            return;
+        }
+        for _ in 0..=self.rng.below(3) {
+            let deed = match self.rng.below(6) {
+                0..3 => Deed::Commit,
+                3 => Deed::Version(2 + u32::from(self.rng.one_in(2))),
+                _ => Deed::Refcount(1 << self.rng.below(7)),
+            };
+            let cut = self.rng.one_in(2).then(|| self.rng.below(80));
+            script.afters.push(After { disk: self.rng.index(2), deed, cut });
         }
     }
 

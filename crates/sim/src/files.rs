@@ -102,6 +102,14 @@ impl Disk for AuditedDisk {
         self.disk.submit(local, op)
     }
 
+    fn read_now(&self, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+        let state = self.watch.lock();
+        let is_let_in = !state.is_closed && (state.quiet == 0 || !is_user(local.shard()));
+        assert!(is_let_in, "'{}' is quiet or closed, and is read at {at}", self.name);
+        drop(state);
+        self.disk.read_now(local, at, bytes)
+    }
+
     fn can_grow(&self) -> bool {
         self.disk.can_grow()
     }

@@ -15,6 +15,7 @@
 //! | `files`, `audit` | what must hold of files and of the graph, at any moment |
 //! | [`minimise()`] | a shorter script that fails in the same way |
 //! | `kept` | internal snapshots, and what they must show |
+//! | [`after`] | what is done to images that nobody uses |
 //! | `ending` | what must hold when everybody has gone, and when the images are opened again |
 //! | [`tally`] | what was done |
 //!
@@ -31,6 +32,7 @@
 //! Does not know: the operating system, sockets, command lines.
 #![forbid(unsafe_code)]
 
+pub mod after;
 mod audit;
 mod draw;
 mod ending;

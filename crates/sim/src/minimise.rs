@@ -15,6 +15,7 @@ pub fn minimise(failure: &Failure, runs_max: u64) -> Failure {
     let mut search = Search { best: failure.clone(), place: place_of(&failure.message), runs_left: runs_max };
     loop {
         let before = search.best.script.clone();
+        search.afters();
         search.actors();
         search.steps();
         search.images();
@@ -53,6 +54,14 @@ impl Search {
             }
         }
         false
+    }
+
+    fn afters(&mut self) {
+        for index in (0..self.best.script.afters.len()).rev() {
+            let mut shorter = self.best.script.clone();
+            shorter.afters.remove(index);
+            self.attempt(&shorter);
+        }
     }
 
     fn actors(&mut self) {

@@ -10,6 +10,7 @@ use drystone_testkit::graph::SimGraph;
 use drystone_testkit::model::ByteModel;
 use drystone_testkit::sim::{Sim, SimOptions, catch};
 
+use crate::after::Rest;
 use crate::draw::draw;
 use crate::ending::{Shown, end, images_of, known, reopen, survivors_of};
 use crate::hall::Hall;
@@ -128,7 +129,16 @@ fn play(script: &Script) -> RunReport {
     } else {
         graph.finish();
         let may_leak = common.is_troubled() || common.is_damaged();
-        reopen(script.seed, images_of(&common), shown, &kept, may_leak);
+        let mut rest = Rest { images: images_of(&common), shown, kept, may_leak };
+        rest.reopen(script.seed);
+        if !common.is_damaged() {
+            for (number, after) in (1..).zip(&script.afters) {
+                let seed = script.seed.wrapping_add(number);
+                let Some(is_done) = rest.then(seed, *after) else { continue };
+                common.counts().change(after.deed.name(), is_done);
+                rest.reopen(seed);
+            }
+        }
     }
     let hits = common.sheets().iter().map(|sheet| sheet.disk.faults_hit()).sum();
     common.counts().event("operations of devices that failed", hits);

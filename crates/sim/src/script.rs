@@ -5,6 +5,7 @@
 //!   image qcow2 cluster 4K refcount 16 len 64K fill 5        image 0
 //!   image qcow2 cluster 512 refcount 16 len 60K on 0         image 1, on image 0
 //!   disk 1                                                   disk 0: what image 1 shows
+//!   after 0 commit cut 17                                    when all have gone
 //!   actor disk 0 thread 1
 //!     write 0..4K
 //!     snapshot cluster 4K refcount 16
@@ -16,6 +17,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::after::After;
 use crate::image::{Format, ImageSpec};
 use crate::step::{Peer, Step};
 use crate::words::{BadWord, Words, unknown};
@@ -33,6 +35,8 @@ pub struct Script {
     pub disks: Vec<DiskSpec>,
     /// Who does what.
     pub actors: Vec<Actor>,
+    /// What is done when all have gone, if no power cut was in the way.
+    pub afters: Vec<After>,
 }
 
 /// A disk of guests.
@@ -97,6 +101,7 @@ impl Script {
                 words.expect("thread")?;
                 self.actors.push(Actor { disk, thread: words.value("a thread")?, steps: Vec::new() });
             }
+            Some("after") => self.afters.push(After::parse(&mut words)?),
             Some(other) => return unknown("line", other),
             None => {}
         }
@@ -135,7 +140,8 @@ impl FromStr for Script {
     type Err = BadScript;
 
     fn from_str(text: &str) -> Result<Self, BadScript> {
-        let mut script = Self { seed: 0, threads: 0, images: vec![], disks: vec![], actors: vec![] };
+        let mut script =
+            Self { seed: 0, threads: 0, images: vec![], disks: vec![], actors: vec![], afters: vec![] };
         for (number, line) in text.lines().enumerate() {
             let at_line = |fault| BadScript { line: number + 1, fault };
             if line.trim_start().starts_with('#') {
@@ -159,6 +165,9 @@ impl fmt::Display for Script {
         }
         for disk in &self.disks {
             writeln!(f, "disk {}{}", disk.image, if disk.resizes { " resizes" } else { "" })?;
+        }
+        for after in &self.afters {
+            writeln!(f, "after {after}")?;
         }
         for actor in &self.actors {
             writeln!(f, "actor disk {} thread {}", actor.disk, actor.thread)?;

@@ -423,6 +423,8 @@ impl Stage {
             });
             let others = inner.changed.fetch_add(1, Ordering::SeqCst) - changed;
             let is_alone = inner.changing.fetch_sub(1, Ordering::SeqCst) == 1 && jobs.list().is_empty();
+            // Who leaves goes, whatever can be stored by then.
+            let is_alone = is_alone && !inner.power.is_off();
             if let (Err(error), true, true, 0) = (&result, was_alone, is_alone, others) {
                 assert_eq!(before, after, "a change failed and left something: {}", error.report());
             }

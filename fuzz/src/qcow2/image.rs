@@ -119,7 +119,7 @@ fn header(image: &Image) -> Option<Header> {
 }
 
 /// What the consistency check says, if it comes to an end.
-fn checked(image: &Image) -> Option<Outcome> {
+pub(super) fn checked(image: &Image) -> Option<Outcome> {
     struct File<'i>(&'i Image);
     impl Source for File<'_> {
         fn len_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
-//! qcow2: the parsers of its structures, its compressed clusters, and whole images.
+//! qcow2: the parsers of its structures, its compressed clusters, whole images, and what we make of options and bytes.
 
 pub mod image;
+mod made;
 mod repair;
 mod seed;
 mod table;
@@ -46,6 +47,26 @@ pub const COMPRESSED: Target = Target {
     words: &[b"\x28\xb5\x2f\xfd"],
     len_max: 2048,
     mutations: 3000,
+};
+
+/// Clusters that are compressed.
+pub const PRESSED: Target = Target {
+    name: "qcow2_pressed",
+    run: made::press,
+    seeds: seed::pressed,
+    words: &[b"\x01\x07\xff", b"\x02\x07\xff\x0f\xff", b"\x02\x01\0\x10\0"],
+    len_max: 1024,
+    mutations: 1500,
+};
+
+/// Images that are made.
+pub const CREATE: Target = Target {
+    name: "qcow2_create",
+    run: made::create,
+    seeds: seed::created,
+    words: &[b"\0\x01\0\0"],
+    len_max: 1200,
+    mutations: 1500,
 };
 
 /// A file that is opened as an image, checked, read, written and closed.

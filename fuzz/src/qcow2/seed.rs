@@ -122,3 +122,23 @@ pub(super) fn compressed() -> Vec<Vec<u8>> {
     let frame = [0, 1, 0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x01, 0x03, 0x10, 0x00, 0x41].to_vec();
     vec![stored, repeated, frame]
 }
+
+/// Words of [`super::PRESSED`].
+pub(super) fn pressed() -> Vec<Vec<u8>> {
+    vec![
+        b"\x01\0\0\0\0\x3fthe quick brown fox jumps over the lazy dog, and then once more: \x02\x03\xff\0\x20".to_vec(),
+        b"\x03\0\0\x01\x07\xff\x41\x03\x07\xff\x05\x04\x02\x07\xff\x0f\xff\x02\x07\xff\x10\0".to_vec(),
+        b"\x02\x01\0\x03\x01\0\x09\xff\x02\x03\0\0\x01".to_vec(),
+        b"\x01\0\x20\x03\x07\xff\x09\xff\x03\x07\xff\x09\xff".to_vec(),
+    ]
+}
+
+/// Options of [`super::CREATE`].
+pub(super) fn created() -> Vec<Vec<u8>> {
+    vec![
+        b"\x10\0\0\0\0\0\0\x10\0\0\0\0\0".to_vec(),
+        b"\x09\x40\0\0\0\0\0\0\x40\0\0\0\0".to_vec(),
+        b"\x0c\x02\0\0\0\0\0\x40\0\0\0\x13\x04base".to_vec(),
+        b"\x0e\x90\x01\0\0\0\0\x40\0\0\0\0\x04data".to_vec(),
+    ]
+}

@@ -96,9 +96,9 @@ macro_rules! replays {
 }
 
 replays! {
-    qcow2_header qcow2_tables qcow2_compressed qcow2_image
+    qcow2_header qcow2_tables qcow2_compressed qcow2_pressed qcow2_create qcow2_image
     raw_window
-    probe name luks
+    probe name luks blkdebug_rules
     nbd_server nbd_client
     qmp_session json
     keyval number

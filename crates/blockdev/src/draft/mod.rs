@@ -16,6 +16,7 @@
 //! Invariant: nothing but new files exists of a draft before it is applied. Not here: writing to images
 //! ([`mod@crate::resize`]).
 
+mod internal;
 mod reopen;
 mod snapshot;
 
@@ -25,6 +26,7 @@ use drystone_base::{Error, Kind, Result};
 use drystone_core::control::{Plan, Task};
 use drystone_core::graph::node::NodeId;
 use drystone_core::graph::permission::Grant;
+use drystone_core::snapshots::NewSnapshot;
 
 use crate::open::Opener;
 use crate::options::Options;
@@ -41,6 +43,8 @@ pub struct Draft {
     /// Files that were not there before.
     made: Vec<PathBuf>,
     warnings: Vec<Warning>,
+    /// Internal snapshots, in the order in which they are taken.
+    internal: Vec<(NodeId, NewSnapshot)>,
 }
 
 /// Applies what `commands` put into a draft; aborts it if they fail.
@@ -65,7 +69,13 @@ pub async fn change<T>(
 impl Draft {
     /// An empty one.
     pub fn new(opener: &Opener) -> Self {
-        Self { opener: opener.clone(), plan: Plan::new(), made: Vec::new(), warnings: Vec::new() }
+        Self {
+            opener: opener.clone(),
+            plan: Plan::new(),
+            made: Vec::new(),
+            warnings: Vec::new(),
+            internal: Vec::new(),
+        }
     }
 
     /// The plan, for steps that are no business of this crate: users that come and go.
@@ -135,7 +145,12 @@ impl Draft {
     /// # Errors
     /// Whatever keeps any part from happening; everything is as before then.
     pub async fn apply(mut self, task: &mut Task<'_>) -> Result<()> {
-        match task.apply(std::mem::take(&mut self.plan)).await {
+        let plan = std::mem::take(&mut self.plan);
+        let applied = match self.internal.as_slice() {
+            [] => task.apply(plan).await,
+            snapshots => internal::apply(task, plan, snapshots).await,
+        };
+        match applied {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.abort(task).await;

@@ -93,14 +93,22 @@ fn load_rules(path: &Path) -> Result<Vec<Rule>> {
     let text = String::from_utf8(bytes).map_err(|cause| {
         named(Error::new(Kind::InvalidInput, "the rules are no valid text").because(cause))
     })?;
+    parse_rules(&text).map_err(named)
+}
+
+/// The rules in the text of a file.
+///
+/// # Errors
+/// [`Kind::InvalidInput`] naming the line, or the option.
+pub fn parse_rules(text: &str) -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
-    for section in parse_sections(&text).map_err(named)? {
+    for section in parse_sections(text)? {
         let mut options = Options::default();
         for (key, value) in section.options {
-            options.set(&key, value).map_err(named)?;
+            options.set(&key, value)?;
         }
         let rule = if section.name == "inject-error" { inject_error(options) } else { set_state(options) };
-        rules.push(rule.map_err(named)?);
+        rules.push(rule?);
     }
     Ok(rules)
 }

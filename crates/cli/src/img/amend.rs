@@ -1,7 +1,8 @@
 //! `img amend`: options of an image that can be changed after it was made.
 //!
 //! ```text
-//!  version up ─► width of refcounts ─► lazy refcounts ─► size ─► version down         each durable before the next begins
+//!  version up ─► width of refcounts ─► data file raw ─► lazy refcounts ─► size ─► name of the data file ─► version down
+//!                                                                       each durable before the next begins
 //! ```
 //! A step that changes how the image is to be read ends with the image being closed, and the next one opens it again. So
 //! after a failure in the middle the image is whole, with the steps before it done.
@@ -59,8 +60,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("backing_file=<str>", "cannot be changed here, see rebase"),
     ("backing_fmt=<str>", "cannot be changed here, see rebase"),
     ("compat=<str>", "version of the format: 1.1 (v3) or 0.10 (v2)"),
-    ("data_file=<str>", "not supported yet"),
-    ("data_file_raw=<bool (on/off)>", "cannot be switched on later"),
+    ("data_file=<str>", "another name of the external data file"),
+    ("data_file_raw=<bool (on/off)>", "off: the data file need not be a raw image any more"),
     ("encrypt.iter-time=<num>", "not supported yet"),
     ("encrypt.keyslot=<num>", "not supported yet"),
     ("encrypt.new-secret=<str>", "not supported yet"),
@@ -80,6 +81,8 @@ struct Wish {
     len: Option<u64>,
     backing_name: Option<String>,
     backing_format: Option<String>,
+    data_file: Option<String>,
+    data_file_raw: Option<bool>,
 }
 
 /// Runs the command.
@@ -182,9 +185,8 @@ fn parse(text: &str) -> Result<Wish> {
             "size" => wish.len = Some(parse_size(&value).map_err(|_| bad(format!("'{value}' is no size")))?),
             "backing_file" => wish.backing_name = Some(value),
             "backing_fmt" => wish.backing_format = Some(value),
-            "data_file_raw" if !switch()? => {}
-            "data_file_raw" => return Err(bad("it cannot be switched on for an image that exists".into())),
-            "data_file" => return Err(bad("the image has no external data file".into())),
+            "data_file_raw" => wish.data_file_raw = Some(switch()?),
+            "data_file" => wish.data_file = Some(value),
             _ if OPTIONS.iter().any(|(option, _)| option.split('=').next() == Some(key)) => {
                 let text = "encrypted images are not supported yet";
                 return Err(Error::new(Kind::Unsupported, text).in_option(key));
@@ -209,15 +211,30 @@ impl Wish {
         }
     }
 
-    /// Another backing file is the business of another command.
+    /// Another backing file is the business of another command. Whoever says the name that it has says the format, too.
     fn demand_backing(&self, header: &Header) -> Result<()> {
-        let differs = |wanted: &Option<String>, has: Option<&[u8]>| {
-            wanted.as_ref().is_some_and(|wanted| wanted.as_bytes() != has.unwrap_or_default())
+        if self.backing_name.is_none() && self.backing_format.is_none() {
+            return Ok(());
+        }
+        let is = |wanted: &Option<String>, has: Option<&[u8]>| {
+            wanted.as_ref().is_some_and(|wanted| Some(wanted.as_bytes()) == has)
         };
         let format = header.extensions().backing_format();
-        if differs(&self.backing_name, header.backing_name()) || differs(&self.backing_format, format) {
+        if !is(&self.backing_name, header.backing_name()) || !is(&self.backing_format, format) {
             let text = "the backing file is changed by 'rebase'";
             return Err(Error::new(Kind::Unsupported, text).in_option("backing_file"));
+        }
+        Ok(())
+    }
+
+    /// What concerns an external data file is refused before anything is changed.
+    fn demand_data_file(&self, header: &Header) -> Result<()> {
+        let no = |option: &str, text: &str| Err(Error::new(Kind::Unsupported, text).in_option(option));
+        if self.data_file_raw == Some(true) && !header.is_data_raw() {
+            return no("data_file_raw", "it cannot be switched on for an image that exists");
+        }
+        if self.data_file.is_some() && !header.l2().has_data_file() {
+            return no("data_file", "the image has no external data file");
         }
         Ok(())
     }
@@ -229,10 +246,16 @@ impl Wish {
         let steps = [
             upgrades.then_some(Step::Amend(Amendment::Version(3))),
             self.refcount_bits.map(|bits| Step::Amend(Amendment::RefcountBits(bits))),
+            self.data_file_raw.map(|is_on| Step::Amend(Amendment::DataFileRaw(is_on))),
             // Version 2 has no such bit.
             if downgrades { Some(false) } else { self.lazy_refcounts }
                 .map(|is_on| Step::Amend(Amendment::LazyRefcounts(is_on))),
-            self.len.map(Step::Resize),
+            // As release 10.0 of the C tool has it, no bytes are no wish.
+            self.len.filter(|len| *len > 0).map(Step::Resize),
+            // The other file is not looked at, so all that has to be done to the data comes before.
+            self.data_file
+                .as_ref()
+                .map(|name| Step::Amend(Amendment::DataFileName(name.as_bytes().to_vec()))),
             downgrades.then_some(Step::Amend(Amendment::Version(2))),
         ];
         steps.into_iter().flatten().collect()
@@ -240,7 +263,7 @@ impl Wish {
 }
 
 /// One change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Amend(Amendment),
     Resize(u64),
@@ -252,10 +275,12 @@ async fn amend(tool: &Tool, image: &ImageArgs, wish: &Wish, show: bool) -> Resul
     }
     let header = header_of(tool, image).await?;
     wish.demand_backing(&header)?;
+    wish.demand_data_file(&header)?;
     let steps = wish.steps(header.version());
-    for (done, step) in (1..).zip(&steps) {
-        take(tool, image, *step).await?;
-        tool.progress().set(done, steps.len() as u64);
+    let count = steps.len() as u64;
+    for (done, step) in (1..).zip(steps) {
+        take(tool, image, step).await?;
+        tool.progress().set(done, count);
     }
     tool.progress().finish();
     Ok(())
@@ -321,13 +346,12 @@ mod tests {
             ("refcount_bits=x", "refcount_bits"),
             ("cluster_size=4k", "cluster_size"),
             ("size=", "size"),
-            ("data_file=x", "data_file"),
-            ("data_file_raw", "data_file_raw"),
+            ("data_file_raw=x", "data_file_raw"),
             ("encrypt.state=active", "encrypt.state"),
         ] {
             let error = parse(list).unwrap_err().report();
             assert!(error.contains(&format!("option '{name}'")), "{list}: {error}");
         }
-        assert_eq!(parse("data_file_raw=off").unwrap(), Wish::default());
+        assert_eq!(parse("nodata_file_raw").unwrap().data_file_raw, Some(false));
     }
 }

@@ -1,5 +1,6 @@
 //! The tool's own life: disks opened, used from several threads, closed whatever happens.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use drystone_base::{Error, GuestOffset, Kind};
@@ -72,6 +73,47 @@ fn a_failure_comes_back_and_everything_is_closed() {
     let error = missing.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.report().contains("none"), "{}", error.report());
+}
+
+/// Says to the test below which panic it is to make, in a process of its own.
+const PANIC: &str = "DRYSTONE_TEST_PANIC";
+
+/// A request that nobody will end, a control task without an answer: whoever went on would wait for them, or write to a disk
+/// what they have left.
+#[test]
+fn a_panic_on_any_thread_ends_the_program() {
+    let name = "tool::tests::a_panic_on_any_thread_ends_the_program";
+    if let Some((place, path)) = std::env::var(PANIC).ok().as_deref().and_then(|said| said.split_once(' ')) {
+        crate::defect::end_at_panics();
+        let path = PathBuf::from(path);
+        let result = run(START, async |tool| {
+            let disk = tool.open_writer(&raw(&path), false).await?;
+            let backend = disk.backend.clone();
+            match place {
+                "control" => tool.on_control(async |_| panic!("a defect")).await,
+                _ => {
+                    let work = move |local| async move {
+                        let mut lane = Lane::new(local);
+                        let _ticket = lane.enter(&backend).await;
+                        panic!("a defect")
+                    };
+                    tool.io_threads(1)?[0].call(work).await
+                }
+            }
+        });
+        panic!("it went on: {:?}", result.map(|()| "done").map_err(|error| error.report()));
+    }
+    let folder = Folder::new("panic");
+    let path = folder.file("disk", &[0; 1024]);
+    for place in ["control", "request"] {
+        let said = format!("{place} {}", path.display());
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = program.args(["--exact", name, "--nocapture"]).env(PANIC, said).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{place}: {:?}, {said}", output.status);
+        assert!(said.contains("a defect") && said.contains("defect of the program"), "{place}: {said}");
+        assert!(!said.contains("it went on"), "{place}: {said}");
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Chain {
         let cluster = dice.pick(&[4 << 10, 16 << 10, 64 << 10]);
         let mut chain = Self { scratch, img, io, dice, seed, cluster, shows: Vec::new() };
         // A long disk has several workers.
-        let longest = if seed % 4 == 0 { 12 << 20 } else { 600 << 10 };
+        let longest = if seed.is_multiple_of(4) { 12 << 20 } else { 600 << 10 };
         let usual = (longest / 2 + chain.dice.below(longest / 2)) / SECTOR * SECTOR;
         for level in 0..NAMES.len() {
             let other = (usual / 2 + chain.dice.below(usual)) / SECTOR * SECTOR;

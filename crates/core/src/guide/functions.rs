@@ -206,6 +206,7 @@
 //! | `Io::sim_point` | `Io` | I/O |  |
 //! | `Io::read` | `Io` | I/O | waits for devices and for other requests |
 //! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |
+//! | `Io::read_now` | `Io` | I/O | takes no wait: reads what memory has, or nothing |
 //! | `Io::write` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::write_zeroes` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::discard` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
@@ -222,6 +223,7 @@
 //! | `Io::step_back` | `Io` | I/O | before the first visible effect |
 //! | `Io::step_back_with` | `Io` | I/O | before the first visible effect |
 //! | `RangeLocks::lock` | `Io` | I/O | waits for other requests; the guard ends before the request |
+//! | `RangeLocks::try_lock` | `Io` | I/O | takes no wait; the guard ends before the request |
 //! | `RangeGuard::range` | `&RangeGuard` | any |  |
 //! | `Stamp::has_passed` | `&mut Stamp` | any | never waits |
 //!

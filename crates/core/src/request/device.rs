@@ -59,6 +59,11 @@ pub(crate) fn start_read(node: &Node, local: &LocalRef, at: u64, buf: Buf) -> Re
     Reading::Bounced { completion: submit(node, local, op), skip, buf }
 }
 
+/// Fills `bytes` from `at` of a device without alignment, if that takes no wait.
+pub(crate) fn read_now(node: &Node, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+    is_straight(node) && node.driver().disk().is_some_and(|disk| disk.read_now(local, at, bytes))
+}
+
 impl Reading {
     pub(crate) async fn finish(self, io: Io<'_>) -> BufResult {
         match self {

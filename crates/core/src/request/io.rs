@@ -157,6 +157,13 @@ impl<'t> Io<'t> {
         result.map(|()| buf)
     }
 
+    /// Fills `bytes` from `at` of a disk whose bytes are in the memory of this machine, if they are all on one device that is
+    /// read without a wait ([`Disk::read_now`](crate::disk::Disk::read_now)); whether it did. Otherwise nothing has happened.
+    #[must_use]
+    pub fn read_now(self, at: GuestOffset, bytes: &mut [u8]) -> bool {
+        read::read_now(self, at, bytes)
+    }
+
     /// Stores `buf` at `at`. Past the end of the disk only if the request may resize it.
     pub async fn write(self, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
         write::write(self, at, buf, flags).await

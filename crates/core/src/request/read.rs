@@ -5,7 +5,7 @@ use drystone_buf::Buf;
 use smallvec::SmallVec;
 
 use crate::driver::{Access, BufResult};
-use crate::request::device::{Reading, start_read};
+use crate::request::device::{self, Reading, start_read};
 use crate::request::io::Io;
 use crate::request::resolve::{Part, Target, resolve};
 
@@ -51,6 +51,23 @@ pub(crate) async fn read(io: Io<'_>, at: GuestOffset, mut buf: Buf) -> BufResult
         Target::Load { .. } => unreachable!("part_at loads"),
     };
     (result.map_err(|error| error.on_node(io.node().name())), buf)
+}
+
+/// See [`Io::read_now`].
+pub(crate) fn read_now(io: Io<'_>, at: GuestOffset, bytes: &mut [u8]) -> bool {
+    let range = GuestRange::checked(at.get(), bytes.len() as u64);
+    let Some(range) = range.filter(|range| !range.is_empty() && !io.node().hears_events()) else {
+        return false;
+    };
+    if io.demand_inside(range, false).is_err() {
+        return false;
+    }
+    match resolve(io, range, Access::Read, None) {
+        Ok(Part { len, target: Target::Device { node, at } }) => {
+            len >= range.len() && device::read_now(node.node(), io.local_ref(), at, bytes)
+        }
+        _ => false,
+    }
 }
 
 pub(crate) fn past_the_largest_disk(io: Io<'_>) -> Error {

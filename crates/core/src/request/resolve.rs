@@ -3,7 +3,7 @@
 //! ```text
 //!   qcow2 --Backing--> qcow2 --Child(file, at)--> raw --Child(file, at)--> file --Device(at)
 //! ```
-//! At every step the length is clamped to the child's; what lies past a shorter backing is zeroes. Layers that cannot
+//! Metadata that memory has is loaded on the way. At every step the length is clamped to the child's; what lies past a shorter backing is zeroes. Layers that cannot
 //! change now are not walked again: their chain cache answers (`request::chain`).
 
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
@@ -71,7 +71,10 @@ pub(crate) fn resolve<'t>(
     let mut visit: Option<(Visit<'t>, u64)> = None;
     loop {
         let node = io.node();
-        let extent = node.driver().locate(io, range, access)?;
+        let mut extent = node.driver().locate(io, range, access)?;
+        if extent.place == Place::Load && node.driver().load_now(io, range) {
+            extent = node.driver().locate(io, range, access)?;
+        }
         assert!(extent.len > 0, "driver '{}' located nothing", node.driver().format_name());
         range = range.take(extent.len);
         let step = step(io, range, extent.place, access)?;

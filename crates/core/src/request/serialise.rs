@@ -106,6 +106,18 @@ impl RangeLocks {
         guard
     }
 
+    /// Holds a range if nobody holds or waits for one that overlaps it.
+    pub fn try_lock<'t>(&'t self, io: Io<'t>, range: GuestRange) -> Option<RangeGuard<'t>> {
+        let mut table = self.table();
+        if table.entries.iter().any(|entry| entry.range.overlaps(range)) {
+            return None;
+        }
+        let id = table.next_id;
+        table.next_id += 1;
+        table.entries.push(Entry { id, range, held: true, waker: None, root: io.root().cloned() });
+        Some(RangeGuard { locks: self, id, range })
+    }
+
     fn release(&self, id: u64) {
         let wakers: Vec<Waker> = {
             let mut table = self.table();

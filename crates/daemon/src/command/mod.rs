@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `process` | `query-version`, `query-commands`, `query-qmp-schema`, `quit` |
 //! | `node` | `blockdev-add`, `-del`, `-reopen`, `block_resize`, `change-backing-file` |
-//! | `snapshot` | `blockdev-snapshot`, `-sync`, `transaction` |
+//! | `snapshot` | `blockdev-snapshot`, `-sync`, `-internal-sync`, `-delete-internal-sync`, `transaction` |
 //! | `bitmap` | `block-dirty-bitmap-*`, `x-debug-block-dirty-bitmap-sha256` |
 //! | `export` | `nbd-server-*`, `block-export-*`, `query-block-exports` |
 //! | `object` | `object-*`, `qom-*` |
@@ -97,6 +97,8 @@ pub(crate) async fn run(daemon: &Rc<Daemon>, command: Command) -> Answer {
         C::ChangeBackingFile(change) => Answer::of::<call::ChangeBackingFile>(node::change_backing(daemon, change).await),
         C::BlockdevSnapshot(snapshot) => Answer::of::<call::BlockdevSnapshot>(snapshot::snapshot(daemon, snapshot).await),
         C::BlockdevSnapshotSync(snapshot) => Answer::of::<call::BlockdevSnapshotSync>(snapshot::sync(daemon, snapshot).await),
+        C::BlockdevSnapshotInternalSync(snapshot) => Answer::of::<call::BlockdevSnapshotInternalSync>(snapshot::internal(daemon, snapshot).await),
+        C::BlockdevSnapshotDeleteInternalSync(which) => Answer::of::<call::BlockdevSnapshotDeleteInternalSync>(snapshot::delete_internal(daemon, which).await),
         C::Transaction(transaction) => Answer::of::<call::Transaction>(snapshot::transaction(daemon, transaction).await),
         C::BlockDirtyBitmapAdd(add) => Answer::of::<call::BlockDirtyBitmapAdd>(bitmap::one(daemon, BitmapStep::Add(add)).await),
         C::BlockDirtyBitmapRemove(which) => Answer::of::<call::BlockDirtyBitmapRemove>(bitmap::one(daemon, BitmapStep::Remove(which)).await),

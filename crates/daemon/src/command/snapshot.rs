@@ -5,17 +5,22 @@
 
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::draft::{self, Draft, OverlayMode, SnapshotSync};
-use drystone_core::control::Task;
+use drystone_blockdev::snapshots::{Which, delete_of_root};
+use drystone_core::control::{Plan, Task};
+use drystone_core::snapshots::NewSnapshot;
 use drystone_qmp::schema::types::common::Empty;
 use drystone_qmp::schema::types::graph::{
-    ActionCompletionMode, BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode, Transaction,
-    TransactionAction, TransactionActionData,
+    ActionCompletionMode, BlockdevSnapshot, BlockdevSnapshotDeleteInternal, BlockdevSnapshotInternal,
+    BlockdevSnapshotSync, NewImageMode, Transaction, TransactionAction, TransactionActionData,
 };
+use drystone_qmp::schema::types::info::SnapshotInfo;
+use drystone_sys::time_of_day;
 
 use super::bitmap::BitmapStep;
 use super::node::named;
 use super::{Outcome, done};
 use crate::daemon::Daemon;
+use crate::error::to_qmp;
 
 /// `blockdev-snapshot`.
 pub(super) async fn snapshot(daemon: &Daemon, typed: BlockdevSnapshot) -> Outcome<Empty> {
@@ -25,6 +30,49 @@ pub(super) async fn snapshot(daemon: &Daemon, typed: BlockdevSnapshot) -> Outcom
 /// `blockdev-snapshot-sync`.
 pub(super) async fn sync(daemon: &Daemon, typed: BlockdevSnapshotSync) -> Outcome<Empty> {
     done(apply(daemon, vec![Action::Sync(typed)]).await)
+}
+
+/// `blockdev-snapshot-internal-sync`.
+pub(super) async fn internal(daemon: &Daemon, typed: BlockdevSnapshotInternal) -> Outcome<Empty> {
+    done(apply(daemon, vec![Action::Internal(typed)]).await)
+}
+
+/// `blockdev-snapshot-delete-internal-sync`.
+pub(super) async fn delete_internal(
+    daemon: &Daemon,
+    typed: BlockdevSnapshotDeleteInternal,
+) -> Outcome<SnapshotInfo> {
+    let bytes = String::into_bytes;
+    let which = match (typed.id.map(bytes), typed.name.map(bytes)) {
+        (Some(id), Some(name)) => Which::Both { id, name },
+        (Some(id), None) => Which::Id(id),
+        (None, Some(name)) => Which::Name(name),
+        (None, None) => {
+            let text = "neither an identifier nor a name says which internal snapshot is meant";
+            return Err(to_qmp(&Error::new(Kind::InvalidInput, text).in_option("id")));
+        }
+    };
+    let deleted = daemon.on_control(async move |task: &mut Task<'_>| {
+        let node = Plan::new().find(task.gs(), &typed.device)?;
+        delete_of_root(task, node, &which).await
+    });
+    deleted.await.map(info).map_err(|error| to_qmp(&error))
+}
+
+/// An internal snapshot as clients are told of it.
+fn info(snapshot: drystone_core::snapshots::SnapshotInfo) -> SnapshotInfo {
+    const NS: u64 = 1_000_000_000;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    SnapshotInfo {
+        id: String::from_utf8_lossy(&snapshot.id).into_owned(),
+        name: String::from_utf8_lossy(&snapshot.name).into_owned(),
+        vm_state_size: number(snapshot.vm_state_bytes),
+        date_sec: i64::from(snapshot.date_s),
+        date_nsec: i64::from(snapshot.date_ns),
+        vm_clock_sec: number(snapshot.vm_clock_ns / NS),
+        vm_clock_nsec: number(snapshot.vm_clock_ns % NS),
+        icount: snapshot.icount.map(number),
+    }
 }
 
 /// `transaction`.
@@ -43,6 +91,7 @@ enum Action {
     Abort,
     Snapshot(BlockdevSnapshot),
     Sync(BlockdevSnapshotSync),
+    Internal(BlockdevSnapshotInternal),
     Bitmap(BitmapStep),
 }
 
@@ -81,6 +130,7 @@ impl Action {
                 Self::Bitmap(BitmapStep::Merge(merge.data))
             }
             TransactionActionData::BlockdevSnapshot(snapshot) => Self::Snapshot(snapshot.data),
+            TransactionActionData::BlockdevSnapshotInternalSync(snapshot) => Self::Internal(snapshot.data),
             TransactionActionData::BlockdevSnapshotSync(snapshot) => Self::Sync(snapshot.data),
         }
     }
@@ -90,6 +140,18 @@ impl Action {
             Self::Abort => Err(Error::new(Kind::Cancelled, "the transaction was told to abort")),
             Self::Bitmap(step) => step.put(draft, task),
             Self::Snapshot(snapshot) => draft.snapshot(task, &snapshot.node, &snapshot.overlay),
+            Self::Internal(snapshot) => {
+                let now = time_of_day();
+                let new = NewSnapshot {
+                    name: snapshot.name.into_bytes(),
+                    date_s: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
+                    date_ns: now.subsec_nanos(),
+                    // There is no machine whose clock it could be.
+                    vm_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+                    icount: None,
+                };
+                draft.snapshot_internal(task, &snapshot.device, new)
+            }
             Self::Sync(snapshot) => {
                 let snapshot = SnapshotSync {
                     node: named(snapshot.device, snapshot.node_name)?,

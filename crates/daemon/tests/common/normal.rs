@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 /// Members whose values depend on the host, or on when somebody looks.
-const VOLATILE: &[&str] = &["actual-size", "package"];
+const VOLATILE: &[&str] =
+    &["actual-size", "date-nsec", "date-sec", "package", "vm-clock-nsec", "vm-clock-sec"];
 const VOLATILE_SUFFIX: &str = "_time_ns";
 
 /// Makes values comparable; one for all values of a session, because it counts names that were made up.

@@ -185,6 +185,14 @@ impl Extensions {
         }
     }
 
+    /// Replaces the name of the external data file; an empty one leaves none.
+    pub(super) fn set_data_file(&mut self, name: &[u8]) {
+        self.list.retain(|extension| extension.kind != DATA_FILE);
+        if !name.is_empty() {
+            self.list.insert(0, Extension { kind: DATA_FILE, data: name.to_vec() });
+        }
+    }
+
     /// Replaces where the bitmaps are.
     pub(super) fn set_bitmaps(&mut self, bitmaps: Option<BitmapsExtension>) {
         self.list.retain(|extension| extension.kind != BITMAPS);

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`spec`] | what is copied, and how |
 //! | `claim` | who copies what |
-//! | `turns` | writes in the order of the disk |
+//! | `line` | writes in the order of the disk |
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!
@@ -17,13 +17,13 @@
 //! requests are in flight: one for each.
 //!
 //! Invariants: every byte is claimed once; memory is at most a piece for each worker; after the first failure nothing new
-//! is begun; no ticket is alive while a worker waits for its turn or for the rate limit. Does not know: threads, images.
+//! is begun; no ticket is alive while a worker waits for others or for the rate limit; a worker that is dropped ends the copy. Does not know: threads, images.
 
 mod claim;
+mod line;
 pub mod spec;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod worker;
 pub mod zeroes;
 
@@ -35,8 +35,9 @@ use drystone_base::{Error, Result};
 use drystone_buf::Pool;
 
 use self::claim::Claims;
+use self::line::Line;
 use self::spec::{CopySpec, Watch};
-use self::turns::Turns;
+use self::worker::Act;
 use crate::limit::RateLimit;
 
 /// Least bytes that are read and written at once, as far as there are that many.
@@ -54,7 +55,7 @@ pub struct Copy {
     claims: Mutex<Claims>,
     /// What was found to be data last: nobody asks about it again. A long file or a far server takes its time to say.
     data: Mutex<Range<u64>>,
-    turns: Turns,
+    line: Line<Vec<Act>>,
     limit: Mutex<RateLimit>,
     pool: Pool,
     is_over: AtomicBool,
@@ -81,7 +82,7 @@ impl Copy {
             done_bytes: AtomicU64::new(0),
             claims: Mutex::new(Claims::new(len_bytes)),
             data: Mutex::new(0..0),
-            turns: Turns::default(),
+            line: Line::default(),
             limit: Mutex::new(limit),
             pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),
             is_over: AtomicBool::new(false),
@@ -110,7 +111,7 @@ impl Copy {
     /// Lets the workers end: nothing new is begun.
     pub fn stop(&self) {
         self.is_over.store(true, Ordering::Release);
-        self.turns.stop();
+        self.line.stop();
     }
 
     fn is_over(&self) -> bool {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::claim::Claims;
-use super::turns::Turns;
+use super::line::Line;
 use super::zeroes::runs;
 
 fn shown(bytes: &[u8], offset: u64, unit: u64, sparse: u64) -> String {
@@ -56,17 +56,22 @@ fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
 }
 
 #[test]
-fn turns_come_in_order_whoever_passes_first() {
-    let turns = Turns::default();
-    let (mut first, mut third) = (pin!(turns.wait(0)), pin!(turns.wait(2)));
-    assert_eq!(poll(&mut first), Poll::Ready(true));
-    turns.pass(1);
-    assert_eq!(poll(&mut third), Poll::Pending);
-    turns.pass(0);
-    assert_eq!(poll(&mut third), Poll::Ready(true));
-    turns.pass(0);
-    let mut last = pin!(turns.wait(9));
+fn what_is_handed_in_comes_out_in_order() {
+    let line = Line::default();
+    assert!(!line.hand_in(2, "two"), "two pieces before it are missing");
+    assert!(line.hand_in(0, "zero"));
+    assert!(!line.hand_in(1, "one"), "there is a writer");
+    let mut third = pin!(line.written(2));
+    for (index, piece) in ["zero", "one", "two"].into_iter().enumerate() {
+        assert_eq!(poll(&mut third), Poll::Pending);
+        assert_eq!(line.next(), Some((index as u64, piece)));
+        line.done(index as u64);
+    }
+    assert_eq!((poll(&mut third), line.next()), (Poll::Ready(()), None));
+    assert!(line.hand_in(3, "three"), "the writer has gone");
+    let mut last = pin!(line.written(9));
     assert_eq!(poll(&mut last), Poll::Pending);
-    turns.stop();
-    assert_eq!(poll(&mut last), Poll::Ready(false));
+    line.stop();
+    assert_eq!((poll(&mut last), line.next()), (Poll::Ready(()), None));
+    assert!(!line.hand_in(4, "four"));
 }

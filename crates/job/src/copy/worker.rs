@@ -29,18 +29,72 @@ enum What {
     Data,
 }
 
+/// What is done to the target.
+pub(super) enum Act {
+    Write(GuestOffset, Buf),
+    Zero(GuestRange),
+}
+
+/// What a worker has to do for its piece.
+enum Doing {
+    /// At once.
+    Now,
+    /// When it is the piece's turn.
+    Later(Vec<Act>),
+}
+
+/// Ends a copy that its worker has left half way.
+struct Leaving<'c>(Option<&'c Copy>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(copy) = self.0 {
+            copy.stop();
+        }
+    }
+}
+
 impl Copy {
-    /// Copies in `lane` what nobody else has claimed, until nothing is left or something has failed.
+    /// Copies in `lane` what nobody else has claimed, until nothing is left or something has failed. Dropped earlier, it ends
+    /// the copy for all.
     pub async fn work(&self, lane: &mut Lane) {
+        let mut leaving = Leaving(Some(self));
         while !self.is_over() {
             self.keep_pace(lane).await;
-            let Some(piece) = lock(&self.claims).claim(self.step_bytes()) else { return };
-            let copied = self.piece(lane, piece).await;
-            self.turns.pass(piece.index);
-            if let Err(error) = copied {
+            let Some(piece) = lock(&self.claims).claim(self.step_bytes()) else { break };
+            if let Err(error) = self.whole_piece(lane, piece).await {
                 self.fail(error);
             }
         }
+        leaving.0 = None;
+    }
+
+    async fn whole_piece(&self, lane: &mut Lane, piece: Piece) -> Result<()> {
+        if !self.spec.is_ordered {
+            return self.piece(lane, piece, &mut Doing::Now).await;
+        }
+        let mut doing = Doing::Later(Vec::new());
+        self.piece(lane, piece, &mut doing).await?;
+        let Doing::Later(acts) = doing else { return Ok(()) };
+        let has_nothing = acts.is_empty();
+        if self.line.hand_in(piece.index, acts) {
+            self.write_line(lane).await?;
+        }
+        if !has_nothing {
+            self.line.written(piece.index).await;
+        }
+        Ok(())
+    }
+
+    /// Writes what is there of the line.
+    async fn write_line(&self, lane: &mut Lane) -> Result<()> {
+        while let Some((index, acts)) = self.line.next() {
+            for act in acts {
+                self.act(lane, act).await?;
+            }
+            self.line.done(index);
+        }
+        Ok(())
     }
 
     /// The most bytes that one piece has.
@@ -58,21 +112,20 @@ impl Copy {
         }
     }
 
-    async fn piece(&self, lane: &mut Lane, piece: Piece) -> Result<()> {
+    async fn piece(&self, lane: &mut Lane, piece: Piece, doing: &mut Doing) -> Result<()> {
         let mut rest = piece.range;
         while !rest.is_empty() && !self.is_over() {
             let (what, len) = self.look(lane, rest).await?;
             let part = rest.take(len);
             match what {
-                What::Data => self.data(lane, piece, part).await?,
+                What::Data => self.data(lane, part, doing).await?,
                 What::Nothing => {}
-                What::Zero => self.zero(lane, piece.index, part).await?,
+                What::Zero => self.zero(lane, part, doing).await?,
             }
             self.advance(part.len());
             rest = rest.skip(len);
             if rest.is_empty() && what != What::Data {
-                self.beyond(lane, piece.index, (what, part.start().get() + len), piece.range.end().get())
-                    .await?;
+                self.beyond(lane, (what, part.start().get() + len), piece.range.end().get(), doing).await?;
             }
         }
         Ok(())
@@ -82,16 +135,16 @@ impl Copy {
     async fn beyond(
         &self,
         lane: &mut Lane,
-        index: u64,
         (what, until): (What, u64),
         mut end: u64,
+        doing: &mut Doing,
     ) -> Result<()> {
         while end < until {
             let next = until.min(end.saturating_add(ZERO_BYTES_MAX));
             let more = lock(&self.claims).extend(end, next);
             let Some(range) = GuestRange::checked(end, more).filter(|range| !range.is_empty()) else { break };
             if what == What::Zero {
-                self.zero(lane, index, range).await?;
+                self.zero(lane, range, doing).await?;
             }
             self.advance(more);
             end += more;
@@ -166,7 +219,7 @@ impl Copy {
     }
 
     /// Reads a part and writes it.
-    async fn data(&self, lane: &mut Lane, piece: Piece, part: GuestRange) -> Result<()> {
+    async fn data(&self, lane: &mut Lane, part: GuestRange, doing: &mut Doing) -> Result<()> {
         let now_ns = lane.local().now_ns();
         lock(&self.limit).spend(part.len(), now_ns);
         let mut buf = self.read(lane, part).await?;
@@ -177,18 +230,16 @@ impl Copy {
                 runs(buf.as_slice(), part.start().get(), spec.block_bytes, bytes_min.max(spec.block_bytes))
             }
         };
-        let last = runs.iter().rposition(|run| !run.is_zero);
-        for (n, run) in runs.into_iter().enumerate() {
+        for run in runs {
             let tail = buf.split_off(run.bytes.len());
             let now = std::mem::replace(&mut buf, tail);
             let at = part.start().get() + run.bytes.start as u64;
             let range = GuestRange::checked(at, now.len() as u64).unwrap_or(part);
             if run.is_zero {
                 drop(now);
-                self.zero(lane, piece.index, range).await?;
+                self.zero(lane, range, doing).await?;
             } else {
-                let is_last = last == Some(n) && part.end() == piece.range.end();
-                self.write(lane, piece.index, (range.start(), now), is_last).await?;
+                self.now_or_later(lane, Act::Write(range.start(), now), doing).await?;
             }
         }
         Ok(())
@@ -234,35 +285,32 @@ impl Copy {
         }
     }
 
-    /// Writes data; with `is_last`, the turn of the piece is over when this has ended.
-    async fn write(
-        &self,
-        lane: &mut Lane,
-        index: u64,
-        (at, buf): (GuestOffset, Buf),
-        is_last: bool,
-    ) -> Result<()> {
-        if self.spec.is_ordered && !self.turns.wait(index).await {
-            return Ok(());
-        }
-        let mut ticket = lane.enter(&self.spec.target).await;
-        let (result, _) = ticket.write(at, buf, self.spec.flags).await;
-        drop(ticket);
-        if is_last {
-            self.turns.pass(index);
-        }
-        result
-    }
-
     /// Makes a part of the target read as zeroes, if it does not do so already.
-    async fn zero(&self, lane: &mut Lane, index: u64, range: GuestRange) -> Result<()> {
+    async fn zero(&self, lane: &mut Lane, range: GuestRange, doing: &mut Doing) -> Result<()> {
         if range.start().get() >= self.spec.zero_from {
             return Ok(());
         }
-        if self.spec.is_ordered && !self.turns.wait(index).await {
-            return Ok(());
+        self.now_or_later(lane, Act::Zero(range), doing).await
+    }
+
+    async fn now_or_later(&self, lane: &mut Lane, act: Act, doing: &mut Doing) -> Result<()> {
+        match doing {
+            Doing::Now => self.act(lane, act).await,
+            Doing::Later(acts) => {
+                acts.push(act);
+                Ok(())
+            }
         }
-        let flags = ZeroFlags { may_unmap: true, fua: self.spec.flags.fua, ..ZeroFlags::default() };
-        lane.enter(&self.spec.target).await.write_zeroes(range, flags).await
+    }
+
+    async fn act(&self, lane: &mut Lane, act: Act) -> Result<()> {
+        let mut target = lane.enter(&self.spec.target).await;
+        match act {
+            Act::Write(at, buf) => target.write(at, buf, self.spec.flags).await.0,
+            Act::Zero(range) => {
+                let flags = ZeroFlags { may_unmap: true, fua: self.spec.flags.fua, ..ZeroFlags::default() };
+                target.write_zeroes(range, flags).await
+            }
+        }
     }
 }

@@ -214,6 +214,10 @@ impl Disk for Image {
         self.file.submit(local, op)
     }
 
+    fn read_now(&self, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+        self.file.read_now(local, at, bytes)
+    }
+
     fn can_grow(&self) -> bool {
         self.file.can_grow()
     }

@@ -13,10 +13,10 @@ use super::types::export::{
     NbdServerOptionsLegacy, NbdServerRemove,
 };
 use super::types::graph::{
-    BlockResize, BlockdevDel, BlockdevReopen, BlockdevSnapshot, BlockdevSnapshotSync, ChangeBackingFile,
-    Transaction, XDbgBlockGraph,
+    BlockResize, BlockdevDel, BlockdevReopen, BlockdevSnapshot, BlockdevSnapshotDeleteInternal,
+    BlockdevSnapshotInternal, BlockdevSnapshotSync, ChangeBackingFile, Transaction, XDbgBlockGraph,
 };
-use super::types::info::{BlockDeviceInfo, BlockInfo, QueryNamedBlockNodes};
+use super::types::info::{BlockDeviceInfo, BlockInfo, QueryNamedBlockNodes, SnapshotInfo};
 use super::types::job::{
     BlockJobCancel, BlockJobChangeOptions, BlockJobDevice, BlockJobInfo, BlockJobSetSpeed, BlockStream,
     JobId, JobInfo,
@@ -59,6 +59,10 @@ qapi_commands! {
     BlockdevSnapshot = "blockdev-snapshot"(BlockdevSnapshot) ["allow-write-only-overlay"];
     /// Makes or opens an image and puts it above a node.
     BlockdevSnapshotSync = "blockdev-snapshot-sync"(BlockdevSnapshotSync);
+    /// Keeps a disk as it is inside of its image.
+    BlockdevSnapshotInternalSync = "blockdev-snapshot-internal-sync"(BlockdevSnapshotInternal);
+    /// Forgets what an image keeps.
+    BlockdevSnapshotDeleteInternalSync = "blockdev-snapshot-delete-internal-sync"(BlockdevSnapshotDeleteInternal) -> SnapshotInfo;
     /// Does several things, or none of them.
     Transaction = "transaction"(Transaction);
     /// Makes a dirty bitmap.

@@ -11,7 +11,7 @@ use drystone_testkit::model::Ending;
 
 use super::{Player, Visit, bitmap, graph, shorter};
 use crate::audit;
-use crate::image::Qcow2Kind;
+use crate::image::{Format, Qcow2Kind};
 use crate::step::{Change, VisitKind};
 
 /// What a user wants and shares.
@@ -77,6 +77,8 @@ impl Player {
             Change::Freeze => self.freeze(true).await,
             Change::Thaw => self.freeze(false).await,
             Change::Grow(by) => self.resize(|len| Some(len.saturating_add(*by))).await,
+            // A user who may, makes a file longer by writing behind its end, wherever that is by then.
+            Change::Shorten(_) if self.disk.resizes && self.is_raw() => None,
             Change::Shorten(by) => self.resize(|len| shorter(len, *by)).await,
             Change::Keep(verb, number) => self.keep(*verb, *number).await,
             Change::Lazy(is_on) => {
@@ -160,6 +162,11 @@ impl Player {
             }
         });
         done.await
+    }
+
+    fn is_raw(&self) -> bool {
+        let top = self.stage.common.find(&self.disk.front.head());
+        top.is_some_and(|(sheet, _)| sheet.format == Format::Raw)
     }
 
     /// Another length, by a command.

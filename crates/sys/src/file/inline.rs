@@ -10,6 +10,9 @@
 //! ext4 refuses buffered writes that must not wait; they go to the ring, because a plain write may wait for the journal
 //! or for dirty pages. What a file refuses is remembered; attempts that mostly miss become rare ([`super::inner::Luck`]).
 
+use std::io::IoSliceMut;
+use std::os::fd::AsFd;
+
 use drystone_base::Result;
 use drystone_core::disk::DiskOp;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -38,6 +41,31 @@ pub(crate) fn try_inline(file: &FileInner, steps: &mut Steps) -> Option<Result<(
     } else {
         try_page_cache(file, steps)
     }
+}
+
+/// Fills all of `bytes`, if memory has them.
+pub(crate) fn read_now(file: &FileInner, at: u64, bytes: &mut [u8]) -> bool {
+    let len = bytes.len();
+    if len as u64 > COPY_BYTES_MAX {
+        return false;
+    }
+    if file.has(Flag::Memory) {
+        return rustix::io::pread(file.as_fd(), bytes, at) == Ok(len);
+    }
+    if file.has(Flag::Direct) || file.has(Flag::NoNowaitRead) || !file.read_luck.is_worth_trying() {
+        return false;
+    }
+    let slice = &mut [IoSliceMut::new(bytes)];
+    match rustix::io::preadv2(file.as_fd(), slice, at, ReadWriteFlags::NOWAIT) {
+        Ok(moved) if moved == len => {
+            file.read_luck.hit();
+            return true;
+        }
+        Err(Errno::OPNOTSUPP) => file.set(Flag::NoNowaitRead),
+        // The read that follows tries again, and notes the miss.
+        _ => {}
+    }
+    false
 }
 
 fn try_page_cache(file: &FileInner, steps: &mut Steps) -> Option<Result<()>> {

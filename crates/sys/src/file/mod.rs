@@ -236,6 +236,10 @@ impl Disk for File {
         }
     }
 
+    fn read_now(&self, _local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+        inline::read_now(&self.inner, at, bytes)
+    }
+
     fn can_grow(&self) -> bool {
         !self.is_block_device()
     }

@@ -354,3 +354,21 @@ fn another_runtime_is_told_that_it_cannot_use_files() {
         }
     });
 }
+
+#[test]
+fn what_memory_has_is_read_at_once_and_nothing_else() {
+    for folder in [Folder::new(), Folder::in_memory()] {
+        here_on_both_engines(|local| {
+            let path = folder.file("disk", &[7; 5000]);
+            async move {
+                let file = open(&local, &path).await;
+                // It was just written, so the page cache has it.
+                let mut bytes = [0; 4096];
+                assert!(file.read_now(&local, 900, &mut bytes));
+                assert_eq!(bytes, [7; 4096]);
+                assert!(!file.read_now(&local, 1000, &mut bytes), "past the end");
+                assert!(!file.read_now(&local, 0, &mut vec![0; 2 << 20]), "long");
+            }
+        });
+    }
+}

@@ -67,6 +67,10 @@ impl Disk for SimDisk {
         }
     }
 
+    fn read_now(&self, _local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
+        self.shared().lock().read_now(at, bytes)
+    }
+
     fn can_grow(&self) -> bool {
         self.shared().lock().options.can_grow
     }

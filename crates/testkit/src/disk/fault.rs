@@ -76,6 +76,10 @@ impl Faults {
         self.rules.push(fault);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     pub(super) fn clear(&mut self) {
         self.rules.clear();
     }

@@ -82,6 +82,10 @@ impl Drop for Hold {
 }
 
 impl Holds {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Catches a new operation if there is a hold for it.
     pub(super) fn catch(&mut self, op: OpIndex, kind: OpKind, range: GuestRange) -> bool {
         let by = self.rules.iter().find(|(_, filter)| filter.matches(kind, range)).map(|(&id, _)| id);

@@ -70,9 +70,9 @@ pub(super) async fn fill(
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
         // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
         // it is ready, or one processor would wait for the other; a device wants many writes.
-        is_ordered: !request.is_unordered
-            && !request.is_compressed
-            && !(is_raw && request.target_cache.is_direct),
+        is_ordered: !(request.is_unordered
+            || request.is_compressed
+            || is_raw && request.target_cache.is_direct),
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };

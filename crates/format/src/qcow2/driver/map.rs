@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drystone_base::{Be, Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::request::serialise::{RangeGuard, RangeLocks};
@@ -262,20 +262,49 @@ impl Map {
         io.file()?.event(Event::L2Load).await;
         let bytes = load_table_as_is(io.file()?, self.place_in(table.at, first), len).await?;
         io.sim_point().await;
-        let words = |bytes: &[u8]| {
-            let mut be = Be(bytes);
-            let mut words: Vec<u64> = std::iter::from_fn(|| be.u64().ok()).collect();
-            words.resize(slice_len / 8, 0);
-            words
-        };
         let parts = bytes.as_slice().chunks(slice_len);
         for (id, bytes) in (first.0..).zip(parts.clone()).filter(|(id, _)| *id != slice.0) {
-            self.slices.bring(SliceId(id), &words(bytes), Wanted::Look);
+            self.bring(SliceId(id), bytes, Wanted::Look);
         }
         // The one that is wanted comes last: it is the last to leave.
         let own = parts.into_iter().nth(usize::try_from(slice.0 - first.0).unwrap_or(0)).unwrap_or(&[]);
-        self.slices.bring(slice, &words(own), wanted);
+        self.bring(slice, own, wanted);
         Ok(())
+    }
+
+    /// As [`Self::load`], if that takes no wait; whether it is known now what the slice says.
+    pub(super) fn load_now(&self, io: Io<'_>, slice: SliceId) -> bool {
+        let count = self.read_slices.load(Ordering::Relaxed);
+        let first = slice.0 & !(count - 1);
+        let range = GuestRange::new(GuestOffset::new(first), count);
+        let Some(_loading) = self.tables.try_lock(io, range) else { return false };
+        let (Ok(Some(table)), Ok(file)) = (self.table(slice), io.file()) else { return false };
+        // The one that is wanted comes last: it is the last to leave.
+        let others = (first..first + count).filter(|id| *id != slice.0);
+        others.chain([slice.0]).map(SliceId).all(|id| self.bring_now(file, table, id))
+    }
+
+    fn bring_now(&self, file: Io<'_>, table: Allocated, slice: SliceId) -> bool {
+        let mut bytes = [0; 1 << SLICE_BYTES_BITS_MAX];
+        let Some(bytes) = bytes.get_mut(..1 << self.slice_bytes_bits()) else { return false };
+        if self.slices.has(slice, Wanted::Look) {
+            return true;
+        }
+        let is_read = file.read_now(self.place_in(table.at, slice).in_child(), bytes);
+        if is_read {
+            self.bring(slice, bytes, Wanted::Look);
+        }
+        is_read
+    }
+
+    /// Brings a slice in that was read; what is missing of it is zeroes.
+    fn bring(&self, slice: SliceId, bytes: &[u8], wanted: Wanted) {
+        let mut words = [0; (1 << SLICE_BYTES_BITS_MAX) / 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_be_bytes(*bytes);
+        }
+        let len = (1 << self.slice_bytes_bits()) / 8;
+        self.slices.bring(slice, words.get(..len).unwrap_or(&words), wanted);
     }
 
     fn place_in(&self, table: HostOffset, slice: SliceId) -> HostOffset {

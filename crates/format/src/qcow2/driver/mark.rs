@@ -235,6 +235,15 @@ impl Qcow2 {
         self.write_placed(io, placed).await
     }
 
+    /// Makes the header name another data file, durably. With the structure lock held.
+    pub(super) async fn rename_data_file(&self, io: Io<'_>, name: &[u8]) -> Result<()> {
+        let placed = {
+            let now = self.header.get();
+            now.0.with_data_file_name(&now.1, name).map_err(cannot_change)?
+        };
+        self.write_placed(io, placed).await
+    }
+
     /// Fails if there is no place in the header that could point to bitmaps.
     pub(super) fn demand_header_room(&self) -> Result<()> {
         let now = self.header.get();
@@ -273,6 +282,10 @@ impl Qcow2 {
     /// Replaces the first sector, durably.
     async fn write_sector(&self, io: Io<'_>, header: Header, bytes: Vec<u8>) -> Result<()> {
         let file = io.file()?;
+        if !file.perm().writes() {
+            // It has just become read-only. Nothing is uncertain.
+            return Err(Error::new(Kind::ReadOnly, "the image is read-only"));
+        }
         file.flush().await?;
         self.header.is_uncertain.store(true, Ordering::Release);
         write_bytes(file, HostOffset::ZERO, &bytes).await?;

@@ -191,6 +191,11 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn load_now(&self, io: Io<'_>, range: GuestRange) -> bool {
+        self.clean_caches(io);
+        self.map.load_now(io, self.map.spot(range.start()).slice)
+    }
+
     fn read<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf) -> LocalFuture<'a, BufResult> {
         Box::pin(async move {
             let mut buf = buf;

@@ -62,15 +62,18 @@ impl Qcow2 {
         let mut old: BTreeSet<u64> = (start..start + u64::from(old_table.clusters)).collect();
         old.extend(self.refs.all_blocks()?.iter().map(|at| self.cluster.host_cluster(*at).index()));
         let mut first = 0;
-        for cluster in 0..self.refs.table_len() as u64 * self.refs.per_block() {
-            let count = self.refs.count_of(io, cluster).await?;
-            if count > width.count_max() {
-                let at = place_of(self.cluster, cluster).unwrap_or(HostOffset::ZERO);
-                let text =
-                    format!("{} bits are too few: the cluster at {at} has {count} users", width.bits());
-                return Err(Error::new(Kind::InvalidInput, text).in_option("refcount_bits"));
+        // Block by block: most entries of a table for narrow counts have none.
+        for index in 0..self.refs.table_len() {
+            let counted = index as u64 * self.refs.per_block();
+            for (cluster, count) in (counted..).zip(self.refs.counts(io, index).await?) {
+                if count > width.count_max() {
+                    let at = place_of(self.cluster, cluster).unwrap_or(HostOffset::ZERO);
+                    let text =
+                        format!("{} bits are too few: the cluster at {at} has {count} users", width.bits());
+                    return Err(Error::new(Kind::InvalidInput, text).in_option("refcount_bits"));
+                }
+                first = if count > 0 { cluster + 1 } else { first };
             }
-            first = if count > 0 { cluster + 1 } else { first };
         }
         let per_block = width.per_block(self.cluster) as u64;
         let (mut blocks, mut table_clusters) = (1, 1);
@@ -100,6 +103,23 @@ impl Qcow2 {
 }
 
 impl Refs {
+    /// All counts of a block; none if there is no such block.
+    async fn counts(&self, io: Io<'_>, index: usize) -> Result<Vec<u64>> {
+        loop {
+            {
+                let mut state = self.state();
+                if self.block_at(&state, index)?.is_none() {
+                    return Ok(Vec::new());
+                }
+                if let Some(block) = state.block(index) {
+                    let slots = 0..self.width.per_block(self.cluster);
+                    return Ok(slots.map(|slot| self.width.get(&block.bytes, slot).unwrap_or(0)).collect());
+                }
+            }
+            self.load(io, index).await?;
+        }
+    }
+
     /// The count of a cluster; 0 where nothing is counted.
     async fn count_of(&self, io: Io<'_>, cluster: u64) -> Result<u64> {
         let (index, slot) = self.slot(cluster);

@@ -58,7 +58,11 @@ impl Qcow2 {
         }
         let _clusters = self.in_flight.lock(io, range, "clusters").await;
         self.change_clusters_locked(io, range, Become::Unmapped).await?;
-        self.drop_tables(io, range).await
+        self.drop_tables(io, range).await?;
+        if self.map.l2().has_data_file() {
+            self.discard_data(io, range).await;
+        }
+        Ok(())
     }
 
     /// Drops the L2 tables all of whose clusters are in `range` or behind it. Nobody changes these clusters.

@@ -34,7 +34,7 @@ use crate::qcow2::snapshot::{Snapshot, Snapshots};
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
 impl Qcow2 {
-    async fn snapshots_now(&self, io: Io<'_>) -> Result<Snapshots> {
+    pub(super) async fn snapshots_now(&self, io: Io<'_>) -> Result<Snapshots> {
         let header = self.header_now();
         if header.snapshots().count == 0 {
             return Ok(Snapshots { list: Vec::new(), table_len_bytes: 0 });
@@ -297,7 +297,7 @@ impl Qcow2 {
         write_bytes(io.file()?, self.start_of(run), &whole).await
     }
 
-    async fn load_l1(&self, io: Io<'_>, table: L1Table) -> Result<Vec<u64>> {
+    pub(super) async fn load_l1(&self, io: Io<'_>, table: L1Table) -> Result<Vec<u64>> {
         load_words(io.file()?, table.at, u64::from(table.entries)).await
     }
 
@@ -309,7 +309,7 @@ impl Qcow2 {
         }
     }
 
-    fn start_of(&self, run: Run) -> HostOffset {
+    pub(super) fn start_of(&self, run: Run) -> HostOffset {
         self.cluster.host_start(run.first).unwrap_or(HostOffset::ZERO)
     }
 

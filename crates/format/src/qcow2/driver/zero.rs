@@ -206,7 +206,8 @@ impl Qcow2 {
             self.map.publish(io, spot, &raw, &encoded).await?;
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
             given_up.for_each(|(old, _)| self.unlink_entry(io, *old));
-            if self.map.l2().has_data_file() {
+            // Where something else shows through, not before it does: after a power cut the old mapping may be there.
+            if self.map.l2().has_data_file() && goal != Become::Unmapped {
                 self.give_back_data(io, range.take(len), (&entries, &new)).await;
             }
         }
@@ -263,7 +264,7 @@ impl Qcow2 {
 
     /// Gives back space in the data file, if such is wanted. Advice: a failure does no harm. It reads as zeroes then, never
     /// as anything else: a raw data file is looked at, and any other is after a power cut before the mapping was stored.
-    async fn discard_data(&self, io: Io<'_>, range: GuestRange) {
+    pub(super) async fn discard_data(&self, io: Io<'_>, range: GuestRange) {
         let Ok(data) = self.data_file(io) else { return };
         let inside = data.len().saturating_sub(range.start().get()).min(range.len());
         let inside = range.take(inside);

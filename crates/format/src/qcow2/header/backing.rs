@@ -1,4 +1,4 @@
-//! A header that names another backing file, or has its bitmaps elsewhere, in one step.
+//! A header that names another backing file or data file, or has its bitmaps elsewhere, in one step.
 //!
 //! ```text
 //!   sector 0                                          further on in the first cluster
@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use super::{BACKING_NAME_BYTES_MAX, Header, HeaderError, Version};
 use crate::qcow2::bitmap::BitmapsExtension;
+use crate::qcow2::compress::Compression;
 use crate::qcow2::feature::{Autoclear, AutoclearBit, Compatible, Incompatible};
 
 /// Bytes of the fields of version 3 that are new with the compression type (spec "Header": from byte 104).
@@ -65,6 +66,8 @@ impl Header {
         let mut header = self.clone();
         header.version = version;
         header.additional = if version == Version::V3 { vec![0; ADDITIONAL_BYTES] } else { Vec::new() };
+        // Compressed clusters in another way are none, or the caller would not do this.
+        header.compression = Compression::Deflate;
         header.incompatible = Incompatible::EMPTY;
         header.compatible = Compatible::EMPTY;
         header.autoclear = Autoclear::EMPTY;
@@ -88,6 +91,17 @@ impl Header {
         let mut header = self.clone();
         header.extensions.set_bitmaps(bitmaps);
         header.autoclear = header.autoclear.with(AutoclearBit::Bitmaps, bitmaps.is_some());
+        let (at, len) = stored_name(sector);
+        header.placed(self, sector, Some(at..at.saturating_add(len)))
+    }
+
+    /// The header with another name of its external data file, or none if that is empty; `sector` as in [`Self::renamed`].
+    ///
+    /// # Errors
+    /// [`HeaderError::DoesNotFit`] as there.
+    pub fn with_data_file_name(&self, sector: &[u8], name: &[u8]) -> Result<Renamed, HeaderError> {
+        let mut header = self.clone();
+        header.extensions.set_data_file(name);
         let (at, len) = stored_name(sector);
         header.placed(self, sector, Some(at..at.saturating_add(len)))
     }

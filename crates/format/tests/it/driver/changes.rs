@@ -80,6 +80,11 @@ macro_rules! for_each_change {
             becomes_version_3: new("v2 64K").after("write 0..20K").overlay("v2 64K").after("write 8K..12K"), "write 1K..2K; amend v3";
             becomes_version_2: new("c4K 64K").after("write 0..20K; zero 4K..12K; write 40K..44K; zero 40K..44K"), "write 1K..2K; zero 32K..36K; amend v2";
             becomes_version_2_over_a_backing_file: new("64K").after("write 0..64K").overlay("c4K 50K").after("write 8K..12K; zero 16K..24K; zero 47K..50K"), "write 1K..2K; amend v2";
+            becomes_version_2_with_snapshots: new("c4K 64K").after("write 0..20K; zero 4K..12K; write 40K..44K; zero 40K..44K").snapshot().after("write 4K..8K; zero 0..4K"), "write 1K..2K; amend v2";
+            becomes_version_2_with_snapshots_over_a_backing_file: new("64K").after("write 0..64K").overlay("c4K 64K").after("write 8K..12K; zero 8K..12K; zero 16K..24K").snapshot().after("zero 30K..40K"), "write 1K..2K; amend v2";
+            becomes_version_2_with_another_compression: new("zstd 64K").after("write 0..8K"), "write 10K..11K; amend v2";
+            a_data_file_is_raw_no_more: new("rawdata 64K").after("write 0..20K"), "write 21K..22K; amend unraw; write 30K..31K; zero 2K..3K; flush";
+            a_data_file_gets_another_name: new("data 64K").after("write 0..20K"), "write 21K..22K; amend data another-name; write 30K..31K; flush";
             counts_become_wider: new("c512 64K").after("write 0..20K").snapshot(), "write 1K..2K; amend 64";
             counts_become_narrower: new("c512 r64 256K").after("write 0..20K; write 100K..140K; discard 100K..130K"), "write 1K..2K; amend 1";
             refcounts_become_lazy: new("c4K 64K"), "write 1K..2K; amend lazy; write 8K..9K; flush";

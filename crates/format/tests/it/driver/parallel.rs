@@ -8,7 +8,7 @@ use drystone_base::{GuestOffset, GuestRange};
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_testkit::client::{BackendClient, Target};
-use drystone_testkit::disk::{OpFilter, OpKind};
+use drystone_testkit::disk::{DiskOptions, OpFilter, OpKind, SimDisk};
 use drystone_testkit::graph::SimGraph;
 use drystone_testkit::sim::Sim;
 
@@ -102,4 +102,23 @@ fn a_cache_keeps_to_its_bytes() {
         assert!(grown < cache_bytes + (8 << 20), "{grown}");
         chain.close(&graph).unwrap();
     }
+}
+
+/// A disk that may answer metadata at once does so now and then, and the disk shows the same; else it is read as ever.
+#[test]
+fn metadata_that_memory_has_takes_no_operation_of_its_own() {
+    let state = State::new("c4K 1M").after("write 0..4K; write 600K..604K");
+    let mut counts = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let sim = Sim::seeded(seed);
+        let disk = SimDisk::new(state.images[0].clone(), DiskOptions::seeded(seed));
+        let model = Rc::new(RefCell::new(state.model.clone()));
+        let graph = SimGraph::start(&sim);
+        let chain = Chain::open(&graph, std::slice::from_ref(&disk), SMALL).unwrap();
+        let before = disk.trace().len();
+        run(&sim, &chain, &model, "read 0..4K; read 600K..604K").unwrap();
+        counts.insert(disk.trace().len() - before);
+        chain.close(&graph).unwrap();
+    }
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [2, 3], "two of data, and the table");
 }

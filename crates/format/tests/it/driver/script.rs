@@ -88,6 +88,8 @@ impl Stage<'_, '_> {
             ["amend", "v2"] => self.amend(Amendment::Version(2)),
             ["amend", "v3"] => self.amend(Amendment::Version(3)),
             ["amend", "lazy"] => self.amend(Amendment::LazyRefcounts(true)),
+            ["amend", "unraw"] => self.amend(Amendment::DataFileRaw(false)),
+            ["amend", "data", name] => self.amend(Amendment::DataFileName(name.as_bytes().to_vec())),
             ["amend", bits] => self.amend(Amendment::RefcountBits(len(bits))),
             ["bitmap", ref words @ ..] => {
                 let action = tracked::action(words, chain.top);

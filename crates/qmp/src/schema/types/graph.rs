@@ -49,7 +49,26 @@ qapi_struct! {
     }
 }
 
-wrapped!(Empty "AbortWrapper", BlockDirtyBitmapAdd "BlockDirtyBitmapAddWrapper", BlockDirtyBitmap "BlockDirtyBitmapWrapper", BlockDirtyBitmapMerge "BlockDirtyBitmapMergeWrapper", BlockdevSnapshot "BlockdevSnapshotWrapper", BlockdevSnapshotSync "BlockdevSnapshotSyncWrapper");
+qapi_struct! {
+    /// Keeps a disk as it is inside of its image.
+    pub struct BlockdevSnapshotInternal {
+        /// The node; or a device, of which there are none.
+        device: String,
+        /// That of the snapshot.
+        name: String,
+    }
+}
+
+qapi_struct! {
+    /// Arguments of `blockdev-snapshot-delete-internal-sync`. At least one of `id` and `name` is said.
+    pub struct BlockdevSnapshotDeleteInternal {
+        device: String,
+        id: Option<String>,
+        name: Option<String>,
+    }
+}
+
+wrapped!(Empty "AbortWrapper", BlockDirtyBitmapAdd "BlockDirtyBitmapAddWrapper", BlockDirtyBitmap "BlockDirtyBitmapWrapper", BlockDirtyBitmapMerge "BlockDirtyBitmapMergeWrapper", BlockdevSnapshot "BlockdevSnapshotWrapper", BlockdevSnapshotInternal "BlockdevSnapshotInternalWrapper", BlockdevSnapshotSync "BlockdevSnapshotSyncWrapper");
 
 qapi_enum! {
     /// What a transaction can do.
@@ -62,6 +81,7 @@ qapi_enum! {
         BlockDirtyBitmapDisable,
         BlockDirtyBitmapMerge,
         BlockdevSnapshot,
+        BlockdevSnapshotInternalSync,
         BlockdevSnapshotSync,
     }
 }
@@ -79,6 +99,7 @@ qapi_union! {
         BlockDirtyBitmapDisable(Data<BlockDirtyBitmap>),
         BlockDirtyBitmapMerge(Data<BlockDirtyBitmapMerge>),
         BlockdevSnapshot(Data<BlockdevSnapshot>),
+        BlockdevSnapshotInternalSync(Data<BlockdevSnapshotInternal>),
         BlockdevSnapshotSync(Data<BlockdevSnapshotSync>),
     }
 }

@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `blkdebug_rules`.
+#![no_main]
+
+drystone_libfuzzer::target!("blkdebug_rules");

@@ -1,0 +1,4 @@
+//! libFuzzer drives the target `qcow2_create`.
+#![no_main]
+
+drystone_libfuzzer::target!("qcow2_create");
