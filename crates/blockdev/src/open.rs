@@ -21,7 +21,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role, default_grant};
 use drystone_core::runtime::LocalFuture;
 use drystone_filter::blkverify;
-use drystone_sys::FileId;
+use drystone_sys::{FileId, Network};
 
 use crate::formats::{Backing, BackingName, Formats, OpenedImage};
 use crate::given::Given;
@@ -51,13 +51,15 @@ pub struct Opener {
     pub formats: Formats,
     /// What images may name.
     pub policy: BackingPolicy,
+    /// Where addresses of servers lead.
+    pub network: Network,
 }
 
 impl Opener {
     /// All formats of this build; images may name what they like.
     #[must_use]
     pub fn trusting() -> Self {
-        Self { formats: Formats::builtin(), policy: BackingPolicy::Allow }
+        Self { formats: Formats::builtin(), policy: BackingPolicy::Allow, network: Network::os() }
     }
 
     /// Opens the image with everything below and behind it, for a plan to insert.

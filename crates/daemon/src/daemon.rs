@@ -58,7 +58,7 @@ impl Daemon {
         Self {
             local,
             control,
-            opener: Opener::trusting(),
+            opener: Opener { network: network.apart(), ..Opener::trusting() },
             network,
             events,
             jobs,

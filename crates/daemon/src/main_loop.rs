@@ -34,6 +34,8 @@ use crate::stop;
 const THREADS_DEFAULT_MAX: usize = 4;
 /// I/O threads that objects can have; more objects share them. Users of the graph count per thread, so this is not free.
 const THREADS_OF_OBJECTS: u16 = 32;
+/// How long servers, of whose disks there are nodes, may take to answer at the end.
+const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// What is run, and for whom.
 pub struct Launch {
@@ -217,8 +219,10 @@ impl Main<'_> {
             None => beside(main, pump).await,
             Some(signals) => {
                 let explain = async || terminal.complain(&daemon.waits().await);
-                let watch = stop::watch(signals, Lane::new(local), daemon.stop.clone(), explain);
-                beside(beside(main, pump), watch).await
+                let watch = stop::watch(signals, Lane::new(local.clone()), daemon.stop.clone(), explain);
+                let tell = |peer: &str| terminal.complain(&format!("{peer} has not answered for a while"));
+                let peers = daemon.opener.network.watch(&local, tell);
+                beside(beside(beside(main, pump), watch), peers).await
             }
         }
     }
@@ -240,7 +244,12 @@ impl Main<'_> {
             Err(text) => fail(&text),
         }
         daemon.stop.ask();
-        if let Err(error) = daemon.take_down().await {
+        let servers = &daemon.opener.network;
+        let patience = servers.lose_patience(&daemon.local, PATIENCE_NS, || {
+            terminal.complain("the connections to servers that have not answered are ended");
+        });
+        let taken_down = beside(daemon.take_down(), patience).await;
+        if let Err(error) = taken_down.and(servers.demand_answered()) {
             fail(&error.report());
         }
         daemon.monitors.close(daemon).await;

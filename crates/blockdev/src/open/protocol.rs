@@ -9,7 +9,6 @@ use drystone_protocol::file::{FileOptions, HostFile};
 use drystone_protocol::memory::Memory;
 use drystone_protocol::nbd::{NbdClient, NbdOptions};
 use drystone_protocol::null::Null;
-use drystone_sys::Network;
 
 use super::{Added, Leaf, Place, Session};
 use crate::given::Given;
@@ -98,7 +97,7 @@ impl Session<'_, '_> {
         let name = options.to_string();
         let named = |error: Error| error.at_path(&name);
         let mut lane = Lane::new(self.task.local_ref().clone());
-        let opened = NbdClient::open(&mut lane, &Network::os(), options).await.map_err(named)?;
+        let opened = NbdClient::open(&mut lane, &self.opener.network, options).await.map_err(named)?;
         if opened.1.read_only && !(settings.read_only || settings.auto_read_only || falls_back) {
             let text = "the NBD server offers the export for reading only";
             return Err(named(Error::new(Kind::ReadOnly, text)));

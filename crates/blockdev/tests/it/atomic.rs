@@ -13,7 +13,6 @@ use drystone_blockdev::draft::{Draft, change};
 use drystone_blockdev::formats::Formats;
 use drystone_blockdev::given::Given;
 use drystone_blockdev::open::Opener;
-use drystone_blockdev::policy::BackingPolicy;
 use drystone_blockdev::query::graph::graph;
 use drystone_blockdev::query::node::nodes;
 use drystone_core::control::Task;
@@ -92,7 +91,7 @@ impl Scene {
     async fn new(task: &mut Task<'_>) -> Self {
         let traps = Traps::default();
         let formats = Formats::builtin().with(traps.clone());
-        let opener = Opener { formats, policy: BackingPolicy::Allow };
+        let opener = Opener { formats, ..Opener::trusting() };
         let scene = Self { folder: Folder::new(), opener, traps };
         scene.folder.raw("back", b"back");
         scene.folder.raw("other", b"other");

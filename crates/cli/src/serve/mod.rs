@@ -32,7 +32,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_blockdev::formats::Formats;
 use drystone_blockdev::open::Opener;
 use drystone_blockdev::policy::BackingPolicy;
 use drystone_blockdev::settings::Settings;
@@ -41,7 +40,7 @@ use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, ServerOptions};
 use drystone_protocol::file::Discard;
-use drystone_sys::{Address, EngineKind, Keys, Listener, Signals, ThreadHandle, Threads};
+use drystone_sys::{Address, EngineKind, Keys, Listener, Network, Signals, ThreadHandle, Threads};
 
 use self::disk::{Disk, DiskRequest, Overlay};
 use self::options::Discarding;
@@ -53,6 +52,8 @@ use crate::monitor::{self, server::Server as Monitor};
 
 /// I/O threads where nobody says how many.
 const THREADS_DEFAULT_MAX: usize = 4;
+/// How long servers of disks may take to answer at the end.
+const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// Serves until told to stop.
 ///
@@ -67,14 +68,15 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     threads.run_here(|local| async move {
         let (thread, control) = ControlThread::new(local.clone(), shards);
         local.spawn(Box::pin(thread.run()));
-        let session = Rc::new(Session::new(control.clone(), opener(&args)));
+        let network = Network::os();
+        let session = Rc::new(Session::new(control.clone(), opener(&args, &network)));
         let (stop, keys) = (Stop::default(), Rc::<OnceCell<Keys>>::default());
         let restore = {
             let keys = Rc::clone(&keys);
             move || keys.get().map_or((), Keys::give_back)
         };
         let watch = stop::watch((signals, Lane::new(local.clone())), stop.clone(), control.clone(), restore);
-        let serving = Serving { local, args, handles, control, session, stop, keys };
+        let serving = Serving { local, args, handles, control, session, stop, network, keys };
         beside(serving.run(), watch).await
     })
 }
@@ -105,18 +107,37 @@ struct Serving {
     control: Control,
     session: Rc<Session>,
     stop: Stop,
+    /// Where servers of disks are.
+    network: Network,
     /// Set once the terminal's keys are ours.
     keys: Rc<OnceCell<Keys>>,
 }
 
 impl Serving {
     async fn run(self) -> Result<()> {
+        let served = beside(self.open_serve_close(), self.mind_servers()).await;
+        served.and(self.network.demand_answered())
+    }
+
+    async fn open_serve_close(&self) -> Result<()> {
         let served = match self.open_disks().await {
             Ok(()) => self.serve().await,
             Err(error) => Err(error),
         };
         let disks = self.session.end().await;
         served.and(self.on_control(async move |task| close_all(task, disks).await).await)
+    }
+
+    /// Tells of servers of disks that do not answer; ends the connections to them some time after the end was asked for.
+    async fn mind_servers(&self) {
+        let patience = async {
+            self.stop.asked().await;
+            let tell =
+                || console::note("drystone: the connections to servers that have not answered are ended");
+            self.network.lose_patience(&self.local, PATIENCE_NS, tell).await;
+        };
+        let tell = |peer: &str| console::note(format_args!("drystone: {peer} has not answered for a while"));
+        beside(patience, self.network.watch(&self.local, tell)).await;
     }
 
     async fn on_control<T: Send + 'static>(
@@ -130,7 +151,7 @@ impl Serving {
         let requests = requests(&self.args)?;
         let names = export_names(&self.args)?;
         for (request, export) in requests.into_iter().zip(names) {
-            let (image, opener) = (request.image.clone(), opener(&self.args));
+            let (image, opener) = (request.image.clone(), opener(&self.args, &self.network));
             let opened = self.on_control(async move |task| request.open(task, &opener).await).await;
             let disk = opened.map_err(|error| error.at_path(image))?;
             disk.notes.iter().for_each(|note| console::note(format_args!("drystone: {note}")));
@@ -228,13 +249,13 @@ async fn close_all(task: &mut Task<'_>, disks: Vec<Disk>) -> Result<()> {
     result
 }
 
-fn opener(args: &ServeArgs) -> Opener {
+fn opener(args: &ServeArgs, network: &Network) -> Opener {
     let policy = match (&args.backing_below, args.no_backing) {
         (Some(folder), _) => BackingPolicy::OnlyBelow(folder.clone()),
         (None, true) => BackingPolicy::Deny,
         (None, false) => BackingPolicy::Allow,
     };
-    Opener { formats: Formats::builtin(), policy }
+    Opener { policy, network: network.clone(), ..Opener::trusting() }
 }
 
 fn requests(args: &ServeArgs) -> Result<Vec<DiskRequest>> {

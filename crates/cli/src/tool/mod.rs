@@ -57,6 +57,20 @@ pub(crate) struct Start {
     pub(crate) load: Load,
 }
 
+/// What is done about signals.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// How long servers of disks may take to answer once the end was asked for.
+    patience_ns: u64,
+    /// Whether SIGUSR1 asks how far it is.
+    has_progress: bool,
+}
+
+/// A command.
+const COMMAND: Manner = Manner { patience_ns: 5_000_000_000, has_progress: true };
+/// A server, whose clients' data may be under way.
+const SERVER: Manner = Manner { patience_ns: 30_000_000_000, has_progress: false };
+
 /// How much a tool is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
@@ -84,7 +98,7 @@ pub(crate) struct Tool {
 /// # Errors
 /// Those of the work, of starting threads, and of storing and closing disks.
 pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -> Result<T> {
-    run_asked(start, async |tool: &Tool, asked: &Asked| match asked.unless(work(tool)).await {
+    run_asked(start, COMMAND, async |tool: &Tool, asked: &Asked| match asked.unless(work(tool)).await {
         Some(done) if asked.number.get().is_none() => Ok(done),
         _ => Err(asked.number.get().unwrap_or(INTERRUPT)),
     })
@@ -95,12 +109,13 @@ pub(crate) fn run<T>(start: Start, work: impl AsyncFnOnce(&Tool) -> Result<T>) -
 /// # Errors
 /// As for [`run`].
 pub(crate) fn serve(start: Start, work: impl AsyncFnOnce(&Tool, &Asked) -> Result<()>) -> Result<()> {
-    run_asked(start, async |tool: &Tool, asked: &Asked| Ok(work(tool, asked).await))
+    run_asked(start, SERVER, async |tool: &Tool, asked: &Asked| Ok(work(tool, asked).await))
 }
 
 /// Runs `work`, which says how the command ends, or by which signal.
 fn run_asked<T>(
     start: Start,
+    manner: Manner,
     work: impl AsyncFnOnce(&Tool, &Asked) -> std::result::Result<Result<T>, i32>,
 ) -> Result<T> {
     let signals = Signals::take()?;
@@ -125,13 +140,15 @@ fn run_asked<T>(
             progress: Arc::new(Progress::new()),
         };
         let asked = Asked::default();
-        let watch = asked.watch(signals, Lane::new(local), Arc::clone(&tool.progress));
+        let watch =
+            asked.watch(signals, Lane::new(local), manner.has_progress.then(|| Arc::clone(&tool.progress)));
         let main = async {
             let done = work(&tool, &asked).await;
-            let closed = tool.close_all().await;
+            let closed = tool.close_all().await.and(tool.opener.network.demand_answered());
             tool.progress.end();
             done.map(|done| done.and_then(|value| closed.map(|()| value)))
         };
+        let main = beside(main, tool.mind_servers(&asked, manner.patience_ns));
         beside(main, watch).await
     });
     // Workers that nobody waits for any more may still be there: they are not waited for either.
@@ -150,11 +167,11 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// Takes signals for as long as it is polled. The second one ends the process.
-    async fn watch(&self, mut signals: Signals, mut lane: Lane, progress: Arc<Progress>) {
+    async fn watch(&self, mut signals: Signals, mut lane: Lane, progress: Option<Arc<Progress>>) {
         while let Ok(signal) = signals.wait(&mut lane).await {
             let number = match signal {
                 Signal::Explain => {
-                    progress.ask();
+                    progress.iter().for_each(|progress| progress.ask());
                     continue;
                 }
                 Signal::HangUp => 1,
@@ -214,6 +231,20 @@ impl Tool {
     /// A new lane on the control thread.
     pub(crate) fn lane(&self) -> Lane {
         Lane::new(self.local.clone())
+    }
+
+    /// Tells of servers that do not answer; ends connections to them some time after a signal.
+    async fn mind_servers(&self, asked: &Asked, patience_ns: u64) {
+        let servers = &self.opener.network;
+        let tell =
+            |peer: &str| console::note(format_args!("{}: {peer} has not answered for a while", self.name));
+        let patience = async {
+            asked.asked().await;
+            let text = "the connections to servers that have not answered are ended";
+            let tell = || console::note(format_args!("{}: {text}", self.name));
+            servers.lose_patience(&self.local, patience_ns, tell).await;
+        };
+        beside(patience, servers.watch(&self.local, tell)).await;
     }
 
     /// What opens images.

@@ -27,6 +27,7 @@ mod tests;
 mod worker;
 pub mod zeroes;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,6 +53,8 @@ pub struct Copy {
     len_bytes: u64,
     done_bytes: AtomicU64,
     claims: Mutex<Claims>,
+    /// What was found to be data last: nobody asks about it again. A long file or a far server takes its time to say.
+    data: Mutex<Range<u64>>,
     line: Line<Vec<Act>>,
     limit: Mutex<RateLimit>,
     pool: Pool,
@@ -78,6 +81,7 @@ impl Copy {
             len_bytes,
             done_bytes: AtomicU64::new(0),
             claims: Mutex::new(Claims::new(len_bytes)),
+            data: Mutex::new(0..0),
             line: Line::default(),
             limit: Mutex::new(limit),
             pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),

@@ -161,6 +161,10 @@ impl Copy {
         if spec.zeroes == Zeroes::Written && !is_own_layer {
             return Ok((What::Data, range.len()));
         }
+        let known = lock(&self.data).clone();
+        if known.contains(&at) {
+            return Ok(self.whole_units(What::Data, range, known.end - at, is_own_layer));
+        }
         let (source, from, left) = self.source_at(at)?;
         let bound = [spec.own.until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
         let left = bound.map_or(left, |bound| left.min(bound - at));
@@ -178,6 +182,9 @@ impl Copy {
             (true, _) if spec.zeroes != Zeroes::Written => What::Zero,
             _ => What::Data,
         };
+        if what == What::Data && status.len > range.len() {
+            *lock(&self.data) = at..at + status.len;
+        }
         Ok(self.whole_units(what, range, status.len, is_own_layer))
     }
 

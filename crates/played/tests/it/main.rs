@@ -6,6 +6,7 @@
 )]
 
 mod daemon;
+mod mute;
 mod nbd;
 mod remote;
 mod server;

@@ -97,7 +97,7 @@ impl Listener {
     /// # Errors
     /// [`Kind::Cancelled`] once closed; those of the operating system.
     pub async fn accept(&self, lane: &mut Lane) -> Result<Stream> {
-        self.socket.wire.let_others_run(lane, 0).await?;
+        self.socket.wire().let_others_run(lane, 0).await?;
         loop {
             let accept = |wire: &Wire| match wire.accept() {
                 // The client was faster in going than we were in answering.

@@ -9,7 +9,7 @@
 //! | `address` | [`Address`]: where a socket is |
 //! | `listener` | [`Listener`] |
 //! | `stream` | [`Stream`], [`Receiver`], [`Sender`] |
-//! | `network` | [`Network`]: where addresses lead, as a parameter |
+//! | `network` | [`Network`]: where addresses lead, as a parameter; who owes an answer |
 //! | `stdio` | [`Stdio`]: standard input and output as a [`Stream`] |
 //! | `wire` | the calls below all of them |
 //!
@@ -31,7 +31,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
@@ -48,9 +48,22 @@ use crate::engine::Interest;
 
 /// A socket, shared by its halves.
 #[derive(Clone)]
-struct Socket {
+struct Socket(Arc<Open>);
+
+struct Open {
     wire: Wire,
-    is_closed: Arc<AtomicBool>,
+    is_closed: AtomicBool,
+    debt: AtomicU8,
+}
+
+/// What the peer of a connection owes.
+mod debt {
+    /// Nothing was sent since something was received.
+    pub(super) const NONE: u8 = 0;
+    /// Something was sent.
+    pub(super) const OWED: u8 = 1;
+    /// The same, and somebody has looked since.
+    pub(super) const SEEN: u8 = 2;
 }
 
 /// Closes a connection or a listener, whoever waits for it. Any thread may use it; clones close the same socket.
@@ -60,9 +73,23 @@ pub struct Closer(Socket);
 impl Closer {
     /// Ends the connection in both directions. What waits for it fails with [`Kind::Cancelled`], also later.
     pub fn close(&self) {
-        self.0.is_closed.store(true, Ordering::Release);
+        self.0.0.close();
+    }
+}
+
+impl Open {
+    /// Whether the peer has said nothing since this was asked last, though it owed an answer then.
+    fn is_overdue(&self) -> bool {
+        self.debt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |debt| match debt {
+            debt::NONE => None,
+            _ => Some(debt::SEEN),
+        }) == Ok(debt::SEEN)
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
         // It may have ended by itself already.
-        let _ = self.0.wire.shutdown(Shutdown::Both);
+        let _ = self.wire.shutdown(Shutdown::Both);
     }
 }
 
@@ -72,7 +99,23 @@ impl Socket {
     }
 
     fn on(wire: Wire) -> Self {
-        Self { wire, is_closed: Arc::new(AtomicBool::new(false)) }
+        Self(Arc::new(Open { wire, is_closed: AtomicBool::new(false), debt: AtomicU8::new(debt::NONE) }))
+    }
+
+    fn wire(&self) -> &Wire {
+        &self.0.wire
+    }
+
+    /// The peer has something to answer to.
+    fn note_sent(&self) {
+        if self.0.debt.load(Ordering::Relaxed) == debt::NONE {
+            self.0.debt.store(debt::OWED, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer has said something.
+    fn note_received(&self) {
+        self.0.debt.store(debt::NONE, Ordering::Relaxed);
     }
 
     fn closer(&self) -> Closer {
@@ -80,7 +123,7 @@ impl Socket {
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.is_closed.load(Ordering::Acquire) {
+        if self.0.is_closed.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Cancelled, "the connection was closed"));
         }
         Ok(())
@@ -89,7 +132,7 @@ impl Socket {
     /// Waits until the socket is ready, broken or closed.
     async fn when_ready(&self, lane: &Lane, interest: Interest, until_ns: Option<u64>) -> Result<()> {
         self.check_open()?;
-        let waited = self.wire.when_ready(lane, interest, until_ns).await;
+        let waited = self.wire().when_ready(lane, interest, until_ns).await;
         self.check_open()?;
         waited
     }
@@ -105,7 +148,7 @@ impl Socket {
     ) -> Result<T> {
         loop {
             self.check_open()?;
-            match call(&self.wire) {
+            match call(self.wire()) {
                 Ok(value) => return Ok(value),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.when_ready(lane, interest, until_ns).await?,

@@ -115,6 +115,10 @@ impl Stream {
         Ok(Self::new(fd))
     }
 
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// What ends the connection, whoever uses it.
     #[must_use]
     pub fn closer(&self) -> Closer {
@@ -263,8 +267,9 @@ async fn receive(
     let read = |wire: &Wire| wire.recv(into);
     let moved = socket.call(lane, Interest::Readable, until_ns, "receive", read).await?;
     *is_drained = moved < room;
+    socket.note_received();
     if !*is_drained {
-        socket.wire.let_others_run(lane, moved).await?;
+        socket.wire().let_others_run(lane, moved).await?;
     }
     Ok(moved)
 }
@@ -302,7 +307,8 @@ impl Sender {
             IoSlice::advance_slices(&mut parts, moved);
         }
         self.is_torn = false;
-        self.socket.wire.let_others_run(lane, sent_bytes).await
+        self.socket.note_sent();
+        self.socket.wire().let_others_run(lane, sent_bytes).await
     }
 
     /// Sends the start of `parts` (not empty) as far as that needs no waiting, and says how much; `None` if the socket
@@ -314,7 +320,7 @@ impl Sender {
         let parts = parts.get(..parts.len().min(PARTS_MAX)).unwrap_or_default();
         loop {
             self.socket.check_open()?;
-            match self.socket.wire.send(parts) {
+            match self.socket.wire().send(parts) {
                 Ok(moved) => return Ok(Some(moved)),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
@@ -339,7 +345,7 @@ impl Sender {
     /// # Errors
     /// Those of the operating system.
     pub fn finish(&mut self) -> Result<()> {
-        match self.socket.wire.shutdown(Shutdown::Write) {
+        match self.socket.wire().shutdown(Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(errno) => Err(Error::os(errno.raw_os_error(), "end a connection")),
         }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use drystone_base::Kind;
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
-use drystone_sys::{Address, Closer, Listener, Stream, Watched};
+use drystone_core::runtime::{LocalRef, yield_now};
+use drystone_sys::{Address, Closer, Listener, Network, Stream, Watched};
 
 use crate::common::{Arrivals, Folder, here_on_both_engines, on_both_engines};
 
@@ -259,6 +259,38 @@ fn connecting_to_nobody_fails_and_names_of_hosts_are_found() {
             assert_eq!(error.errno(), 111, "{}", error.report());
             let found = Address::resolve(&mut mine, "localhost", 10809).await.unwrap();
             assert!(found.contains(&Address::Tcp("127.0.0.1:10809".parse().unwrap())));
+        }
+    });
+}
+
+#[test]
+fn a_network_that_hangs_up_ends_its_own_connections_and_makes_no_more() {
+    let folder = Folder::new();
+    here_on_both_engines(|local| {
+        let listener = Listener::bind(&Address::Unix(folder.path("hang-up"))).unwrap();
+        async move {
+            let mut mine = lane(&local);
+            let address = listener.address().clone();
+            let network = Network::os();
+            let apart = network.apart();
+            let (mut receiver, _sender) = network.connect(&mut mine, &address, None).await.unwrap().split();
+            let (_other, mut spared) = apart.connect(&mut mine, &address, None).await.unwrap().split();
+            network.demand_answered().unwrap();
+            let waits = Arrivals::default();
+            let (arrivals, on) = (waits.clone(), Rc::clone(&local));
+            local.spawn(Box::pin(async move {
+                let error = receiver.fill(&mut lane(&on), 1).await.err().unwrap();
+                assert_eq!(error.kind(), Kind::Cancelled);
+                arrivals.arrive();
+            }));
+            yield_now().await;
+            network.hang_up();
+            waits.wait_for(1).await;
+            assert_eq!(network.demand_answered().err().unwrap().kind(), Kind::Disconnected);
+            let refused = network.connect(&mut mine, &address, None).await.err().unwrap();
+            assert_eq!(refused.kind(), Kind::Cancelled);
+            spared.send(&mut mine, &mut [IoSlice::new(b"hello")]).await.unwrap();
+            apart.demand_answered().unwrap();
         }
     });
 }
