@@ -177,13 +177,12 @@ pub(crate) fn length(file: &FileInner) -> Result<u64, Errno> {
     Ok(u64::try_from(fstat(file.as_fd())?.st_size).unwrap_or(0))
 }
 
-/// stat(2): the unit of `st_blocks`, whatever the file system.
-const STAT_BLOCK_BYTES: u64 = 512;
-
 /// What the file system has reserved for the file, in bytes.
 pub(crate) fn allocated(file: &FileInner) -> Result<u64, Errno> {
+    /// stat(2): the unit of `st_blocks`, whatever the file system.
+    const BLOCK_BYTES: u64 = 512;
     let blocks = fstat(file.as_fd())?.st_blocks;
-    Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES))
+    Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES))
 }
 
 pub(crate) fn truncate(
@@ -294,24 +293,12 @@ fn block_ioctl(file: &FileInner, request: libc::Ioctl, start: u64, len: u64) -> 
     }
 }
 
-/// The length, and whether it is known without a search that there is no hole. tmpfs counts pages, and looks for a hole
-/// page by page: 7 µs per MiB of data. (Other file systems count more than what they show.)
-fn fullness(file: &FileInner) -> Result<(u64, bool), Errno> {
-    if !file.has(Flag::Memory) {
-        return Ok((length(file)?, false));
-    }
-    let stat = fstat(file.as_fd())?;
-    let len = u64::try_from(stat.st_size).unwrap_or(0);
-    let reserved = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES);
-    Ok((len, reserved >= len))
-}
-
 /// Where data or a hole that begins at or holds `offset` ends. `None` past the end of the file.
 pub(crate) fn extent_at(file: &FileInner, offset: u64) -> Result<Option<(bool, GuestRange)>, Errno> {
-    let (len, is_full) = fullness(file)?;
+    let len = length(file)?;
     let Some(rest) = len.checked_sub(offset).filter(|rest| *rest > 0) else { return Ok(None) };
     let all = |is_data| Ok(GuestRange::checked(offset, rest).map(|range| (is_data, range)));
-    if file.has(Flag::Block) || is_full {
+    if file.has(Flag::Block) {
         return all(true);
     }
     let up_to = |is_data, end: u64| {
