@@ -1,6 +1,7 @@
 //! A folder to work in, programs to run in it, and what all tests agree to overlook.
 
 pub(crate) mod daemon;
+pub(crate) mod dice;
 pub(crate) mod forked;
 pub(crate) mod nbd;
 pub(crate) mod serve;

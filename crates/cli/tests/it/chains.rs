@@ -8,31 +8,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::common::dice::Dice;
 use crate::common::{Scratch, our_tool, run, words};
 
 const NAMES: [&str; 3] = ["base", "mid", "top"];
 const SECTOR: usize = 512;
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 struct Chain {
     scratch: Scratch,
@@ -49,7 +29,7 @@ impl Chain {
     fn new(seed: u64) -> Self {
         let scratch = Scratch::in_memory("chain");
         let (img, io) = (our_tool(&scratch, "qemu-img"), our_tool(&scratch, "qemu-io"));
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let cluster = dice.pick(&[4 << 10, 16 << 10, 64 << 10]);
         let mut chain = Self { scratch, img, io, dice, seed, cluster, shows: Vec::new() };
         // A long disk has several workers.
@@ -57,7 +37,7 @@ impl Chain {
         let usual = (longest / 2 + chain.dice.below(longest / 2)) / SECTOR * SECTOR;
         for level in 0..NAMES.len() {
             let other = (usual / 2 + chain.dice.below(usual)) / SECTOR * SECTOR;
-            let len = if chain.dice.below(3) == 0 { other } else { usual };
+            let len = if chain.dice.once_in(3) { other } else { usual };
             chain.make(level, len);
         }
         chain
@@ -77,8 +57,7 @@ impl Chain {
         show.resize(len, 0);
         let below =
             level.checked_sub(1).map_or_else(String::new, |below| format!("-F qcow2 -b {} ", NAMES[below]));
-        let extended =
-            if self.cluster >= 16 << 10 && self.dice.below(3) == 0 { ",extended_l2=on" } else { "" };
+        let extended = if self.cluster >= 16 << 10 && self.dice.once_in(3) { ",extended_l2=on" } else { "" };
         self.img(&format!(
             "create -q -f qcow2 -o cluster_size={}{extended} {below}{} {len}",
             self.cluster, NAMES[level]
@@ -95,12 +74,12 @@ impl Chain {
 
     /// One write, made to `show` as well.
     fn write(&mut self, show: &mut [u8]) -> String {
-        let whole = self.dice.below(3) == 0;
+        let whole = self.dice.once_in(3);
         let unit = if whole { self.cluster } else { SECTOR };
         let at = self.dice.below(show.len()) / unit * unit;
-        let most = if self.dice.below(3) == 0 { show.len() } else { 4 * self.cluster };
+        let most = if self.dice.once_in(3) { show.len() } else { 4 * self.cluster };
         let len = (1 + self.dice.below(most)).next_multiple_of(unit).min(show.len() - at);
-        let byte = u8::try_from(1 + self.dice.below(255)).unwrap();
+        let byte = self.dice.byte();
         let (flags, byte) = match self.dice.below(4) {
             0 => ("-z".to_owned(), 0),
             1 if whole && len % self.cluster == 0 => (format!("-c -P {byte}"), byte),

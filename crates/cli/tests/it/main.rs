@@ -25,4 +25,5 @@ mod nbd;
 mod output;
 mod serve;
 mod snapshot;
+mod stories;
 mod storm;

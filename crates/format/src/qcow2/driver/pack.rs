@@ -6,8 +6,7 @@
 //!   count            3                 2                1
 //! ```
 //! A piece takes the smallest room that it fits into; else room that goes on into a free cluster behind it; else a new
-//! cluster. Each piece counts once in every cluster that it touches. The cluster behind room is left to it by those who look
-//! for any cluster: when several write at once, half of the rooms could not be used otherwise.
+//! cluster. Each piece counts once in every cluster that it touches.
 //!
 //! Invariants: a cluster with room has a count above zero: when the count falls to zero, or is about to (its space is given
 //! back to the file), the room is forgotten under the same lock. Bytes of a piece are never given out again while its
@@ -145,11 +144,6 @@ impl State {
             self.rooms.sort_by_key(|room| room.len());
             self.rooms.remove(0);
         }
-    }
-
-    /// Whether a piece could go on into `cluster`: it is kept for that while there are others.
-    pub(super) fn is_behind_room(&self, cluster: u64, cluster_bits: u32) -> bool {
-        self.rooms.iter().any(|room| room.end >> cluster_bits == cluster)
     }
 
     /// Nothing more goes into clusters `first .. end`, whose bits are `cluster_bits`.
