@@ -146,7 +146,10 @@ impl Player {
                 // Not every format compresses, and not every cluster is as small as what is asked for.
                 // Nor can it say how long the disk of an internal snapshot was.
                 Kind::Unsupported => matches!(request, Request::Resize(_) | Request::Press(_)),
-                Kind::InvalidInput => matches!(request, Request::Press(_)),
+                // Who came while the disk was short knows that length.
+                Kind::InvalidInput => {
+                    matches!(request, Request::Press(_)) || self.guest.is_some() && self.disk.was_shortened()
+                }
                 Kind::OutOfRange => self.disk.was_shortened(),
                 _ => false,
             };
