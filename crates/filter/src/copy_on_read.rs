@@ -28,6 +28,7 @@
 
 use drystone_base::{GuestOffset, GuestRange, LEN_MAX, Result};
 use drystone_buf::Buf;
+use drystone_buf::scan::is_zero;
 use drystone_core::control::{GraphView, NewNode};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{
@@ -179,6 +180,7 @@ impl CopyOnRead {
     /// Reads a range whose layers nobody changes meanwhile, copying what has to be.
     async fn read_and_copy(&self, io: Io<'_>, top: Io<'_>, at: GuestOffset, buf: Buf) -> BufResult {
         let reach = self.reach(top);
+        let mut copier = Copier { io, top, zeroes: None };
         let mut done: Option<Buf> = None;
         let (mut at, mut rest, mut result) = (at, buf, Ok(()));
         while !rest.is_empty() && result.is_ok() {
@@ -191,36 +193,75 @@ impl CopyOnRead {
                 }
             };
             let behind = rest.split_off(usize::try_from(len).unwrap_or(usize::MAX));
-            let (outcome, part) = read_part(io, top, at, rest, need).await;
+            let (outcome, part) = copier.read_part(at, rest, need).await;
             at = at.plus(len.min(range.len()));
             done = Some(join(done, part));
             rest = behind;
             result = outcome;
         }
-        (result, join(done, rest))
+        let copied = copier.store_zeroes().await;
+        (result.and(copied), join(done, rest))
     }
 }
 
-/// Reads a part of a range that needs one thing, and copies it.
-async fn read_part(io: Io<'_>, top: Io<'_>, at: GuestOffset, mut buf: Buf, need: Need) -> BufResult {
-    let range = GuestRange::new(at, buf.len() as u64);
-    let (copied, buf) = match need {
-        Need::Nothing => return top.read(at, buf).await,
-        Need::Zero => {
-            buf.fill_zero();
-            (top.write_zeroes(range, UNCHANGED_ZEROES).await, buf)
-        }
-        Need::Copy => {
-            let (result, buf) = top.read(at, buf).await;
-            if result.is_err() {
-                return (result, buf);
+/// Copies the parts of one read. Zeroes that follow each other are copied at once, however they were found: whole clusters
+/// of them take no space.
+struct Copier<'t> {
+    io: Io<'t>,
+    top: Io<'t>,
+    /// Zeroes that are still to be copied.
+    zeroes: Option<GuestRange>,
+}
+
+impl Copier<'_> {
+    /// Reads a part of a range that needs one thing, and copies it.
+    async fn read_part(&mut self, at: GuestOffset, mut buf: Buf, need: Need) -> BufResult {
+        let range = GuestRange::new(at, buf.len() as u64);
+        match need {
+            Need::Nothing => {
+                let copied = self.store_zeroes().await;
+                let (result, buf) = self.top.read(at, buf).await;
+                (result.and(copied), buf)
             }
-            io.sim_point().await;
-            top.write(at, buf, WriteFlags { unchanged: true, ..WriteFlags::default() }).await
+            Need::Zero => {
+                buf.fill_zero();
+                self.add_zeroes(range);
+                (Ok(()), buf)
+            }
+            Need::Copy => {
+                let (result, buf) = self.top.read(at, buf).await;
+                if result.is_err() {
+                    return (result, buf);
+                }
+                self.io.sim_point().await;
+                if is_zero(buf.as_slice()) {
+                    self.add_zeroes(range);
+                    return (Ok(()), buf);
+                }
+                let before = self.store_zeroes().await;
+                let flags = WriteFlags { unchanged: true, ..WriteFlags::default() };
+                let (copied, buf) = self.top.write(at, buf, flags).await;
+                let is_whole = buf.len() as u64 == range.len();
+                let copied = if is_whole { self.judged(copied) } else { copied };
+                (before.and(copied), buf)
+            }
         }
-    };
-    let is_whole = buf.len() as u64 == range.len();
-    (if reads_to_copy(io) || !is_whole { copied } else { Ok(()) }, buf)
+    }
+
+    fn add_zeroes(&mut self, range: GuestRange) {
+        self.zeroes = Some(self.zeroes.map_or(range, |before| before.hull(range)));
+    }
+
+    async fn store_zeroes(&mut self) -> Result<()> {
+        let Some(range) = self.zeroes.take() else { return Ok(()) };
+        let copied = self.top.write_zeroes(range, UNCHANGED_ZEROES).await;
+        self.judged(copied)
+    }
+
+    /// A copy that failed matters to whoever wants copies.
+    fn judged(&self, copied: Result<()>) -> Result<()> {
+        if reads_to_copy(self.io) { copied } else { Ok(()) }
+    }
 }
 
 const UNCHANGED_ZEROES: ZeroFlags =

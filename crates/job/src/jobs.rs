@@ -56,6 +56,8 @@ pub struct JobSpec {
     pub auto_finalize: bool,
     /// It is forgotten when it has ended; else `dismiss` is waited for.
     pub auto_dismiss: bool,
+    /// How much work there is in all, as far as that is known before it begins ([`Meter::set_total`](crate::Meter::set_total) later).
+    pub total: u64,
     /// How many requests it makes at a time.
     pub lanes: usize,
     /// Whom it completes with.
@@ -72,6 +74,7 @@ impl JobSpec {
             speed: 0,
             auto_finalize: true,
             auto_dismiss: true,
+            total: 0,
             lanes: 1,
             group: None,
         }
@@ -393,7 +396,7 @@ fn new_entry(spec: &JobSpec, (key, group): (JobKey, u64), ending: Box<dyn Ending
         auto_finalize: spec.auto_finalize,
         auto_dismiss: spec.auto_dismiss,
         current: 0,
-        total: 0,
+        total: spec.total,
         limit: RateLimit::default(),
         io_status: IoStatus::Ok,
         user_paused: false,

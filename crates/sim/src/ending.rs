@@ -132,8 +132,9 @@ fn unused(task: &Task<'_>) -> Option<drystone_core::graph::node::NodeId> {
 
 /// Everybody has gone: jobs end, the disks are read once more, and everything is closed.
 pub(crate) fn end(sim: &Sim, stage: &Rc<Stage>) -> Vec<Shown> {
+    // At once: requests whose callers went away go on from here.
+    stage.mend();
     let ended = finish(sim, async {
-        stage.mend();
         stage.end_jobs(sim).await;
         stage.demand_calm().await?;
         stage.read_all(sim).await?;

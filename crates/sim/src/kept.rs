@@ -6,6 +6,7 @@
 //! ```
 //! What shows through an image is not the snapshot's: once the image has another backing file, its bytes are not looked at.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drystone_base::{GuestOffset, GuestRange, Result};
@@ -20,7 +21,7 @@ use drystone_testkit::sim::Sim;
 
 use crate::image::Sheet;
 use crate::prepare::chain_of;
-use crate::stage::{NodeOptions, Stage};
+use crate::stage::{Disk, NodeOptions, Stage};
 
 /// An internal snapshot.
 #[derive(Debug, Clone)]
@@ -64,10 +65,14 @@ impl Slot {
 }
 
 impl Stage {
-    /// The snapshots of all disks of which something is known.
+    /// The snapshots of all disks; of a forgotten one's, nothing is certain.
     pub(crate) fn kept(&self) -> Vec<Kept> {
-        let known = self.disks.iter().filter(|disk| !disk.is_forgotten());
-        known.flat_map(|disk| disk.kept.borrow().clone()).collect()
+        let forgotten = |one: Kept| Kept { fate: Fate::Unknown, seen: Slot::default(), ..one };
+        let of = |disk: &Rc<Disk>| {
+            let (kept, is_forgotten) = (disk.kept.borrow().clone(), disk.is_forgotten());
+            kept.into_iter().map(move |one| if is_forgotten { forgotten(one) } else { one })
+        };
+        self.disks.iter().flat_map(of).collect()
     }
 
     /// Every snapshot that must be there is, none that must not, and they show what they must. Nothing is open.
@@ -77,7 +82,8 @@ impl Stage {
     pub(crate) async fn demand_kept(&self, sim: &Sim, sheets: &[Sheet], kept: &[Kept]) -> Result<()> {
         for sheet in sheets.iter().filter(|sheet| !sheet.is_damaged) {
             let own: Vec<&Kept> = kept.iter().filter(|one| one.image == sheet.name).collect();
-            if own.is_empty() {
+            let is_certain = |one: &&Kept| one.fate != Fate::Unknown || one.seen.get().is_some();
+            if !own.iter().any(is_certain) {
                 continue;
             }
             let found = self.look(sim, sheets, sheet, None).await?.names;

@@ -4,7 +4,7 @@
 //! Whatever a command does to one image, every other one shows what it showed, and all check clean. A command that fails
 //! has changed nothing that is seen. Not here: what commands print and which of them fail (`golden`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::common::dice::Dice;
 use crate::common::{Scratch, our_tool, run, words};
@@ -47,7 +47,7 @@ impl Story {
         Self { scratch, img, io, dice: Dice::new(seed), seed, images: Vec::new(), told: Vec::new(), names: 0 }
     }
 
-    fn run(&mut self, program: &PathBuf, args: &[String]) -> bool {
+    fn run(&mut self, program: &Path, args: &[String]) -> bool {
         let ran = run(program, args, self.scratch.path());
         self.told.push(format!("{} -> {} {}", args.join(" "), ran.status, ran.stderr.trim()));
         assert!(ran.status < 128, "seed {}: {:#?}", self.seed, self.told);

@@ -109,6 +109,11 @@ impl Copying {
         Self { copier, reach: ending.chain().reach, len_bytes, on_error }
     }
 
+    /// How much there is to look at.
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
     /// Most bytes that one request copies, so that there is something to do for every worker.
     fn step_bytes_max(&self) -> u64 {
         (self.len_bytes / (4 * LANES as u64)).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
@@ -116,7 +121,6 @@ impl Copying {
 
     /// Copies everything. Fails with the first error that was reported, or at the end with the first that was ignored.
     pub(super) async fn run(self, job: &mut Running<'_>) -> Result<()> {
-        job.meter().set_total(self.len_bytes);
         let state = RefCell::new(State {
             cursor: 0,
             len_bytes: self.len_bytes,

@@ -140,14 +140,15 @@ pub async fn start(jobs: &Jobs, task: &mut Task<'_>, options: StreamOptions) -> 
         return Err(Error::new(Kind::InvalidInput, text).in_option("backing-file"));
     }
     let (copier, mut ending) = insert_filter(task, chain, &options).await?;
-    let created = match jobs.create(options.spec(), ending.lend()) {
+    let copying = Copying::new(copier, &ending, options.on_error);
+    let spec = JobSpec { total: copying.len_bytes(), ..options.spec() };
+    let created = match jobs.create(spec, ending.lend()) {
         Ok(created) => created,
         Err(error) => {
             ending.leave(task).await;
             return Err(error);
         }
     };
-    let copying = Copying::new(copier, &ending, options.on_error);
     created.launch(async move |job: &mut Running<'_>| copying.run(job).await)
 }
 

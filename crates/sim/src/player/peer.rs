@@ -100,7 +100,12 @@ impl Player {
             for _ in 0..READS {
                 let read = self.disk.model.borrow_mut().begin_read(range);
                 let sent = guest.client.send(Command::Read, range, CommandFlags::NONE, &[]).await;
-                asked.push((read, sent.unwrap_or_else(|fault| panic!("a read cannot be sent: {fault:?}"))));
+                match sent {
+                    Ok(cookie) => asked.push((read, cookie)),
+                    // It knows the new length before the model does.
+                    Err(_) if self.disk.was_shortened() => self.disk.model.borrow_mut().abandon_read(read),
+                    Err(fault) => panic!("a read cannot be sent: {fault:?}"),
+                }
             }
             asked
         };

@@ -121,8 +121,9 @@ pub(super) async fn load_bitmaps(file: Io<'_>, header: &Header) -> Result<Loaded
         let name = String::from_utf8(entry.name.clone())
             .map_err(|cause| invalid("the name of a bitmap is not UTF-8").because(cause))?;
         let one = load_one(file, header, (entry, name.clone()), &mut bytes_left).await;
-        let (kept, bitmap) =
-            one.map_err(|error| invalid(format!("cannot load bitmap '{name}'")).because(error))?;
+        let (kept, bitmap) = one.map_err(|error| {
+            Error::new(error.kind(), format!("cannot load bitmap '{name}'")).because(error)
+        })?;
         loaded.kept.push(kept);
         loaded.bitmaps.push(bitmap);
     }

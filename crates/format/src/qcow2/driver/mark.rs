@@ -298,10 +298,8 @@ impl Qcow2 {
     /// Replaces the first sector, durably.
     async fn write_sector(&self, io: Io<'_>, header: Header, bytes: Vec<u8>) -> Result<()> {
         let file = io.file()?;
-        if !file.perm().writes() {
-            // It has just become read-only. Nothing is uncertain.
-            return Err(Error::new(Kind::ReadOnly, "the image is read-only"));
-        }
+        // Nothing is uncertain otherwise.
+        demand_writable(file)?;
         file.flush().await?;
         self.header.is_uncertain.store(true, Ordering::Release);
         write_bytes(file, HostOffset::ZERO, &bytes).await?;
@@ -318,6 +316,14 @@ impl Qcow2 {
         }
         self.write_header(io, self.header_now()).await
     }
+}
+
+/// Fails if the image has just become read-only.
+pub(super) fn demand_writable(file: Io<'_>) -> Result<()> {
+    if file.perm().writes() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::ReadOnly, "the image is read-only"))
 }
 
 fn cannot_change(error: crate::qcow2::header::HeaderError) -> Error {

@@ -47,6 +47,8 @@ impl Qcow2 {
     }
 
     async fn settle_counted(&self, io: Io<'_>) -> Result<()> {
+        // What is let go of later would be counted less often than its flag says.
+        self.reap(io).await?;
         self.store_metadata(io).await?;
         self.settle_flags(io, Flags::Counted).await
     }
@@ -148,7 +150,8 @@ impl Qcow2 {
             changed |= right != *raw;
             *raw = right;
         }
-        if changed {
+        // An attempt that failed may have written other flags than memory has.
+        if changed || flags == Flags::Counted {
             let bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();
             write_bytes(io.file()?, self.header_now().l1().at, &bytes).await?;
         }

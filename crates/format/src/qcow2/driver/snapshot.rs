@@ -20,7 +20,7 @@ use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 use drystone_core::snapshots::{InternalSnapshots, NewSnapshot, SnapshotInfo};
 
-use super::mark::load_snapshots;
+use super::mark::{demand_writable, load_snapshots};
 use super::open::load_words;
 use super::refs::Run;
 use super::shared::Flags;
@@ -61,6 +61,8 @@ impl Qcow2 {
             let text = "an image with an external data file has no internal snapshots";
             return Err(Error::new(Kind::Unsupported, text));
         }
+        // Counts that cannot be written must not change in memory either.
+        demand_writable(io.file()?)?;
         self.mark_for_writing(io).await?;
         // All freed space, too: a search that fails could not wait for it.
         self.store_all(io).await
