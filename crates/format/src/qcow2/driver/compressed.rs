@@ -83,7 +83,6 @@ impl Qcow2 {
         if let Err(error) = prepared {
             return (Err(error), buf);
         }
-        let _packing = self.refs.begin_packing();
         let (mut at, mut rest, mut done, mut result) = (at, buf, None, Ok(()));
         while !rest.is_empty() && result.is_ok() {
             let behind = rest.split_off(self.cluster.buffer_len().min(rest.len()));

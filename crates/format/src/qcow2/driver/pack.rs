@@ -6,14 +6,11 @@
 //!   count            3                 2                1
 //! ```
 //! A piece takes the smallest room that it fits into; else room that goes on into a free cluster behind it; else a new
-//! cluster. Each piece counts once in every cluster that it touches. While several write pieces at once, the cluster behind room
-//! is left to it by those who look for any cluster: half of the rooms could not be used otherwise.
+//! cluster. Each piece counts once in every cluster that it touches.
 //!
 //! Invariants: a cluster with room has a count above zero: when the count falls to zero, or is about to (its space is given
 //! back to the file), the room is forgotten under the same lock. Bytes of a piece are never given out again while its
 //! cluster is in use. Not here: what is compressed, and whether it is worth it (`compressed`).
-
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_core::request::event::Event;
@@ -73,28 +70,7 @@ impl Qcow2 {
     }
 }
 
-/// Somebody writes pieces as long as this lives.
-pub(super) struct Packing<'r>(&'r AtomicUsize);
-
-impl Drop for Packing<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Refs {
-    /// Somebody writes pieces.
-    pub(super) fn begin_packing(&self) -> Packing<'_> {
-        self.packers.fetch_add(1, Ordering::Relaxed);
-        Packing(&self.packers)
-    }
-
-    /// Whether a piece could go on into `cluster`, which is kept for that while there are others.
-    pub(super) fn is_kept(&self, state: &State, cluster: u64) -> bool {
-        self.packers.load(Ordering::Relaxed) > 1
-            && state.rooms.iter().any(|room| room.end >> self.cluster.bits() == cluster)
-    }
-
     fn pack(&self, owned: &Owned, len: u64) -> Result<Packed> {
         let mut state = self.state();
         let mut fitting: Vec<usize> = (0..state.rooms.len()).collect();

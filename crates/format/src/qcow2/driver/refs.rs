@@ -40,8 +40,6 @@ pub(super) struct Refs {
     blocks_max: AtomicUsize,
     /// No cluster from here on was ever in use while the image was open.
     used_end: AtomicU64,
-    /// How many write compressed pieces now.
-    pub(super) packers: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -94,7 +92,6 @@ impl Refs {
             loading: RangeLocks::default(),
             blocks_max: AtomicUsize::new(0),
             used_end: AtomicU64::new(0),
-            packers: AtomicUsize::new(0),
         };
         refs.set_cache_bytes(cache_bytes);
         refs

@@ -123,14 +123,8 @@ impl Refs {
             }
             let Some(block) = state.block(index) else { return Ok(Search::Load(index, at)) };
             if let Some((slot, count)) = find_free(self.width, &block.bytes, slot, want) {
-                let first = index as u64 * self.per_block() + slot as u64;
-                let is_kept = matches!(want, Want::UpTo(_)) && self.is_kept(&state, first);
-                let run = Run::between(first + u64::from(is_kept), first + count);
-                if run.count > 0 {
-                    return self.take(&mut state, owned, run);
-                }
-                at = first + 1;
-                continue;
+                let first = HostCluster::new(index as u64 * self.per_block() + slot as u64);
+                return self.take(&mut state, owned, Run { first, count });
             }
             // Space may have become free in front of it since the search began.
             if matches!(want, Want::UpTo(_)) && state.hint == at {
