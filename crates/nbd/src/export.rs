@@ -221,6 +221,17 @@ pub trait Exports {
     fn list(&self) -> Vec<Arc<ExportInfo>>;
 }
 
+/// One export alone: the default one.
+impl Exports for Arc<ExportInfo> {
+    fn find(&self, name: &str) -> Option<Arc<ExportInfo>> {
+        (name.is_empty() || name == self.name()).then(|| Self::clone(self))
+    }
+
+    fn list(&self) -> Vec<Arc<ExportInfo>> {
+        vec![Self::clone(self)]
+    }
+}
+
 /// Spec "Conventions": no NUL, at most 4096 bytes.
 fn checked_string(option: &str, text: String) -> Result<String> {
     if text.len() > limit::STRING_BYTES_MAX {

@@ -208,16 +208,16 @@ async fn copy(
             Error::new(cause.kind(), "cannot make the base as long as the image").because(cause)
         })?;
     }
-    let (layer, sector) = (u32::try_from(between).unwrap_or(u32::MAX), SECTOR_BYTES);
+    let layers_below = u32::try_from(between).unwrap_or(u32::MAX);
     let source = CopySource { backend: top.backend.reader(), start: 0, len_bytes: top.len_bytes };
     let spec = CopySpec {
         sources: vec![source],
         target: base.backend.clone(),
-        unit_bytes: sector,
-        block_bytes: sector,
+        unit_bytes: SECTOR_BYTES,
+        block_bytes: SECTOR_BYTES,
         zeroes: Zeroes::Known,
         zero_from: u64::MAX,
-        own: Own { until: u64::MAX, layers_below: layer, is_cut: true },
+        own: Own { until: u64::MAX, layers_below, is_cut: true },
         flags: base.flags,
         is_ordered: true,
         bytes_per_second: rate_bytes,

@@ -9,27 +9,15 @@ use std::sync::Arc;
 use drystone_base::Result;
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
+use drystone_nbd::ExportInfo;
 use drystone_nbd::server::{ServerHandshake, Step};
-use drystone_nbd::{ExportInfo, Exports};
 use drystone_played::daemon::{DaemonOptions, SimDaemon, address};
 use drystone_sys::{Listener, Receiver, Sender};
 use drystone_testkit::sim::{Sim, explore};
 use serde_json::json;
 
-struct One(Arc<ExportInfo>);
-
-impl Exports for One {
-    fn find(&self, name: &str) -> Option<Arc<ExportInfo>> {
-        name.is_empty().then(|| Arc::clone(&self.0))
-    }
-
-    fn list(&self) -> Vec<Arc<ExportInfo>> {
-        vec![Arc::clone(&self.0)]
-    }
-}
-
 async fn shake_hands(lane: &mut Lane, receiver: &mut Receiver, sender: &mut Sender) -> Result<()> {
-    let exports = One(Arc::new(ExportInfo::new(0, "", 1 << 20).unwrap()));
+    let exports = Arc::new(ExportInfo::new(0, "", 1 << 20).unwrap());
     let mut output = Vec::new();
     let mut handshake = ServerHandshake::new(&mut output);
     loop {

@@ -26,7 +26,7 @@ use crate::qcow2::compress::Compression;
 use crate::qcow2::entry::{Allocated, L2Entry, Part, RawEntry, Table};
 use crate::qcow2::feature::{AutoclearBit, CompatibleBit, IncompatibleBit};
 use crate::qcow2::geometry::{ClusterBits, HOST_END, HostCluster};
-use crate::qcow2::header::{HeaderChange, Version};
+use crate::qcow2::header::{Header, HeaderChange, Version};
 use crate::qcow2::refcount::RefcountWidth;
 use crate::qcow2::snapshot::Snapshot;
 
@@ -90,19 +90,26 @@ impl Qcow2 {
     }
 
     async fn change_laziness(&self, io: Io<'_>, is_on: bool) -> Result<()> {
-        let compatible = self.header_now().compatible();
-        if compatible.has(CompatibleBit::LazyRefcounts) == is_on {
+        if self.header_now().compatible().has(CompatibleBit::LazyRefcounts) == is_on {
             return Ok(());
         }
         if self.version == Version::V2 {
             let text = "version 2 images do not say whether their counts can be trusted";
             return Err(refused(Kind::Unsupported, "lazy_refcounts", text));
         }
+        self.store_and_change(io, |header| {
+            let compatible = Some(header.compatible().with(CompatibleBit::LazyRefcounts, is_on));
+            HeaderChange { compatible, ..HeaderChange::default() }
+        })
+        .await
+    }
+
+    /// Stores everything, then changes the header as it is by then: the first write takes features away from it.
+    async fn store_and_change(&self, io: Io<'_>, change: impl FnOnce(&Header) -> HeaderChange) -> Result<()> {
         self.mark_for_writing(io).await?;
         self.store_metadata(io).await?;
         let _structure = self.lock_structure(io).await;
-        let compatible = Some(compatible.with(CompatibleBit::LazyRefcounts, is_on));
-        self.change_header(io, &HeaderChange { compatible, ..HeaderChange::default() }).await
+        self.change_header(io, &change(&self.header_now())).await
     }
 
     /// Stores everything and gives back what was freed: the last that this driver writes but one header.
@@ -120,11 +127,11 @@ impl Qcow2 {
             let text = "it cannot be switched on for an image that exists";
             return Err(refused(Kind::Unsupported, "data_file_raw", text));
         }
-        self.mark_for_writing(io).await?;
-        self.store_metadata(io).await?;
-        let _structure = self.lock_structure(io).await;
-        let autoclear = Some(autoclear.with(AutoclearBit::RawExternalData, false));
-        self.change_header(io, &HeaderChange { autoclear, ..HeaderChange::default() }).await
+        self.store_and_change(io, |header| {
+            let autoclear = Some(header.autoclear().with(AutoclearBit::RawExternalData, false));
+            HeaderChange { autoclear, ..HeaderChange::default() }
+        })
+        .await
     }
 
     async fn change_data_file(&self, io: Io<'_>, name: &[u8]) -> Result<()> {

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drystone_base::{Kind, Result};
+use drystone_core::driver::Amendment;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
 use drystone_format::qcow2::feature::{CompatibleBit, IncompatibleBit};
@@ -33,9 +34,10 @@ struct Open<'s> {
 
 impl<'s> Open<'s> {
     fn new(sim: &'s Sim, state: &State) -> Self {
-        let disk = instant_disk(&state.images[0]);
+        let disks: Vec<SimDisk> = state.images.iter().map(instant_disk).collect();
+        let disk = disks.last().unwrap().clone();
         let graph = SimGraph::start(sim);
-        let chain = Chain::open(&graph, std::slice::from_ref(&disk), state.options).unwrap();
+        let chain = Chain::open(&graph, &disks, state.options).unwrap();
         Self { sim, graph, disk, chain, model: Rc::new(RefCell::new(state.model.clone())) }
     }
 
@@ -121,6 +123,16 @@ fn autoclear_features_go_with_the_first_write_only() {
     open.read_all();
     assert_eq!((open.byte(AUTOCLEAR), open.writes()), (4, 0));
     open.run("write 0..1K").unwrap();
+    assert_eq!(open.byte(AUTOCLEAR), 0);
+    open.close_clean();
+}
+
+#[test]
+fn an_amendment_does_not_bring_autoclear_features_back() {
+    let sim = Sim::seeded(3);
+    let open = Open::new(&sim, &State::new("rawdata 64K").edit(|image| image.write(AUTOCLEAR, &[2 | 4])));
+    let unraw = Amendment::DataFileRaw(false);
+    open.chain.alone(&open.graph, async move |io| io.node().driver().amend(io, unraw).await).unwrap();
     assert_eq!(open.byte(AUTOCLEAR), 0);
     open.close_clean();
 }

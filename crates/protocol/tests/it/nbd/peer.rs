@@ -9,8 +9,8 @@ use std::thread;
 use drystone_nbd::server::{ServerHandshake, Step};
 use drystone_nbd::wire::context::{BASE_ALLOCATION, STATE_HOLE, STATE_ZERO};
 use drystone_nbd::{
-    BlockSizes, Command, ExportInfo, Exports, NbdError, ReplyTo, Request, RequestHeader, Session,
-    StatusChunk, TransmissionFlags,
+    BlockSizes, Command, ExportInfo, NbdError, ReplyTo, Request, RequestHeader, Session, StatusChunk,
+    TransmissionFlags,
 };
 
 /// What becomes of a request.
@@ -33,18 +33,6 @@ pub(crate) struct Peer {
     pub(crate) disk: Arc<Mutex<Vec<u8>>>,
     /// Requests so far: command, offset, length.
     pub(crate) seen: Arc<Mutex<Vec<(Command, u64, u64)>>>,
-}
-
-struct One(Arc<ExportInfo>);
-
-impl Exports for One {
-    fn find(&self, name: &str) -> Option<Arc<ExportInfo>> {
-        name.is_empty().then(|| Arc::clone(&self.0))
-    }
-
-    fn list(&self) -> Vec<Arc<ExportInfo>> {
-        vec![Arc::clone(&self.0)]
-    }
 }
 
 /// A disk of `len` bytes; writable, with everything that there is.
@@ -72,7 +60,7 @@ impl Peer {
                 let (info, disk, seen, decide) =
                     (Arc::clone(&info), Arc::clone(&disk), Arc::clone(&seen), Arc::clone(&decide));
                 thread::spawn(move || {
-                    Connection { stream, input: Vec::new(), disk, seen }.serve(&One(info), &*decide)
+                    Connection { stream, input: Vec::new(), disk, seen }.serve(&info, &*decide)
                 });
             }
         });
@@ -102,7 +90,7 @@ impl Connection {
         Some(self.input.drain(..count).collect())
     }
 
-    fn serve(mut self, exports: &One, decide: &Decide) -> Option<()> {
+    fn serve(mut self, exports: &Arc<ExportInfo>, decide: &Decide) -> Option<()> {
         let session = self.handshake(exports)?;
         loop {
             let head = self.take(session.style.request_bytes())?;
@@ -134,7 +122,7 @@ impl Connection {
         }
     }
 
-    fn handshake(&mut self, exports: &One) -> Option<Session> {
+    fn handshake(&mut self, exports: &Arc<ExportInfo>) -> Option<Session> {
         let mut output = Vec::new();
         let mut handshake = ServerHandshake::new(&mut output);
         loop {
