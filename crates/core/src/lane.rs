@@ -185,12 +185,7 @@ impl<M: Mode> Ticket<'_, M> {
 
     /// As [`Self::write`] with [`WriteFlags::compressed`], of what [`Self::press`] has made, by this or another ticket of the same
     /// backend: `pressed` is its answer, `buf` the bytes.
-    pub async fn write_pressed(
-        &mut self,
-        pressed: Pressed,
-        buf: Buf,
-        flags: WriteFlags,
-    ) -> (Result<()>, Buf)
+    pub async fn write_pressed(&mut self, pressed: Pressed, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf)
     where
         M: Writes,
     {

@@ -46,12 +46,7 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
 }
 
 /// Stores what the driver of this node has compressed.
-pub(crate) async fn write_pressed(
-    io: Io<'_>,
-    pressed: &Pressed,
-    buf: Buf,
-    flags: WriteFlags,
-) -> BufResult {
+pub(crate) async fn write_pressed(io: Io<'_>, pressed: &Pressed, buf: Buf, flags: WriteFlags) -> BufResult {
     let flags = WriteFlags { compressed: true, ..flags };
     store(io, pressed.at(), buf, flags, Some(pressed)).await
 }

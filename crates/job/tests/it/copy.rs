@@ -11,7 +11,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::graph::permission::Grant;
 use drystone_core::lane::Lane;
 use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Watch, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Watch, Zeroes};
 use drystone_testkit::client::{BackendClient, Target};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind, SimDisk};
 use drystone_testkit::sim::Sim;
@@ -39,10 +39,10 @@ impl Watch for Unreadable {
 }
 
 /// A way of copying.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Way {
     compressed: bool,
-    ordered: bool,
+    order: Order,
     salvages: bool,
     /// Only the source's top layer, to a target that lies on the same base.
     own_layer: bool,
@@ -96,7 +96,7 @@ impl Case {
             zero_from: if way.own_layer { u64::MAX } else { 0 },
             own: Own { until: if way.own_layer { LEN } else { 0 }, layers_below: 0, is_cut: false },
             flags: WriteFlags { compressed: way.compressed, ..WriteFlags::default() },
-            is_ordered: way.ordered,
+            order: way.order,
             bytes_per_second: 0,
             salvages: way.salvages,
         };
@@ -180,10 +180,10 @@ fn ways() -> impl Iterator<Item = (Way, u64)> {
 }
 
 const WAYS: [Way; 4] = [
-    Way { compressed: false, ordered: false, salvages: false, own_layer: false, stop: None },
-    Way { compressed: true, ordered: true, salvages: false, own_layer: false, stop: None },
-    Way { compressed: true, ordered: false, salvages: false, own_layer: false, stop: None },
-    Way { compressed: false, ordered: true, salvages: false, own_layer: true, stop: None },
+    Way { compressed: false, order: Order::Free, salvages: false, own_layer: false, stop: None },
+    Way { compressed: true, order: Order::Disk, salvages: false, own_layer: false, stop: None },
+    Way { compressed: true, order: Order::Ready, salvages: false, own_layer: false, stop: None },
+    Way { compressed: false, order: Order::Disk, salvages: false, own_layer: true, stop: None },
 ];
 
 #[test]

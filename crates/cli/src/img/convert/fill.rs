@@ -5,7 +5,7 @@ use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::Source;
 use super::args::Request;
@@ -68,11 +68,13 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
-        // it is ready, or one processor would wait for the other; a device wants many writes.
-        is_ordered: !(request.is_unordered
-            || request.is_compressed
-            || is_raw && request.target_cache.is_direct),
+        // One writer at a time is fastest where the kernel has one lock for a file, and makes what is compressed lie close
+        // together. A device wants many writes.
+        order: match request.is_unordered || is_raw && request.target_cache.is_direct {
+            false => Order::Disk,
+            true if request.is_compressed => Order::Ready,
+            true => Order::Free,
+        },
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };

@@ -126,7 +126,9 @@ impl Qcow2 {
             let plain = WriteFlags { compressed: false, ..flags };
             let (outcome, part) = match part {
                 None => self.write_one(io, at, rest, flags).await,
-                Some(len) if len < self.cluster.buffer_len() => self.write_stream(io, at, rest, len, flags).await,
+                Some(len) if len < self.cluster.buffer_len() => {
+                    self.write_stream(io, at, rest, len, flags).await
+                }
                 Some(_) => self.write_clusters(io, at, rest, plain).await,
             };
             parts = parts.get(count..).unwrap_or_default();
