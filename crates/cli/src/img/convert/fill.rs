@@ -68,6 +68,7 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
+        offloads: request.offloads,
         // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
         // it is ready, or one processor would wait for the other; a device wants many writes.
         is_ordered: !(request.is_unordered
