@@ -9,6 +9,7 @@
 //! | `straight` | requests that are one operation on one device |
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
 //! | [`event`] | what is about to happen, for nodes that inject errors |
+//! | `offload` | copies that a device makes |
 //! | `device` | alignment and bouncing |
 //! | `serialise` | range locks |
 //! | [`observe`] | who is told of writes |
@@ -20,6 +21,7 @@ pub mod event;
 pub(crate) mod flush;
 pub mod io;
 pub mod observe;
+pub(crate) mod offload;
 pub(crate) mod presence;
 pub(crate) mod read;
 pub(crate) mod resolve;

@@ -20,6 +20,7 @@ use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::graph::gate::Enter;
 use crate::request::io::{Io, Request};
+use crate::request::offload;
 use crate::request::presence::Presence;
 use crate::request::straight::Submitted;
 use crate::runtime::LocalRef;
@@ -50,6 +51,12 @@ pub(crate) enum Work {
         range: GuestRange,
         layers: u32,
     },
+    /// The disk gets what another one has.
+    Copy {
+        at: GuestOffset,
+        source: offload::Source,
+        fua: bool,
+    },
     /// A read or write that a device has already.
     Submitted(Submitted),
 }
@@ -59,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<()>,
     pub(crate) buf: Option<Buf>,
     pub(crate) status: Option<Status>,
+    /// How many bytes were copied.
+    pub(crate) copied: u64,
 }
 
 /// What a finished request gives back to its ticket.
@@ -202,10 +211,10 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
         request.presence().root().and_then(|root| Some((root.target(request.presence())?, root.perm())))
     else {
         let result = Err(Error::new(Kind::NotFound, format!("'{}' has no node any more", request.who())));
-        return (Outcome { result, buf: work.into_buf(), status: None }, again);
+        return (Outcome::without_answer(result, work.into_buf()), again);
     };
     let io = Io::new(request, node, perm);
-    let (mut status, mut back) = (None, None);
+    let (mut status, mut back, mut copied) = (None, None, 0);
     let result = match work {
         Work::Submitted(submitted) => keep(&mut back, submitted.finish(io).await),
         Work::Read { at, buf } => keep(&mut back, io.read(at, buf).await),
@@ -214,11 +223,14 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
         Work::Discard(range) => io.discard(range).await,
         Work::Flush => crate::request::flush::flush(io).await,
         Work::Resize { len, preallocation } => io.resize(len, preallocation).await,
+        Work::Copy { at, source, fua } => {
+            offload::copy(io, at, source, fua).await.map(|bytes| copied = bytes)
+        }
         Work::Status { range, layers } => {
             crate::request::status::status(io, range, layers).await.map(|found| status = Some(found))
         }
     };
-    (Outcome { result, buf: back, status }, again)
+    (Outcome { result, buf: back, status, copied }, again)
 }
 
 fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()> {
@@ -226,11 +238,19 @@ fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()>
     result
 }
 
+impl Outcome {
+    pub(crate) fn without_answer(result: Result<()>, buf: Option<Buf>) -> Self {
+        Self { result, buf, status: None, copied: 0 }
+    }
+}
+
 /// A request without its buffer, whose length it remembers.
 enum Again {
     Read(GuestOffset, usize),
     Write(GuestOffset, WriteFlags, usize),
     Other(Work),
+    /// It never steps back.
+    Never,
 }
 
 impl Again {
@@ -242,6 +262,7 @@ impl Again {
                 outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
             }
             Self::Other(_) => true,
+            Self::Never => false,
         }
     }
 
@@ -250,6 +271,7 @@ impl Again {
             Self::Read(at, _) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
             Self::Write(at, flags, _) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
             Self::Other(work) => work,
+            Self::Never => unreachable!("what is never whole again does not come again"),
         }
     }
 }
@@ -265,6 +287,7 @@ impl Work {
                     (at, true, len) => Again::Write(at, WriteFlags::default(), len),
                 };
             }
+            Self::Copy { .. } => return Again::Never,
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,
@@ -285,6 +308,7 @@ impl Work {
             Self::Read { buf, .. } => (backend::Kind::Read, buf.len() as u64),
             Self::Write { buf, .. } => (backend::Kind::Write, buf.len() as u64),
             Self::Zero { range, .. } => (backend::Kind::Zero, range.len()),
+            Self::Copy { source, .. } => (backend::Kind::Write, source.len()),
             Self::Discard(range) => (backend::Kind::Discard, range.len()),
             Self::Flush => (backend::Kind::Flush, 0),
             Self::Resize { .. } | Self::Status { .. } => (backend::Kind::Other, 0),

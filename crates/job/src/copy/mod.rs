@@ -10,6 +10,7 @@
 //! | [`spec`] | what is copied, and how |
 //! | `claim` | who copies what |
 //! | `line` | writes in the order of the disk |
+//! | `offload` | what devices copy themselves |
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!
@@ -21,6 +22,7 @@
 
 mod claim;
 mod line;
+mod offload;
 pub mod spec;
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,8 @@ pub struct CopySpec {
     pub own: Own,
     /// How data is written.
     pub flags: WriteFlags,
+    /// Data that both sides have on devices as it is are copied by these, where they know how, and not looked at for zeroes.
+    pub offloads: bool,
     /// Writes are made in the order of the disk, whoever makes them, so that the target comes out the same each time.
     pub is_ordered: bool,
     /// Bytes of data per second; 0 for no limit.

@@ -71,6 +71,7 @@ pub(super) async fn fill(
         // A format gives out space in the order of writes, and its images come out the same each time. What is compressed
         // takes its place when it is ready, or one processor would wait for the other.
         is_ordered: !(request.is_unordered || request.is_compressed || is_raw),
+        offloads: request.offloads,
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
