@@ -219,6 +219,7 @@ async fn copy(
         zero_from: u64::MAX,
         own: Own { until: u64::MAX, layers_below, is_cut: true },
         flags: base.flags,
+        offloads: false,
         order: Order::Disk,
         bytes_per_second: rate_bytes,
         salvages: false,

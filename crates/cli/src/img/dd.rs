@@ -178,6 +178,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         zero_from: 0,
         own: Own::ALL,
         flags: target.flags,
+        offloads: false,
         order: Order::Disk,
         bytes_per_second: 0,
         salvages: false,

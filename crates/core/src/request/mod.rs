@@ -10,6 +10,7 @@
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
 //! | [`press`] | compressed writes in two steps |
 //! | [`event`] | what is about to happen, for nodes that inject errors |
+//! | `offload` | copies that a device makes |
 //! | `device` | alignment and bouncing |
 //! | `serialise` | range locks |
 //! | [`observe`] | who is told of writes |
@@ -21,6 +22,7 @@ pub mod event;
 pub(crate) mod flush;
 pub mod io;
 pub mod observe;
+pub(crate) mod offload;
 pub(crate) mod presence;
 pub mod press;
 pub(crate) mod read;

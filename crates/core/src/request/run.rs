@@ -21,6 +21,7 @@ use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::graph::gate::Enter;
 use crate::graph::node::Node;
 use crate::request::io::{Io, Request};
+use crate::request::offload;
 use crate::request::presence::Presence;
 use crate::request::press::Pressed;
 use crate::request::straight::Submitted;
@@ -58,6 +59,12 @@ pub(crate) enum Work {
         range: GuestRange,
         layers: u32,
     },
+    /// The disk gets what another one has.
+    Copy {
+        at: GuestOffset,
+        source: offload::Source,
+        fua: bool,
+    },
     /// A read or write that a device has already.
     Submitted(Submitted),
 }
@@ -67,6 +74,8 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<()>,
     pub(crate) buf: Option<Buf>,
     pub(crate) status: Option<Status>,
+    /// How many bytes were copied.
+    pub(crate) copied: u64,
 }
 
 /// What a finished request gives back to its ticket.
@@ -210,15 +219,15 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
     else {
         let result = Err(Error::new(Kind::NotFound, format!("'{}' has no node any more", request.who())));
         let again = work.again();
-        return (Outcome { result, buf: work.into_buf(), status: None }, again);
+        return (Outcome::without_answer(result, work.into_buf()), again);
     };
     let (result, work) = work.for_node(node);
     let again = work.again();
     if result.is_err() {
-        return (Outcome { result, buf: work.into_buf(), status: None }, again);
+        return (Outcome::without_answer(result, work.into_buf()), again);
     }
     let io = Io::new(request, node, perm);
-    let (mut status, mut back) = (None, None);
+    let (mut status, mut back, mut copied) = (None, None, 0);
     let result = match work {
         Work::Submitted(submitted) => keep(&mut back, submitted.finish(io).await),
         Work::Read { at, buf } => keep(&mut back, io.read(at, buf).await),
@@ -230,16 +239,25 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
         Work::Discard(range) => io.discard(range).await,
         Work::Flush => crate::request::flush::flush(io).await,
         Work::Resize { len, preallocation } => io.resize(len, preallocation).await,
+        Work::Copy { at, source, fua } => {
+            offload::copy(io, at, source, fua).await.map(|bytes| copied = bytes)
+        }
         Work::Status { range, layers } => {
             crate::request::status::status(io, range, layers).await.map(|found| status = Some(found))
         }
     };
-    (Outcome { result, buf: back, status }, again)
+    (Outcome { result, buf: back, status, copied }, again)
 }
 
 fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()> {
     *place = Some(buf);
     result
+}
+
+impl Outcome {
+    pub(crate) fn without_answer(result: Result<()>, buf: Option<Buf>) -> Self {
+        Self { result, buf, status: None, copied: 0 }
+    }
 }
 
 /// A request without its buffer, whose length it remembers.
@@ -248,6 +266,8 @@ enum Again {
     Write(GuestOffset, WriteFlags, usize),
     Pressed(Pressed, WriteFlags, usize),
     Other(Work),
+    /// It never steps back.
+    Never,
 }
 
 impl Again {
@@ -259,6 +279,7 @@ impl Again {
                 outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
             }
             Self::Other(_) => true,
+            Self::Never => false,
         }
     }
 
@@ -270,6 +291,7 @@ impl Again {
                 Work::Pressed { pressed, buf: buf.unwrap_or_else(Buf::empty), flags }
             }
             Self::Other(work) => work,
+            Self::Never => unreachable!("what is never whole again does not come again"),
         }
     }
 }
@@ -288,6 +310,7 @@ impl Work {
                     (at, true, len) => Again::Write(at, WriteFlags::default(), len),
                 };
             }
+            Self::Copy { .. } => return Again::Never,
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,
@@ -320,6 +343,7 @@ impl Work {
             Self::Read { buf, .. } => (backend::Kind::Read, buf.len() as u64),
             Self::Write { buf, .. } | Self::Pressed { buf, .. } => (backend::Kind::Write, buf.len() as u64),
             Self::Zero { range, .. } => (backend::Kind::Zero, range.len()),
+            Self::Copy { source, .. } => (backend::Kind::Write, source.len()),
             Self::Discard(range) => (backend::Kind::Discard, range.len()),
             Self::Flush => (backend::Kind::Flush, 0),
             Self::Resize { .. } | Self::Status { .. } => (backend::Kind::Other, 0),

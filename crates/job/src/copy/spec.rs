@@ -80,6 +80,8 @@ pub struct CopySpec {
     pub own: Own,
     /// How data is written.
     pub flags: WriteFlags,
+    /// Data that both sides have on devices as it is are copied by these, where they know how, and not looked at for zeroes.
+    pub offloads: bool,
     /// In which order.
     pub order: Order,
     /// Bytes of data per second; 0 for no limit.

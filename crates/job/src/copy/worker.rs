@@ -214,7 +214,7 @@ impl Copy {
     }
 
     /// The source of the byte at `at` of the target, the byte's place in it, and how many bytes are left there.
-    fn source_at(&self, at: u64) -> Result<(&CopySource, u64, u64)> {
+    pub(super) fn source_at(&self, at: u64) -> Result<(&CopySource, u64, u64)> {
         let mut from = at;
         for source in &self.spec.sources {
             if from < source.len_bytes {
@@ -229,6 +229,10 @@ impl Copy {
     async fn data(&self, lane: &mut Lane, part: GuestRange, doing: &mut Doing) -> Result<()> {
         let now_ns = lane.local().now_ns();
         lock(&self.limit).spend(part.len(), now_ns);
+        let part = self.offload(lane, part).await?;
+        if part.is_empty() {
+            return Ok(());
+        }
         let mut buf = self.read(lane, part).await?;
         let spec = &self.spec;
         let runs = match spec.zeroes {

@@ -68,13 +68,14 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // One writer at a time is fastest where the kernel has one lock for a file, and makes what is compressed lie close
-        // together. A device wants many writes.
-        order: match request.is_unordered || is_raw && request.target_cache.is_direct {
+        // A format gives out space in the order of writes, and its images come out the same each time; what is compressed lies
+        // close together when it is written one after the other.
+        order: match request.is_unordered || is_raw {
             false => Order::Disk,
             true if request.is_compressed => Order::Ready,
             true => Order::Free,
         },
+        offloads: request.offloads,
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
