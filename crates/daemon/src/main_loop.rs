@@ -20,8 +20,8 @@ use drystone_core::control::{Control, ControlThread};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{
-    Background, EngineKind, Forked, Network, Patience, PidFile, Signals, Stdio, Stream, ThreadHandle, Threads,
-    go_into_background, time_of_day,
+    Background, EngineKind, Forked, Network, Patience, PidFile, Signals, Stdio, Stream, ThreadHandle,
+    Threads, go_into_background, time_of_day,
 };
 
 use crate::args::{self, Asked, Given};

@@ -262,7 +262,8 @@ impl<'k> Change<'k> {
         for (id, changes) in by_node {
             let Some((node, _)) = self.plan.find(id) else { continue };
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
-            let changed = attend(&self.plan.inner, &node, node.driver().change_bitmaps(io.io(), &changes)).await;
+            let changed =
+                attend(&self.plan.inner, &node, node.driver().change_bitmaps(io.io(), &changes)).await;
             changed.map_err(|error| error.on_node(node.name()))?;
         }
         Ok(())
