@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::backend::RootId;
 use crate::graph::gate::Gate;
 use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::Perm;
@@ -72,6 +73,11 @@ impl Shape {
         let roots = self.roots.iter().filter(|(_, root)| is_in_use(root));
         let tops = roots.filter_map(|(_, root)| root.node);
         self.nodes_below(tops)
+    }
+
+    /// The nodes that some roots reach.
+    pub(crate) fn nodes_behind(&self, roots: &[RootId]) -> Vec<Arc<Node>> {
+        self.nodes_below(roots.iter().filter_map(|id| self.root(*id)?.node))
     }
 
     /// The nodes `tops` and all below them.

@@ -108,6 +108,8 @@ pub(super) struct Conn {
     foreign: AtomicU32,
     /// For how many looks in a row the server has said nothing though something was asked: see `mind`.
     pub(super) silences: AtomicU32,
+    /// Something was sent that changes the disk.
+    has_written: AtomicBool,
     /// It was ended because the server did not answer.
     is_given_up: AtomicBool,
 }
@@ -150,6 +152,7 @@ impl Conn {
             was_useful: AtomicBool::new(false),
             foreign: AtomicU32::new(0),
             silences: AtomicU32::new(0),
+            has_written: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
         }
     }
@@ -271,6 +274,17 @@ impl Conn {
     pub(super) fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Release);
         self.cut();
+    }
+
+    /// Something changes the disk.
+    pub(super) fn note_write(&self) {
+        if !self.has_written() {
+            self.has_written.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn has_written(&self) -> bool {
+        self.has_written.load(Ordering::Acquire)
     }
 
     pub(super) fn is_given_up(&self) -> bool {

@@ -377,7 +377,12 @@ impl Link {
         });
         let mute: Vec<_> = conns.filter(|conn| waited_ns >= HURRY_NS_MAX || mind::is_mute(conn)).collect();
         drop(state);
-        mute.iter().for_each(|conn| conn.give_up());
+        for conn in mute {
+            conn.give_up();
+            if conn.has_written() {
+                self.network.note_unanswered();
+            }
+        }
     }
 
     /// Ends everything, without waiting for it.

@@ -221,6 +221,11 @@ async fn send_all(
             }
             Turn::Send => {}
         }
+        let writes =
+            |job: &Job| matches!(job.request.command, Command::Write | Command::WriteZeroes | Command::Trim);
+        if jobs.iter().any(writes) {
+            conn.note_write();
+        }
         heads.clear();
         let begun: Vec<Sending> =
             jobs.drain(..).filter_map(|job| flight.borrow_mut().begin(job, &mut heads)).collect();

@@ -157,6 +157,11 @@ impl Network {
         silent.collect()
     }
 
+    /// A connection was ended because its peer did not answer, and with it what may not be stored.
+    pub fn note_unanswered(&self) {
+        self.peers().is_cut = true;
+    }
+
     /// Ends all connections that were made, and makes no more: whatever waits for a peer fails. Whether there were any.
     pub fn hang_up(&self) -> bool {
         self.end_those(|_| true)
@@ -216,7 +221,7 @@ impl Network {
         }
     }
 
-    /// Fails if connections were ended by [`Self::lose_patience`] or [`Self::hang_up`].
+    /// Fails if connections were ended by [`Self::lose_patience`] or [`Self::hang_up`], or after [`Self::note_unanswered`].
     ///
     /// # Errors
     /// [`ErrorKind::Disconnected`].
