@@ -247,6 +247,9 @@ fn shape(values: &Values) -> Result<Shape> {
     if values.version()? == Version::V2 && width != RefcountWidth::BITS_16 {
         return Err(invalid("refcount_bits", "version 2 of the format has 16 bits"));
     }
+    if values.words("compat").is_some_and(|compat| !["0.10", "1.1"].contains(&compat)) {
+        return Err(invalid("compat", "it is 0.10 or 1.1 where nothing is made"));
+    }
     let extended_l2 = values.is_on("extended_l2");
     if extended_l2 && cluster.bytes() < EXTENDED_CLUSTER_BYTES_MIN {
         return Err(invalid("extended_l2", "it needs clusters of 16 KiB at least"));

@@ -214,7 +214,8 @@ impl Values {
         }
     }
 
-    fn words(&self, key: &str) -> Option<&str> {
+    /// A value as it was said.
+    pub(in crate::img) fn words(&self, key: &str) -> Option<&str> {
         self.get(key).map(|value| value.words.as_str())
     }
 
