@@ -372,7 +372,8 @@ impl Author {
         args.push(image);
         // More than one source, of the same format.
         if self.once_in(7) {
-            args.push(self.made().to_owned());
+            let of = if format(source) == "raw" { &RAW[..] } else { &MADE };
+            args.push(self.pick(of).to_owned());
         }
         args.extend(["-O".to_owned(), format(target).to_owned(), target.to_owned()]);
         Command::img("convert", args)

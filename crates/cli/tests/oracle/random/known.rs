@@ -14,18 +14,25 @@ const SAID: &[&str] = &[
 ];
 
 /// Whether the tools differ here on purpose.
-pub(super) fn ends(command: &Command, there: &Ran, here: &Ran) -> bool {
+pub(super) fn ends(command: &Command, all: &[Command], there: &Ran, here: &Ran) -> bool {
     there.status >= SIGNALLED
         || there.status == TIMED_OUT
         // They find the unit of direct I/O by trial; holes have none.
         || there.stderr.contains("not a multiple of request alignment")
         || SAID.iter().any(|said| here.stderr.contains(said))
+        || (has_raw_data(all) && command.0.iter().any(|word| word.starts_with("write -z -n")))
         // "a compressed write where there is something already".
         || (command.0.iter().any(|word| word.starts_with("write -c")) && there.status != here.status)
 }
 
 /// As [`ends`], when the files differ after a command that ended alike.
 pub(super) fn ends_after(command: &Command, there: &Ran) -> bool {
+    // The C tools pass parts of blocks on that direct I/O cannot move; what is discarded is nobody's any more.
+    let is_direct = |word: &String| ["none", "directsync", "reopen -c none"].contains(&word.as_str());
+    let discards = command.0.iter().any(|word| word.starts_with("discard"));
+    if discards && command.0.iter().any(is_direct) {
+        return true;
+    }
     // What is left of the file that was there.
     there.status != 0 && ["create", "convert", "dd"].contains(&command.name())
 }
