@@ -80,6 +80,8 @@ pub(crate) enum Load {
     Small,
     /// Whole disks.
     Heavy,
+    /// What clients ask for, each of whom waits for an answer.
+    Serve,
 }
 
 /// A running tool. On the control thread.
@@ -122,7 +124,8 @@ fn run_asked<T>(
     let kind = match start.load {
         Load::Look => EngineKind::InPlace,
         Load::Small => EngineKind::Pool,
-        Load::Heavy => EngineKind::Auto,
+        Load::Heavy => EngineKind::Batch,
+        Load::Serve => EngineKind::Auto,
     };
     let shards = u16::try_from(THREADS_MAX).unwrap_or(u16::MAX);
     let mut threads = Threads::start_with_room(1, shards, kind)?;

@@ -68,11 +68,9 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // One writer at a time is fastest where the kernel has one lock for a file. What is compressed takes its place when
-        // it is ready, or one processor would wait for the other; a device wants many writes.
-        is_ordered: !(request.is_unordered
-            || request.is_compressed
-            || is_raw && request.target_cache.is_direct),
+        // A format gives out space in the order of writes, and its images come out the same each time. What is compressed
+        // takes its place when it is ready, or one processor would wait for the other.
+        is_ordered: !(request.is_unordered || request.is_compressed || is_raw),
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
