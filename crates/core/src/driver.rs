@@ -501,6 +501,12 @@ pub trait Driver: Any + Send + Sync {
         self.flush(io)
     }
 
+    /// A change of the graph has waited for requests of this node for `waited_ns` nanoseconds, half a minute or more: a device
+    /// behind a peer ends those that the peer does not answer. Control thread; returns at once.
+    fn hurry(&self, waited_ns: u64) {
+        let _ = waited_ns;
+    }
+
     /// The node has left the graph (or never entered it): gives up descriptors and locks. No I/O to children.
     fn close<'a>(&'a self, local: &'a LocalRef) -> LocalFuture<'a, ()> {
         let _ = local;
