@@ -50,7 +50,7 @@ pub use activation::{activated_count, take_activated};
 pub use calendar::{LocalTime, local_time};
 pub use engine::EngineKind;
 pub use event::{EventFd, Signal, Signals, Watched};
-pub use file::{Create, File, FileExtent, FileId, OpenOptions, Reopened};
+pub use file::{Create, File, FileExtent, FileHints, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
 pub use net::{Address, Closer, Listener, Network, Patience, Receiver, Sender, Stdio, Stream};

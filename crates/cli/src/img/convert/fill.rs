@@ -5,7 +5,7 @@ use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::Source;
 use super::args::Request;
@@ -70,9 +70,14 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // A format gives out space in the order of writes, and its images come out the same each time. What is compressed
-        // takes its place when it is ready, or one processor would wait for the other.
-        is_ordered: !(request.is_unordered || request.is_compressed || is_raw),
+        offloads: request.offloads,
+        // A format gives out space in the order of writes: its images come out the same each time, and what is compressed lies
+        // close together.
+        order: match request.is_unordered || is_raw {
+            false => Order::Disk,
+            true if request.is_compressed => Order::Ready,
+            true => Order::Free,
+        },
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
