@@ -51,6 +51,9 @@ usage: cargo xtask COMMAND
   soak [--minutes N | --secs N] [--seed N] [--report FOLDER]
           sends random commands to a daemon while all its disks are written to, for ten minutes; every
           command must be answered, and no byte may be lost
+  soak --sequences N [--seed N]
+          plays N random sequences of commands of the tools with the installed C tools and with ours, and
+          compares how they end, what they print, and what the disks show
   crash [--depth N] [NAME]
           cuts the power at every boundary of every change whose name begins with NAME, with every subset
           of unflushed writes lost, and prints a table; N multiplies the samples

@@ -21,6 +21,7 @@ use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::request::offload;
 use crate::request::presence::Presence;
+use crate::request::press::Pressed;
 use crate::request::run::{Finished, Machine, Outcome, Running, Work, enter};
 use crate::request::straight::{self, Begun};
 use crate::runtime::{Local, LocalRef};
@@ -198,6 +199,27 @@ impl<M: Mode> Ticket<'_, M> {
             Begun::NotStraight(buf) => Work::Write { at, buf, flags },
         };
         self.run(work).await.with_buf()
+    }
+
+    /// Lets the driver compress `bytes`, which are to be written at `at`, in their place, if it can do so before it stores them.
+    /// They are then given to [`Self::write_pressed`] with the answer; without one they are as they were. Computes only, on
+    /// this thread, milliseconds for each MiB.
+    #[must_use = "the bytes are of no use without the answer"]
+    pub fn press(&self, at: GuestOffset, bytes: &mut [u8]) -> Option<Pressed>
+    where
+        M: Writes,
+    {
+        let presence = self.presence.as_ref()?;
+        Pressed::make(presence.root()?.target(presence)?, at, bytes)
+    }
+
+    /// As [`Self::write`] with [`WriteFlags::compressed`], of what [`Self::press`] has made, by this or another ticket of the same
+    /// backend: `pressed` is its answer, `buf` the bytes.
+    pub async fn write_pressed(&mut self, pressed: Pressed, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf)
+    where
+        M: Writes,
+    {
+        self.run(Work::Pressed { pressed, buf, flags }).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.

@@ -53,7 +53,7 @@ pub use event::{EventFd, Signal, Signals, Watched};
 pub use file::{Create, File, FileExtent, FileHints, FileId, OpenOptions, Reopened};
 pub use local::SysLocal;
 pub use lock::{ImageLock, Locking, Prepared};
-pub use net::{Address, Closer, Listener, Network, Receiver, Sender, Stdio, Stream};
+pub use net::{Address, Closer, Listener, Network, Patience, Receiver, Sender, Stdio, Stream};
 pub use pool::BlockingQueue;
 pub use process::{Background, Forked, PidFile, go_into_background, load_file, raise, time_of_day};
 pub use terminal::Keys;

@@ -103,7 +103,9 @@ impl Threads {
         }
         match Self::start_as((count, count_max), Engine::choose(kind)?) {
             // One ring could be made, but not as many as there are threads.
-            Err(_) if kind == EngineKind::Auto => Self::start_as((count, count_max), EngineKind::Pool),
+            Err(_) if matches!(kind, EngineKind::Auto | EngineKind::Batch) => {
+                Self::start_as((count, count_max), EngineKind::Pool)
+            }
             started => started,
         }
     }

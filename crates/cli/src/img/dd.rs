@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::create::NewImage;
 use super::options;
@@ -179,7 +179,7 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         own: Own::ALL,
         flags: target.flags,
         offloads: false,
-        is_ordered: true,
+        order: Order::Disk,
         bytes_per_second: 0,
         salvages: false,
     };

@@ -247,7 +247,7 @@ fn shape(values: &Values) -> Result<Shape> {
         cluster.ok_or_else(|| invalid("cluster_size", "it is not a power of two from 512 bytes to 2 MiB"))?;
     let width = RefcountWidth::from_bits(values.number("refcount_bits"));
     let width = width.ok_or_else(|| invalid("refcount_bits", "it is not a power of two up to 64"))?;
-    if values.compat().is_some_and(|compat| !LEVELS.contains(&compat)) {
+    if values.words("compat").is_some_and(|compat| !LEVELS.contains(&compat)) {
         return Err(invalid("compat", "what is measured is of level 0.10 or 1.1"));
     }
     if values.version()? == Version::V2 && width != RefcountWidth::BITS_16 {

@@ -43,7 +43,7 @@ pub(super) fn run(name: &'static str, serving: Serving) -> Result<u8> {
     } else {
         None
     };
-    let start = Start { name, load: Load::Heavy };
+    let start = Start { name, load: Load::Serve };
     tool::serve(start, async |tool, asked| serve(tool, asked, serving, background).await)?;
     Ok(0)
 }

@@ -3,10 +3,11 @@
 //! ```text
 //!   kind   cluster size, version, refcounts, subclusters, ...      one row of KINDS: also a length and a cache mode
 //!     x
-//!   act    make, look, copy, stack, move                           one function each: preparations and commands
+//!   act    make, copy, stack, resize                               one function each: preparations and commands
 //!     =
 //!   tests/golden/matrix-ACT.txt                                    with what release 10.0 of the C tool prints
 //! ```
+//! and the cache modes by lengths that are no multiple of what direct I/O moves (`modes`).
 //! A new row, or a new line of an act, takes effect with the next recording (`tests/golden/record.sh`); until then the test
 //! says that the table and the recording differ. What we print where we differ stays when the cases are recorded again.
 
@@ -16,7 +17,7 @@ use crate::golden;
 
 /// One kind of image.
 struct Kind {
-    /// The options of `create`.
+    /// The options of `create`; `NAME` stands for that of the image.
     options: &'static str,
     /// Length of the disk, not always of whole clusters or sectors.
     size: &'static str,
@@ -55,7 +56,18 @@ const KINDS: &[Kind] = &[
     kind("cluster_size=1M,extended_l2=on,refcount_bits=64", "64M", "writeback"),
     kind("cluster_size=2M", "10M", "none"),
     kind("cluster_size=2M,compat=0.10", "12345678", "writethrough"),
+    kind("data_file=NAME.data", "3000000", "writeback"),
+    kind("data_file=NAME.data,data_file_raw=on", "3M", "none"),
+    kind("cluster_size=4k,data_file=NAME.data,refcount_bits=8", "4097k", "directsync"),
+    kind("cluster_size=16k,extended_l2=on,data_file=NAME.data", "5000k", "unsafe"),
+    kind("cluster_size=512,data_file=NAME.data,data_file_raw=on,lazy_refcounts=on", "1234567", "writethrough"),
+    kind("cluster_size=1M,data_file=NAME.data,compression_type=zstd", "33M", "none"),
 ];
+
+const MODES: [&str; 5] = ["none", "writethrough", "writeback", "directsync", "unsafe"];
+
+/// Lengths of raw files that direct I/O has to write in part, and their last cluster.
+const MISALIGNED: [u64; 4] = [1000, 65_537, 300_032, 1_049_088];
 
 /// The file of data that is copied: what is in it lies in whole units of 64 KiB, so that no file system matters.
 const DATA: &str = "\
@@ -134,6 +146,8 @@ $ qemu-img bench -c 20 -d 4 -s 64k -o 64k -t {cache} copy
 /// Images on images.
 fn stack(kind: &Kind) -> String {
     let Kind { options, cache, .. } = kind;
+    // Such an image cannot have a backing file.
+    let options = options.replace(",data_file_raw=on", "");
     format!(
         "> qemu-img convert -f raw -O qcow2 -o {options} data base
 $ qemu-img create -f qcow2 -o {options} -b base -F qcow2 over
@@ -179,13 +193,61 @@ $ qemu-img compare -f raw data image
     )
 }
 
+/// The same content through all ways to write, each in a cache mode.
+fn mode(cache: &str, len: u64) -> String {
+    let (third, rest) = (len / 3, len - 2 * (len / 3));
+    format!(
+        "> sparse data {len}
+> noise data 0 {third}
+> noise data {} {rest}
+$ qemu-img convert -t {cache} -T {cache} -f raw -O qcow2 data copy
+$ qemu-img convert -t {cache} -T {cache} -f qcow2 -O raw copy back
+$ digest back
+$ qemu-img compare -T {cache} -f raw -F raw data back
+$ qemu-img create -q -f qcow2 -b data -F raw over
+$ qemu-io -t {cache} -f qcow2 -c 'write -P 65 {third} {third}' -c 'read -P 65 {third} {third}' -c 'write -z 1 {third}' over
+$ qemu-io -t {cache} -f qcow2 -c 'writev -P 66 {third} 1 511 100' -c 'read -P 0 1 {third}' -c 'read -P 66 {third} 612' over
+$ qemu-img rebase -t {cache} -T {cache} -b back -F raw over
+$ qemu-img check -T {cache} over
+$ qemu-img commit -t {cache} over
+$ digest back
+$ qemu-io -t {cache} -f raw -c 'read -P 66 {third} 612' -c 'write -P 67 {third} 600' -c 'discard 0 512' -c length back
+$ digest back
+$ qemu-img compare -T {cache} -f raw -F qcow2 back over
+$ qemu-img dd -f raw -O raw bs=1000 if=back of=image
+$ digest image
+",
+        len - rest
+    )
+}
+
+fn modes() -> String {
+    let mut text = String::from("# Made from the table in tests/it/matrix.rs.\n");
+    for cache in MODES {
+        for len in MISALIGNED {
+            writeln!(text, "# {cache}, {len}").unwrap();
+            text.push_str(&mode(cache, len));
+            for file in ["data", "copy", "back", "over", "image"] {
+                writeln!(text, "> remove {file}").unwrap();
+            }
+        }
+    }
+    text
+}
+
+/// A line with the name of the image that it makes in place of `NAME`.
+fn named(line: &str) -> String {
+    let name = line.split(' ').rfind(|word| NAMES.contains(word)).unwrap_or("disk");
+    line.replace("NAME", name)
+}
+
 /// All cases of an act.
 fn cases(act: fn(&Kind) -> String) -> String {
     let mut text = String::from("# Made from the table in tests/it/matrix.rs.\n");
     text.push_str(DATA);
     for kind in KINDS {
         writeln!(text, "# {}, {}", kind.options, kind.size).unwrap();
-        for line in act(kind).lines() {
+        for line in act(kind).lines().map(named) {
             if let Some((_, why)) = DIFFERENCES.iter().find(|(start, _)| line.starts_with(start)) {
                 writeln!(text, "{} {why}", golden::MAY_DIFFER).unwrap();
             }
@@ -193,15 +255,20 @@ fn cases(act: fn(&Kind) -> String) -> String {
         }
         for file in files(&act(kind)) {
             writeln!(text, "> remove {file}").unwrap();
+            // Copies back are raw.
+            if kind.options.contains("data_file=") && file != "back" {
+                writeln!(text, "> remove {file}.data").unwrap();
+            }
         }
     }
     text
 }
 
+const NAMES: [&str; 7] = ["disk", "full", "copy", "back", "base", "over", "image"];
+
 /// The images that an act makes.
 fn files(text: &str) -> Vec<&'static str> {
-    let names = ["disk", "full", "copy", "back", "base", "over", "image"];
-    names.into_iter().filter(|name| text.contains(&format!(" {name}"))).collect()
+    NAMES.into_iter().filter(|name| text.contains(&format!(" {name}"))).collect()
 }
 
 #[test]
@@ -222,4 +289,9 @@ fn golden_matrix_of_chains() {
 #[test]
 fn golden_matrix_of_lengths() {
     golden::check_made("matrix-resize", &cases(resize));
+}
+
+#[test]
+fn golden_matrix_of_cache_modes() {
+    golden::check_made("matrix-modes", &modes());
 }

@@ -13,3 +13,4 @@ mod commands;
 mod damage;
 mod images;
 mod lines;
+mod random;

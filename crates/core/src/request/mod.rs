@@ -8,6 +8,7 @@
 //! | `resolve` | where the bytes are |
 //! | `straight` | requests that are one operation on one device |
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
+//! | [`press`] | compressed writes in two steps |
 //! | [`event`] | what is about to happen, for nodes that inject errors |
 //! | `offload` | copies that a device makes |
 //! | `device` | alignment and bouncing |
@@ -23,6 +24,7 @@ pub mod io;
 pub mod observe;
 pub(crate) mod offload;
 pub(crate) mod presence;
+pub mod press;
 pub(crate) mod read;
 pub(crate) mod resolve;
 pub(crate) mod run;

@@ -11,7 +11,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::graph::permission::Grant;
 use drystone_core::lane::Lane;
 use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Watch, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Watch, Zeroes};
 use drystone_testkit::client::{BackendClient, Target};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind, SimDisk};
 use drystone_testkit::sim::Sim;
@@ -39,10 +39,10 @@ impl Watch for Unreadable {
 }
 
 /// A way of copying.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Way {
     compressed: bool,
-    ordered: bool,
+    order: Order,
     salvages: bool,
     /// Disks copy from one another where they can.
     offloads: bool,
@@ -103,7 +103,7 @@ impl Case {
             own: Own { until: if way.own_layer { LEN } else { 0 }, layers_below: 0, is_cut: false },
             flags: WriteFlags { compressed: way.compressed, ..WriteFlags::default() },
             offloads: way.offloads,
-            is_ordered: way.ordered,
+            order: way.order,
             bytes_per_second: 0,
             salvages: way.salvages,
         };
@@ -186,16 +186,22 @@ fn ways() -> impl Iterator<Item = (Way, u64)> {
     WAYS.into_iter().flat_map(|way| (0..2).map(move |seed| (way, seed)))
 }
 
-const PLAIN: Way =
-    Way { compressed: false, ordered: false, salvages: false, offloads: false, own_layer: false, stop: None };
+const PLAIN: Way = Way {
+    compressed: false,
+    order: Order::Free,
+    salvages: false,
+    offloads: false,
+    own_layer: false,
+    stop: None,
+};
 
 const WAYS: [Way; 6] = [
     PLAIN,
-    Way { compressed: true, ordered: true, ..PLAIN },
-    Way { compressed: true, ..PLAIN },
-    Way { ordered: true, own_layer: true, ..PLAIN },
+    Way { compressed: true, order: Order::Disk, ..PLAIN },
+    Way { compressed: true, order: Order::Ready, ..PLAIN },
+    Way { order: Order::Disk, own_layer: true, ..PLAIN },
     Way { offloads: true, ..PLAIN },
-    Way { offloads: true, ordered: true, own_layer: true, ..PLAIN },
+    Way { offloads: true, order: Order::Disk, own_layer: true, ..PLAIN },
 ];
 
 #[test]

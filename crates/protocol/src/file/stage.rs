@@ -43,6 +43,8 @@ pub(super) async fn stage(image: &Arc<Image>, request: &StageRequest<'_>) -> Res
     let local = &**request.local;
     let locks = image.lock.prepare(local, request.new.users).await?;
     let reopened = reopen(image, request, options.as_ref().unwrap_or(&current)).await?;
+    let align_now = || alignment(image.file.align_request_bytes());
+    demand_whole_blocks(reopened.as_ref().map_or_else(align_now, |(_, align)| Ok(*align))?, request)?;
     if let Some((reopened, _)) = &reopened {
         locks.take_over(local, reopened).await?;
     }
@@ -65,7 +67,6 @@ async fn reopen(
     match file.reopen(&**request.local, how).await {
         Ok(reopened) => {
             let align = alignment(reopened.align_request_bytes()).map_err(|e| e.at_path(file.path()))?;
-            demand_whole_blocks(align, request)?;
             Ok(Some((reopened, align)))
         }
         // A descriptor that can do more than is needed does.

@@ -37,6 +37,9 @@ pub enum EngineKind {
     Pool,
     /// No thread but the one itself, which blocks: for a program that has one thing to do at a time. epoll for sockets.
     InPlace,
+    /// As `Auto`; with a ring, a thread copies bytes to the page cache itself, though it may wait for the disk in it: for a
+    /// program that moves much, and whose users wait for its end alone.
+    Batch,
 }
 
 /// What a descriptor is waited for to become.
@@ -95,7 +98,7 @@ impl Engine {
     /// The engine of the calling thread. `kind` is not `Auto`.
     pub(crate) fn new(kind: EngineKind, inbox: &Arc<Inbox>) -> Result<Self> {
         match kind {
-            EngineKind::Auto | EngineKind::Uring => Ring::new(inbox).map(Self::Ring),
+            EngineKind::Auto | EngineKind::Uring | EngineKind::Batch => Ring::new(inbox).map(Self::Ring),
             EngineKind::Pool | EngineKind::InPlace => Epoll::new(inbox).map(Self::Epoll),
         }
     }
@@ -106,8 +109,9 @@ impl Engine {
             return Ok(kind);
         }
         match Ring::probe() {
+            Ok(()) if kind == EngineKind::Batch => Ok(kind),
             Ok(()) => Ok(EngineKind::Uring),
-            Err(_) if kind == EngineKind::Auto => Ok(EngineKind::Pool),
+            Err(_) if kind != EngineKind::Uring => Ok(EngineKind::Pool),
             Err(cause) => Err(Error::new(Kind::Unsupported, "io_uring cannot be used here").because(cause)),
         }
     }

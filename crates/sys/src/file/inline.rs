@@ -8,7 +8,9 @@
 //! | direct | none: the device is always waited for | |
 //!
 //! ext4 refuses buffered writes that must not wait; they go to the ring, because a plain write may wait for the journal
-//! or for dirty pages. What a file refuses is remembered; attempts that mostly miss become rare ([`super::inner::Luck`]).
+//! or for dirty pages. A thread that nobody waits for ([`EngineKind::Batch`]) makes plain writes all the same, of any
+//! length: the way of the ring leads through a kernel thread, and a large copy has 0.8 of its rate there. What a file
+//! refuses is remembered; attempts that mostly miss become rare ([`super::inner::Luck`]).
 
 use std::io::IoSliceMut;
 use std::os::fd::AsFd;
@@ -19,12 +21,15 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::inner::{FileInner, Flag};
 use super::job::{Step, Steps};
+#[cfg(doc)]
+use crate::EngineKind;
 
 /// The longest copy that an I/O thread does itself; about a quarter of a millisecond.
 pub(super) const COPY_BYTES_MAX: u64 = 1 << 20;
 
-/// Does all or a part of what is left to do, if that needs no waiting. `None`: it is not done, and goes to the engine.
-pub(crate) fn try_inline(file: &FileInner, steps: &mut Steps) -> Option<Result<()>> {
+/// Does all or a part of what is left to do, if that needs no waiting, or no more than copies to the page cache do with
+/// `is_batch`. `None`: it is not done, and goes to the engine.
+pub(crate) fn try_inline(file: &FileInner, steps: &mut Steps, is_batch: bool) -> Option<Result<()>> {
     let is_memory = file.has(Flag::Memory);
     let cost_bytes = match steps.op() {
         DiskOp::Read { buf, .. } | DiskOp::Write { buf, .. } => buf.len() as u64,
@@ -32,15 +37,15 @@ pub(crate) fn try_inline(file: &FileInner, steps: &mut Steps) -> Option<Result<(
         DiskOp::Discard(range) | DiskOp::WriteZeroes { range, .. } if is_memory => range.len(),
         _ => return None,
     };
-    if cost_bytes > COPY_BYTES_MAX {
-        None
-    } else if is_memory {
-        Some(steps.run_blocking(file))
-    } else if file.has(Flag::Direct) {
-        None
-    } else {
-        try_page_cache(file, steps)
+    if cost_bytes > COPY_BYTES_MAX && !is_batch {
+        return None;
     }
+    let is_direct = file.has(Flag::Direct);
+    let may_wait = is_batch && !is_direct && matches!(steps.op(), DiskOp::Write { fua: false, .. });
+    if is_memory || may_wait {
+        return Some(steps.run_blocking(file));
+    }
+    if is_direct { None } else { try_page_cache(file, steps) }
 }
 
 /// Fills all of `bytes`, if memory has them.

@@ -263,7 +263,7 @@ impl Disk for File {
             return Completion::ready(Err(error), buf_of(op));
         }
         let mut steps = Steps::new(&self.inner, op);
-        match inline::try_inline(&self.inner, &mut steps) {
+        match inline::try_inline(&self.inner, &mut steps, sys.is_batch()) {
             Some(result) => sys.done(result, steps.into_buf()),
             None => sys.start_file(FileJob { file: Arc::clone(&self.inner), steps }),
         }

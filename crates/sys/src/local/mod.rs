@@ -44,6 +44,8 @@ pub struct SysLocal {
     inbox: Arc<Inbox>,
     engine: Engine,
     pool: Pool,
+    /// [`EngineKind::Batch`].
+    is_batch: bool,
     /// Wakes the future that [`Self::run`] was given.
     root: Arc<Task>,
     /// Woken when blocking calls have finished.
@@ -100,6 +102,7 @@ impl SysLocal {
         Ok(Rc::new(Self {
             inbox: Arc::clone(inbox),
             engine: Engine::new(kind, inbox)?,
+            is_batch: kind == EngineKind::Batch,
             pool: pool.clone(),
             root: Task::root(inbox),
             reaper: Task::reaper(inbox),
@@ -134,10 +137,16 @@ impl SysLocal {
     #[must_use]
     pub fn engine(&self) -> EngineKind {
         match (&self.engine, &self.pool) {
+            (Engine::Ring(_), _) if self.is_batch => EngineKind::Batch,
             (Engine::Ring(_), _) => EngineKind::Uring,
             (Engine::Epoll(_), Pool::Threads(_)) => EngineKind::Pool,
             (Engine::Epoll(_), Pool::Here) => EngineKind::InPlace,
         }
+    }
+
+    /// Whether nobody minds if the thread waits for a disk in a copy to the page cache.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.is_batch
     }
 
     /// Resolves at `at_ns`, or never.
@@ -282,18 +291,21 @@ impl SysLocal {
         }
     }
 
-    /// Tells the results that were held back.
-    fn tell_late(&self) {
+    /// Tells the results that were held back. Whether there were any.
+    fn tell_late(&self) -> bool {
         let mut late = std::mem::take(&mut *self.late.borrow_mut());
+        let was_any = !late.is_empty();
         for Late { finisher, result, buf } in late.drain(..) {
             finisher.finish(result, buf);
         }
         *self.late.borrow_mut() = late;
+        was_any
     }
 
     /// Fires timers, lets the engine work, waits if nothing is ready, and ends what has ended.
     fn turn(&self) {
-        self.tell_late();
+        // Nobody may have waited for them, and the thread may be at its end now.
+        let has_told = self.tell_late();
         let next_ns = {
             let mut timers = self.timers.borrow_mut();
             if timers.next_ns().is_some() {
@@ -302,7 +314,7 @@ impl SysLocal {
             timers.next_ns()
         };
         // Once the list says "asleep", whoever wakes a task rings the bell, and the engine returns.
-        let may_wait = self.ready.borrow().is_empty() && self.inbox.list.try_sleep();
+        let may_wait = !has_told && self.ready.borrow().is_empty() && self.inbox.list.try_sleep();
         let patience = if may_wait { Patience::Until(next_ns) } else { Patience::None };
         let mut events = std::mem::take(&mut self.scratch.borrow_mut().events);
         self.engine.turn(patience, &mut events);

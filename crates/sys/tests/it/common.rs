@@ -14,8 +14,8 @@ use drystone_core::runtime::LocalRef;
 use drystone_sys::{Create, EngineKind, File, OpenOptions, Threads};
 
 /// Runs `test` with `count` threads on each engine.
-pub(crate) fn on_both_engines(count: u16, mut test: impl FnMut(&mut Threads)) {
-    for kind in [EngineKind::Uring, EngineKind::Pool] {
+pub(crate) fn on_each_engine(count: u16, mut test: impl FnMut(&mut Threads)) {
+    for kind in [EngineKind::Uring, EngineKind::Pool, EngineKind::Batch] {
         let mut threads = match Threads::start(count, kind) {
             Ok(threads) => threads,
             Err(error) if kind == EngineKind::Uring => {
@@ -31,8 +31,8 @@ pub(crate) fn on_both_engines(count: u16, mut test: impl FnMut(&mut Threads)) {
 }
 
 /// Runs `test` on the calling thread, on each engine.
-pub(crate) fn here_on_both_engines<F: Future<Output = ()>>(mut test: impl FnMut(LocalRef) -> F) {
-    on_both_engines(1, |threads| threads.run_here(&mut test));
+pub(crate) fn here_on_each_engine<F: Future<Output = ()>>(mut test: impl FnMut(LocalRef) -> F) {
+    on_each_engine(1, |threads| threads.run_here(&mut test));
 }
 
 /// Held while processes are started, and by tests that look at what closing a file ends: between fork and exec a child

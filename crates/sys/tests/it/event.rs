@@ -6,11 +6,11 @@ use std::rc::Rc;
 use drystone_core::lane::Lane;
 use drystone_sys::{EventFd, Signal, Signals};
 
-use crate::common::{here_on_both_engines, on_both_engines};
+use crate::common::{here_on_each_engine, on_each_engine};
 
 #[test]
 fn an_eventfd_counts_and_wakes_from_another_thread() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let event = EventFd::new().unwrap();
         let far = event.clone();
         assert_eq!(event.try_take().unwrap(), None);
@@ -28,7 +28,7 @@ fn an_eventfd_counts_and_wakes_from_another_thread() {
 
 #[test]
 fn an_abandoned_wait_leaves_the_count_to_the_next() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let event = EventFd::new().unwrap();
         let mut mine = Lane::new(Rc::clone(&local));
         {
@@ -53,7 +53,7 @@ fn signals_are_waited_for() {
         assert_eq!(unsafe { libc::raise(number) }, 0);
     };
     let signals = Rc::new(RefCell::new(Signals::take().unwrap()));
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let (signals, again) = (Rc::clone(&signals), Rc::clone(&local));
         async move {
             let mut mine = Lane::new(local);

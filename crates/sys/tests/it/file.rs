@@ -12,13 +12,13 @@ use drystone_core::runtime::{Local, LocalFuture, LocalRef, Shard, yield_now};
 use drystone_sys::{Create, File, OpenOptions, Threads};
 
 use crate::common::{
-    Arrivals, Folder, WRITABLE, here_on_both_engines, on_both_engines, open, output, read, run, write,
+    Arrivals, Folder, WRITABLE, here_on_each_engine, on_each_engine, open, output, read, run, write,
 };
 
 #[test]
 fn what_is_written_is_read_again_and_the_rest_of_the_device_reads_as_zeroes() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.path("disk");
             async move {
                 let file = open(&local, &path).await;
@@ -34,7 +34,7 @@ fn what_is_written_is_read_again_and_the_rest_of_the_device_reads_as_zeroes() {
 #[test]
 fn a_large_write_arrives_whole() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.path("disk");
         async move {
             let bytes: Vec<u8> = (0..9_000_001_u32).map(|i| i.to_le_bytes()[(i % 3) as usize]).collect();
@@ -49,7 +49,7 @@ fn a_large_write_arrives_whole() {
 #[test]
 fn fua_and_flush_succeed_and_give_the_buffer_back() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.path("disk");
             async move {
                 let file = open(&local, &path).await;
@@ -67,7 +67,7 @@ fn fua_and_flush_succeed_and_give_the_buffer_back() {
 #[test]
 fn direct_io_serves_badly_aligned_buffers_and_files_that_end_within_a_block() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", &[7; 5000]);
         async move {
             let options = OpenOptions { direct: true, ..WRITABLE };
@@ -95,7 +95,7 @@ fn direct_io_serves_badly_aligned_buffers_and_files_that_end_within_a_block() {
 #[test]
 fn a_file_that_is_open_for_reading_refuses_changes() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"old");
         async move {
             let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
@@ -115,7 +115,7 @@ fn a_file_that_is_open_for_reading_refuses_changes() {
 
 #[test]
 fn errors_name_the_path_and_the_operation() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         // Nothing is mapped at address 0.
         let file = File::open(&*local, "/proc/self/mem", OpenOptions::default()).await.unwrap();
         let done = run(&local, &file, DiskOp::Read { at: 0, buf: Buf::zeroed(512) }).await;
@@ -130,7 +130,7 @@ fn errors_name_the_path_and_the_operation() {
 #[test]
 fn opening_says_what_is_wrong() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let (dir, old, none) = (folder.path(""), folder.file("old", b""), folder.path("none"));
         async move {
             let kind =
@@ -149,7 +149,7 @@ fn opening_a_pipe_without_a_writer_does_not_hang() {
     let folder = Folder::new();
     let path = folder.path("pipe");
     assert!(output(std::process::Command::new("mkfifo").arg(&path)).unwrap().status.success());
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = path.clone();
         async move {
             let error = File::open(&*local, path, OpenOptions::default()).await.unwrap_err();
@@ -162,7 +162,7 @@ fn opening_a_pipe_without_a_writer_does_not_hang() {
 fn ten_thousand_operations_are_under_way_at_once() {
     const COUNT: u64 = 10_000;
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.path("disk");
         async move {
             let file = open(&local, &path).await;
@@ -193,7 +193,7 @@ fn ten_thousand_operations_are_under_way_at_once() {
 #[test]
 fn operations_whose_answer_nobody_awaits_are_done_before_the_thread_ends() {
     let folder = Folder::new();
-    on_both_engines(1, |threads| {
+    on_each_engine(1, |threads| {
         let path = folder.file("disk", b"");
         let mut inner = Threads::start(1, threads.engine()).unwrap();
         inner.run_here(|local| {
@@ -213,7 +213,7 @@ fn operations_whose_answer_nobody_awaits_are_done_before_the_thread_ends() {
 #[test]
 fn a_reference_to_an_ended_thread_starts_nothing() {
     let folder = Folder::new();
-    on_both_engines(1, |threads| {
+    on_each_engine(1, |threads| {
         let path = folder.file("disk", b"old");
         let mut inner = Threads::start(1, threads.engine()).unwrap();
         let (file, local): (File, LocalRef) =
@@ -227,7 +227,7 @@ fn a_reference_to_an_ended_thread_starts_nothing() {
 #[test]
 fn reads_that_never_wait_let_other_tasks_run() {
     let folder = Folder::in_memory();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", &[1; 4096]);
         async move {
             let file = open(&local, &path).await;
@@ -252,7 +252,7 @@ fn reads_that_never_wait_let_other_tasks_run() {
 #[test]
 fn a_reopen_changes_what_the_file_may_do_and_never_which_file_it_is() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let (path, other) = (folder.file("disk", b"old"), folder.file("other", b"other"));
         async move {
             let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
@@ -275,7 +275,7 @@ fn a_reopen_changes_what_the_file_may_do_and_never_which_file_it_is() {
 #[test]
 fn a_dropped_reopen_changes_nothing() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"old");
         async move {
             let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
@@ -289,7 +289,7 @@ fn a_dropped_reopen_changes_nothing() {
 #[test]
 fn a_file_in_use_on_many_threads_serves_them_all() {
     let folder = Folder::new();
-    on_both_engines(4, |threads| {
+    on_each_engine(4, |threads| {
         let path = folder.path("disk");
         fs::write(&path, vec![0; 4 * 64 * 512]).unwrap();
         let file = threads.run_here(|local| {
@@ -342,7 +342,7 @@ impl Local for Foreign {
 #[test]
 fn another_runtime_is_told_that_it_cannot_use_files() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"abc");
         async move {
             let file = open(&local, &path).await;
@@ -358,7 +358,7 @@ fn another_runtime_is_told_that_it_cannot_use_files() {
 #[test]
 fn what_memory_has_is_read_at_once_and_nothing_else() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", &[7; 5000]);
             async move {
                 let file = open(&local, &path).await;

@@ -7,7 +7,7 @@ use drystone_base::{GuestRange, Kind};
 use drystone_core::disk::{DiskOp, Preallocation};
 use drystone_sys::{Create, File, OpenOptions};
 
-use crate::common::{Folder, here_on_both_engines, output, read, run, write};
+use crate::common::{Folder, here_on_each_engine, output, read, run, write};
 
 struct Loop {
     device: PathBuf,
@@ -67,7 +67,7 @@ async fn check(local: &drystone_core::runtime::LocalRef, device: &Path, direct: 
 #[test]
 fn a_block_device_is_read_written_zeroed_and_discarded() {
     let Some(disk) = Loop::new(8 << 20) else { return };
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let device = disk.device.clone();
         async move {
             check(&local, &device, false).await;

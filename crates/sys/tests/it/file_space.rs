@@ -10,7 +10,7 @@ use drystone_core::disk::{DiskOp, Preallocation};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{Create, File, OpenOptions};
 
-use crate::common::{Folder, here_on_both_engines, open, output, read, run, write};
+use crate::common::{Folder, here_on_each_engine, open, output, read, run, write};
 
 fn range(start: u64, len: u64) -> GuestRange {
     GuestRange::checked(start, len).unwrap()
@@ -31,7 +31,7 @@ fn allocated(path: &Path) -> u64 {
 #[test]
 fn zeroes_that_may_unmap_free_space_and_zeroes_that_may_not_keep_it() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", &[1; 256 << 10]);
             async move {
                 let file = open(&local, &path).await;
@@ -51,7 +51,7 @@ fn zeroes_that_may_unmap_free_space_and_zeroes_that_may_not_keep_it() {
 fn zeroes_of_any_alignment_touch_their_range_only() {
     for folder in [Folder::new(), Folder::in_memory()] {
         for may_unmap in [false, true] {
-            here_on_both_engines(|local| {
+            here_on_each_engine(|local| {
                 let path = folder.file("disk", &[1; 20_000]);
                 async move {
                     let file = open(&local, &path).await;
@@ -69,7 +69,7 @@ fn zeroes_of_any_alignment_touch_their_range_only() {
 fn zeroes_past_the_end_extend_the_file() {
     for folder in [Folder::new(), Folder::in_memory()] {
         for may_unmap in [false, true] {
-            here_on_both_engines(|local| {
+            here_on_each_engine(|local| {
                 let path = folder.file("disk", b"abc");
                 async move {
                     let file = open(&local, &path).await;
@@ -86,7 +86,7 @@ fn zeroes_past_the_end_extend_the_file() {
 #[test]
 fn a_discard_frees_space_and_keeps_the_length() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", &[1; 128 << 10]);
             async move {
                 let file = open(&local, &path).await;
@@ -100,7 +100,7 @@ fn a_discard_frees_space_and_keeps_the_length() {
 #[test]
 fn a_file_grows_with_the_space_that_was_asked_for_and_shrinks() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", b"");
             async move {
                 use Preallocation::{Falloc, Full, Metadata, Off};
@@ -130,7 +130,7 @@ fn a_file_grows_with_the_space_that_was_asked_for_and_shrinks() {
 #[test]
 fn extents_are_the_file_s_data_and_holes() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", b"");
             async move {
                 let file = open(&local, &path).await;
@@ -177,7 +177,7 @@ impl Drop for Small {
 #[test]
 fn a_full_device_says_so_and_takes_the_request_when_there_is_space_again() {
     let Some(small) = Small::mount() else { return eprintln!("skipped: mounting is not allowed here") };
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = small.0.file("disk", b"");
         let ballast = small.0.file("ballast", &[1; 512 << 10]);
         async move {
@@ -210,7 +210,7 @@ fn a_write_that_the_kernel_cuts_short_reports_why() {
         return;
     }
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let path = folder.file("disk", b"");
             async move {
                 let file = open(&local, &path).await;

@@ -12,7 +12,7 @@ use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{File, ImageLock, Locking, OpenOptions};
 
-use crate::common::{Folder, WRITABLE, here_on_both_engines, no_other_forks};
+use crate::common::{Folder, WRITABLE, here_on_each_engine, no_other_forks};
 
 const READ: Perm = Perm::CONSISTENT_READ;
 const WRITE: Perm = Perm::WRITE;
@@ -64,7 +64,7 @@ async fn lock(local: &LocalRef, path: &Path, grant: Grant) -> Result<ImageLock> 
 fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let first = lock(&local, &path, FORMAT).await.unwrap();
@@ -83,7 +83,7 @@ fn the_bytes_are_those_of_the_permissions_and_go_with_the_file() {
 fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let holder = lock(&local, &path, FORMAT).await.unwrap();
@@ -104,7 +104,7 @@ fn whoever_is_in_the_way_is_named_and_the_loser_keeps_no_lock() {
 fn a_change_holds_both_sets_until_it_is_committed_and_the_old_one_if_it_is_not() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let lock = lock(&local, &path, READER).await.unwrap();
@@ -122,7 +122,7 @@ fn a_change_holds_both_sets_until_it_is_committed_and_the_old_one_if_it_is_not()
 #[test]
 fn what_one_change_wants_another_does_not_unlock() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let lock = lock(&local, &path, FORMAT).await.unwrap();
@@ -144,7 +144,7 @@ fn what_one_change_wants_another_does_not_unlock() {
 #[test]
 fn a_reopened_file_has_the_locks_of_other_changes_too() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
@@ -164,7 +164,7 @@ fn a_reopened_file_has_the_locks_of_other_changes_too() {
 #[test]
 fn a_closed_file_has_no_locks_whoever_still_knows_it() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"old");
         async move {
             let file = open(&local, &path).await;
@@ -183,7 +183,7 @@ fn a_closed_file_has_no_locks_whoever_still_knows_it() {
 fn a_set_that_shrinks_is_not_asked_about() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let lock = lock(&local, &path, FORMAT).await.unwrap();
@@ -203,7 +203,7 @@ fn a_set_that_shrinks_is_not_asked_about() {
 fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let file = File::open(&*local, &path, OpenOptions::default()).await.unwrap();
@@ -225,7 +225,7 @@ fn a_reopened_file_has_the_new_locks_before_it_loses_the_old_ones() {
 fn no_lock_is_taken_where_locking_is_off() {
     let _alone = no_other_forks();
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = folder.file("disk", b"");
         async move {
             let file = open(&local, &path).await;
@@ -289,7 +289,7 @@ fn an_image_that_a_c_tool_writes_is_refused_and_the_tool_named() {
     let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = path.clone();
         async move {
             let holder = QemuIo::hold(&path, &[]).unwrap();
@@ -312,7 +312,7 @@ fn an_image_that_a_c_tool_reads_is_shared_with_readers() {
     let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = path.clone();
         async move {
             let _holder = QemuIo::hold(&path, &["-r"]).unwrap();
@@ -332,7 +332,7 @@ fn the_c_tools_refuse_an_image_that_we_write_unless_told_to_share() {
     let _alone = no_other_forks();
     let folder = Folder::new();
     let Some(path) = image(&folder) else { return };
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let path = path.clone();
         async move {
             let held = lock(&local, &path, FORMAT).await.unwrap();

@@ -10,7 +10,7 @@ use drystone_core::lane::Lane;
 use drystone_core::runtime::{LocalRef, yield_now};
 use drystone_sys::{Address, Closer, Listener, Network, Stream, Watched};
 
-use crate::common::{Arrivals, Folder, here_on_both_engines, on_both_engines};
+use crate::common::{Arrivals, Folder, here_on_each_engine, on_each_engine};
 
 fn lane(local: &LocalRef) -> Lane {
     Lane::new(Rc::clone(local))
@@ -28,7 +28,7 @@ fn addresses(folder: &Folder) -> [Address; 2] {
 fn a_request_and_its_reply_pass_over_unix_and_tcp() {
     let folder = Folder::new();
     for address in addresses(&folder) {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let listener = Listener::bind(&address).unwrap();
             async move {
                 let (server, mut mine) = (Rc::clone(&local), lane(&local));
@@ -58,7 +58,7 @@ fn a_request_and_its_reply_pass_over_unix_and_tcp() {
 
 #[test]
 fn messages_larger_than_the_socket_and_of_more_parts_than_one_call_takes_arrive_whole() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let (near, far) = Stream::pair().unwrap();
         let (_, mut sender) = near.split();
         let (mut receiver, _) = far.split();
@@ -85,7 +85,7 @@ fn messages_larger_than_the_socket_and_of_more_parts_than_one_call_takes_arrive_
 
 #[test]
 fn a_peer_that_goes_in_the_middle_of_a_message_is_told_from_one_that_goes_after_it() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let mut mine = lane(&local);
         let (near, mut far) = UnixStream::pair().unwrap();
         let (mut receiver, mut sender) = Stream::from_fd(near.into()).unwrap().split();
@@ -103,7 +103,7 @@ fn a_peer_that_goes_in_the_middle_of_a_message_is_told_from_one_that_goes_after_
 
 #[test]
 fn closing_ends_what_waits_from_another_thread() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let (near, far) = Stream::pair().unwrap();
         let closer = near.closer();
         let arrivals = Arrivals::default();
@@ -139,7 +139,7 @@ fn closing_ends_what_waits_from_another_thread() {
 fn closing_a_listener_ends_its_accept() {
     let folder = Folder::new();
     for address in addresses(&folder) {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let listener = Listener::bind(&address).unwrap();
             async move {
                 let closer: Closer = listener.closer();
@@ -154,7 +154,7 @@ fn closing_a_listener_ends_its_accept() {
 
 #[test]
 fn a_peer_that_stalls_meets_the_deadline_and_disturbs_nobody() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let (near, _silent) = Stream::pair().unwrap();
         let (mut receiver, mut sender) = near.split();
         let mut mine = lane(&local);
@@ -173,7 +173,7 @@ fn a_peer_that_stalls_meets_the_deadline_and_disturbs_nobody() {
 
 #[test]
 fn a_dropped_fill_loses_no_byte() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let (near, mut far) = UnixStream::pair().unwrap();
         let (mut receiver, _) = Stream::from_fd(near.into()).unwrap().split();
         let mut mine = lane(&local);
@@ -190,7 +190,7 @@ fn a_dropped_fill_loses_no_byte() {
 #[test]
 fn a_connection_is_served_on_another_thread_than_it_was_accepted_on() {
     let folder = Folder::new();
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let path = folder.path("socket");
         let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
         let mut client = UnixStream::connect(&path).unwrap();
@@ -247,7 +247,7 @@ fn a_listener_removes_its_own_path_only() {
 #[test]
 fn connecting_to_nobody_fails_and_names_of_hosts_are_found() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let nobody = Address::Unix(folder.path("nobody"));
         async move {
             let mut mine = lane(&local);
@@ -266,7 +266,7 @@ fn connecting_to_nobody_fails_and_names_of_hosts_are_found() {
 #[test]
 fn a_network_that_hangs_up_ends_its_own_connections_and_makes_no_more() {
     let folder = Folder::new();
-    here_on_both_engines(|local| {
+    here_on_each_engine(|local| {
         let listener = Listener::bind(&Address::Unix(folder.path("hang-up"))).unwrap();
         async move {
             let mut mine = lane(&local);
@@ -297,7 +297,7 @@ fn a_network_that_hangs_up_ends_its_own_connections_and_makes_no_more() {
 
 #[test]
 fn both_directions_of_one_descriptor_are_waited_for_at_once() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         let flood = vec![0; 1 << 20];

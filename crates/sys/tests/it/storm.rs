@@ -14,7 +14,7 @@ use drystone_core::lane::Lane;
 use drystone_core::runtime::{LocalRef, yield_now};
 use drystone_sys::{BlockingQueue, EventFd, File, Stream, SysLocal, ThreadHandle};
 
-use crate::common::{Arrivals, Folder, on_both_engines, open, read, run};
+use crate::common::{Arrivals, Folder, on_each_engine, open, read, run};
 
 const BLOCK_BYTES: usize = 4096;
 const TASKS: usize = 64;
@@ -109,7 +109,7 @@ async fn unleash(local: LocalRef, paths: [&Path; 2], handles: Vec<ThreadHandle>)
 fn a_storm_of_everything_ends() {
     let (disk, memory) = (Folder::new(), Folder::in_memory());
     let paths = Arc::new([disk.path("disk"), memory.path("disk")]);
-    on_both_engines(4, |threads| {
+    on_each_engine(4, |threads| {
         let handles = threads.handles().to_vec();
         threads.run_here(|local| unleash(local, [&paths[0], &paths[1]], handles));
     });

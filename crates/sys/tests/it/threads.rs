@@ -13,7 +13,7 @@ use drystone_base::Kind;
 use drystone_core::runtime::{LocalRef, Shard, yield_now};
 use drystone_sys::{BlockingQueue, EngineKind, SysLocal, Threads};
 
-use crate::common::{Arrivals, here_on_both_engines, on_both_engines};
+use crate::common::{Arrivals, here_on_each_engine, on_each_engine};
 
 /// A meeting point of two tasks on different threads: each side counts the other's wakes.
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Meeting {
 fn two_threads_wake_10_000_tasks_of_each_other() {
     const TASKS: usize = 10_000;
     const ROUNDS: usize = 5;
-    on_both_engines(3, |threads| {
+    on_each_engine(3, |threads| {
         let meetings: Arc<Vec<Meeting>> = Arc::new((0..TASKS).map(|_| Meeting::default()).collect());
         let (ended, ends) = mpsc::channel();
         for side in [0, 1] {
@@ -81,7 +81,7 @@ fn two_threads_wake_10_000_tasks_of_each_other() {
 
 #[test]
 fn any_thread_of_the_process_can_wake_a_task() {
-    here_on_both_engines(|_local| async {
+    here_on_each_engine(|_local| async {
         let woken = Arc::new(AtomicUsize::new(0));
         let mut thread = None;
         poll_fn(|cx| {
@@ -104,7 +104,7 @@ fn any_thread_of_the_process_can_wake_a_task() {
 
 #[test]
 fn tasks_run_in_the_order_of_their_spawning_and_then_of_their_wakes() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let order = Rc::new(RefCell::new(Vec::new()));
         for index in 0..3 {
             let order = Rc::clone(&order);
@@ -123,7 +123,7 @@ fn tasks_run_in_the_order_of_their_spawning_and_then_of_their_wakes() {
 
 #[test]
 fn timers_fire_in_the_order_of_their_times_and_not_early() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let start_ns = local.now_ns();
         let order = Rc::new(RefCell::new(Vec::new()));
         for after_ms in [30, 10, 20] {
@@ -142,7 +142,7 @@ fn timers_fire_in_the_order_of_their_times_and_not_early() {
 
 #[test]
 fn a_dropped_timer_wakes_nobody() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let mut polls = 0;
         let mut soon = Some(local.sleep_until(local.now_ns() + 1_000_000));
         let mut later = local.sleep_until(local.now_ns() + 20_000_000);
@@ -160,7 +160,7 @@ fn a_dropped_timer_wakes_nobody() {
 
 #[test]
 fn a_task_that_always_yields_does_not_keep_timers_from_firing() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let rung = Rc::new(Cell::new(false));
         let (bell, clock) = (Rc::clone(&rung), Rc::clone(&local));
         local.spawn(Box::pin(async move {
@@ -175,7 +175,7 @@ fn a_task_that_always_yields_does_not_keep_timers_from_firing() {
 
 #[test]
 fn threads_have_different_numbers_and_work_can_be_placed_on_each() {
-    on_both_engines(3, |threads| {
+    on_each_engine(3, |threads| {
         let arrivals = Arrivals::default();
         for (index, handle) in (0..).zip(threads.handles()) {
             let arrivals = arrivals.clone();
@@ -192,7 +192,7 @@ fn threads_have_different_numbers_and_work_can_be_placed_on_each() {
 
 #[test]
 fn a_thread_does_not_end_before_its_tasks() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let done = Arrivals::default();
         let inner = Threads::start(2, threads.engine()).unwrap();
         for handle in inner.handles() {
@@ -211,7 +211,7 @@ fn a_thread_does_not_end_before_its_tasks() {
 
 #[test]
 fn an_ended_thread_takes_no_work_and_its_wakers_do_nothing() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let (sender, receiver) = mpsc::channel();
         let inner = Threads::start(2, threads.engine()).unwrap();
         let handle = inner.handles()[1].clone();
@@ -233,7 +233,7 @@ fn an_ended_thread_takes_no_work_and_its_wakers_do_nothing() {
 
 #[test]
 fn a_panic_of_a_task_ends_that_task_and_is_raised_at_the_end() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let mut inner = Threads::start(2, threads.engine()).unwrap();
         let (sender, receiver) = mpsc::channel();
         inner.handles()[1].spawn(|_| async { std::panic::resume_unwind(Box::new("spoilt")) }).unwrap();
@@ -247,7 +247,7 @@ fn a_panic_of_a_task_ends_that_task_and_is_raised_at_the_end() {
 
 #[test]
 fn a_panicking_owner_does_not_wait_for_tasks_that_never_end() {
-    on_both_engines(2, |threads| {
+    on_each_engine(2, |threads| {
         let kind = threads.engine();
         let dropped = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&dropped);
@@ -325,7 +325,7 @@ impl Door {
 
 #[test]
 fn blocking_calls_past_the_bound_of_their_queue_wait_without_blocking_the_thread_or_other_queues() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let sys = SysLocal::of(&*local).unwrap();
         let door = Arc::new(Door::default());
         let slow = BlockingQueue::new(NonZeroUsize::new(2).unwrap());
@@ -351,7 +351,7 @@ fn blocking_calls_past_the_bound_of_their_queue_wait_without_blocking_the_thread
 
 #[test]
 fn a_blocking_call_that_panics_fails_alone() {
-    here_on_both_engines(|local| async move {
+    here_on_each_engine(|local| async move {
         let sys = SysLocal::of(&*local).unwrap();
         let queue = BlockingQueue::new(NonZeroUsize::MIN);
         let spoilt = sys.blocking(&queue, || std::panic::resume_unwind(Box::new("spoilt")));
@@ -364,7 +364,7 @@ fn a_blocking_call_that_panics_fails_alone() {
 
 #[test]
 fn an_abandoned_blocking_call_is_made_before_its_thread_ends() {
-    on_both_engines(1, |threads| {
+    on_each_engine(1, |threads| {
         let made = Arc::new(AtomicUsize::new(0));
         let mut inner = Threads::start(1, threads.engine()).unwrap();
         let count = Arc::clone(&made);

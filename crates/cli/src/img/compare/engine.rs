@@ -41,6 +41,17 @@ pub(super) struct Outcome {
     pub(super) lens: [u64; 2],
     /// The first difference and where it is.
     pub(super) first: Option<(u64, Difference)>,
+    /// It was said already that the lengths differ.
+    pub(super) is_warned: bool,
+}
+
+impl Outcome {
+    /// Whether the lengths differ, and nothing before the end of the shorter disk does.
+    pub(super) fn warns(&self) -> bool {
+        let [first, second] = self.lens;
+        let is_common = |at: u64| at < first.min(second);
+        first != second && self.first.as_ref().is_none_or(|(at, _)| !is_common(*at))
+    }
 }
 
 /// In what images differ.
@@ -82,7 +93,7 @@ pub(super) async fn compare(tool: &Tool, disks: [&Disk<ReadOnly>; 2], is_strict:
     };
     shared.stripes.run(tool, worker).await?;
     let first = shared.first().take();
-    Ok(Outcome { lens, first })
+    Ok(Outcome { lens, first, is_warned: false })
 }
 
 /// What the workers share.

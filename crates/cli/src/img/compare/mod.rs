@@ -59,6 +59,9 @@ Exit status: 0 the same, 1 different, 2 to 4 an error
 const DIFFERENT: u8 = 1;
 const CANNOT_OPEN: u8 = 2;
 
+/// Before the last of the progress, if that is shown.
+const WARNING: &str = "Warning: Image size mismatch!\n";
+
 /// What is compared, and how.
 struct Request {
     images: [ImageArgs; 2],
@@ -95,7 +98,7 @@ fn compare(args: Vec<OsString>, console: &mut Console) -> Result<u8, Failure> {
     let images = images.map(|image| ImageArgs { cache, ..image });
     let request = Request { images, is_strict };
     let outcome = tool::run(line::start(console, Load::Heavy), async |tool: &Tool| {
-        look(tool, &request, line.shows_progress()).await
+        look(tool, &request, line.shows_progress(), line.is_quiet).await
     });
     if outcome.is_err() && line.shows_progress() {
         console.print("\n");
@@ -121,7 +124,7 @@ fn fail(console: &mut Console, error: &Error, status: u8) -> u8 {
     status
 }
 
-async fn look(tool: &Tool, request: &Request, shows_progress: bool) -> Result<Outcome> {
+async fn look(tool: &Tool, request: &Request, shows_progress: bool, is_quiet: bool) -> Result<Outcome> {
     let [first, second] = &request.images;
     let first = tool.open_reader(first).await?;
     let second = tool.open_reader(second).await?;
@@ -130,13 +133,17 @@ async fn look(tool: &Tool, request: &Request, shows_progress: bool) -> Result<Ou
     }
     let lens = [first.len_bytes, second.len_bytes];
     if request.is_strict && lens[0] != lens[1] {
-        return Ok(Outcome { lens, first: None });
+        return Ok(Outcome { lens, first: None, is_warned: false });
     }
     let outcome = engine::compare(tool, [&first, &second], request.is_strict).await?;
+    let is_early = shows_progress && !is_quiet && outcome.warns();
+    if is_early {
+        crate::console::print(WARNING)?;
+    }
     if outcome.first.is_none() {
         tool.progress().set(1, 1);
     }
-    Ok(outcome)
+    Ok(Outcome { is_warned: is_early, ..outcome })
 }
 
 /// What is printed, perhaps with what went wrong, and the exit status.
@@ -145,9 +152,7 @@ fn verdict(outcome: Outcome, is_strict: bool) -> (Result<String, (String, Error)
     if is_strict && first != second {
         return (Ok("Strict mode: Image size mismatch!\n".to_owned()), DIFFERENT);
     }
-    let is_common = |at: u64| at < first.min(second);
-    let warns = first != second && outcome.first.as_ref().is_none_or(|(at, _)| !is_common(*at));
-    let warning = if warns { "Warning: Image size mismatch!\n" } else { "" };
+    let warning = if outcome.warns() && !outcome.is_warned { WARNING } else { "" };
     match outcome.first {
         None => (Ok(format!("{warning}Images are identical.\n")), 0),
         Some((at, Difference::Content)) => {

@@ -221,7 +221,6 @@ impl Request {
     pub(super) fn check(&self) -> Result<()> {
         let faults = [
             (self.skips_broken_bitmaps && !self.copies_bitmaps, "--skip-broken-bitmaps needs --bitmaps"),
-            (self.snapshot.is_some() && self.sources.len() > 1, "a snapshot (-l) is one of a single source"),
             (self.is_target_options && !self.skips_creation, "--target-image-opts needs -n"),
             (self.is_target_zero && !self.skips_creation, "--target-is-zero needs -n"),
             (
@@ -240,6 +239,9 @@ impl Request {
     /// # Errors
     /// [`Kind::InvalidInput`] and [`Kind::Unsupported`] naming what is wrong.
     pub(super) fn check_target(&self) -> Result<()> {
+        if self.snapshot.is_some() && self.sources.len() > 1 {
+            return Err(invalid("a snapshot (-l) is one of a single source"));
+        }
         if self.skips_creation {
             return Ok(());
         }

@@ -217,12 +217,8 @@ impl Values {
         }
     }
 
-    /// The version of a qcow2 image, as it was said.
-    pub(in crate::img) fn compat(&self) -> Option<&str> {
-        self.words("compat")
-    }
-
-    fn words(&self, key: &str) -> Option<&str> {
+    /// A value as it was said.
+    pub(in crate::img) fn words(&self, key: &str) -> Option<&str> {
         self.get(key).map(|value| value.words.as_str())
     }
 

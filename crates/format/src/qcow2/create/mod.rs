@@ -155,6 +155,8 @@ impl CreateOptions {
         self.check_backing()?;
         let plan = Plan::new(self, cluster, width)?;
         let mut header = self.encode_header(&plan)?;
+        // Zeroes are written, too: a file that has less space than clusters in use looks as if these had been made in advance.
+        header.resize(plan.whole(header.len()), 0);
         let mut pieces = vec![plan.refcount_table(), plan.refcount_blocks()];
         pieces.append(&mut plan.mapping());
         // A disk writes a sector as a whole or not at all: the first one makes the rest an image.
@@ -300,15 +302,21 @@ impl Plan {
         self.blocks_at().plus(self.block_clusters * self.cluster.bytes())
     }
 
+    /// As many bytes in whole clusters.
+    fn whole(&self, len: usize) -> usize {
+        usize::try_from(self.cluster.bytes()).map_or(len, |cluster| len.next_multiple_of(cluster))
+    }
+
     fn refcount_table(&self) -> (HostOffset, Vec<u8>) {
         let mut bytes = Vec::new();
         for block in 0..self.block_clusters {
             BeMut(&mut bytes).u64(self.blocks_at().get() + block * self.cluster.bytes());
         }
+        bytes.resize(self.whole(bytes.len()), 0);
         (self.table_at(), bytes)
     }
 
-    /// The used part of all blocks, which follow each other: a one for every cluster of the file.
+    /// All blocks, which follow each other: a one for every cluster of the file.
     fn refcount_blocks(&self) -> (HostOffset, Vec<u8>) {
         let count = usize::try_from(self.total_clusters).unwrap_or(usize::MAX);
         let mut bytes = vec![0; (count * self.width.bits() as usize).div_ceil(8)];
@@ -316,6 +324,7 @@ impl Plan {
             let stored = self.width.set(&mut bytes, index, 1);
             assert!(stored.is_some(), "the length was computed from the count");
         }
+        bytes.resize(self.whole(bytes.len()), 0);
         (self.blocks_at(), bytes)
     }
 

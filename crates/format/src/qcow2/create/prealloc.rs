@@ -55,7 +55,9 @@ impl Plan {
             };
             let entry = |index: u64| self.mapped_entry(only(data.plus(index * self.cluster.bytes())));
             let bytes = (0..entries).map(entry).flat_map(|entry| self.l2.bytes_of(entry.encode(self.l2)));
-            pieces.push((self.l2_at(table), bytes.collect()));
+            let mut bytes: Vec<u8> = bytes.collect();
+            bytes.resize(self.whole(bytes.len()), 0);
+            pieces.push((self.l2_at(table), bytes));
         }
         pieces
     }

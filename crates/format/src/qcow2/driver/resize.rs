@@ -20,7 +20,7 @@ use drystone_core::request::io::Io;
 use super::refs::Run;
 use super::zero::Become;
 use super::{Qcow2, write_bytes};
-use crate::qcow2::entry::Part;
+use crate::qcow2::entry::{L2Entry, Part};
 use crate::qcow2::geometry::{ENTRY_BYTES, L1_BYTES_MAX};
 use crate::qcow2::header::{HeaderChange, L1Table, Version};
 
@@ -98,6 +98,9 @@ impl Qcow2 {
         let end = old_len.next_multiple_of(self.cluster.bytes());
         let part_end = old_len.next_multiple_of(self.map.l2().subcluster_bytes());
         let rest = GuestRange::new(GuestOffset::new(part_end), end - part_end);
+        if self.is_empty_at(io, GuestOffset::new(old_len)).await? && !shows_backing(io, old_len) {
+            return Ok(());
+        }
         let is_done = match self.change_clusters(io, rest, Become::Zero).await {
             Err(error) if error.kind() == Kind::Unsupported => false,
             result => result.map(|()| true)?,
@@ -115,6 +118,14 @@ impl Qcow2 {
             return Ok(());
         }
         self.write_zeroes_behind(io, old_len, end).await
+    }
+
+    /// Whether nothing is in any part of the cluster that ends a disk of so many bytes.
+    async fn is_empty_at(&self, io: Io<'_>, at: GuestOffset) -> Result<bool> {
+        if at.get().is_multiple_of(self.cluster.bytes()) {
+            return Ok(false);
+        }
+        Ok(matches!(self.entry_at(io, at).await?, L2Entry::Unallocated))
     }
 
     /// Writes zero bytes from the end of the disk to `end`, in its last cluster.
