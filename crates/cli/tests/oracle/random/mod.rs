@@ -113,7 +113,7 @@ impl Bench {
                 changed_there.iter().chain(changed_here.iter().filter(|name| !changed_there.contains(name)));
             for name in changed {
                 if let Some((respect, about)) = self.look(name) {
-                    if known::ends_after(command, &there) {
+                    if known::ends_after(command, &there, &about) {
                         return None;
                     }
                     return difference(respect, about);
