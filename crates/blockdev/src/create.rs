@@ -52,7 +52,8 @@ pub async fn create_image(local: &LocalRef, formats: &Formats, request: CreateRe
                 // What is said of space is said of the data.
                 let preallocation = std::mem::take(&mut contents.preallocation);
                 let len_bytes = raw::len_file_of_new(len_bytes)?;
-                let data = Contents { len_bytes, preallocation, pieces: Vec::new() };
+                let hints = contents.hints;
+                let data = Contents { len_bytes, preallocation, hints, ..Contents::default() };
                 create(local, data_file, existing, locking, data).await?;
             }
             create(local, path, existing, locking, contents).await

@@ -173,11 +173,10 @@ fn nbd_options(name: &str) -> Result<Options> {
     Ok(options)
 }
 
-/// Options that say the format, if they do not name a driver themselves.
+/// Options that say the format: who says it apart from them has the last word.
 pub(crate) fn with_format(mut options: Options, format: Option<&str>) -> Result<Options> {
-    if let Some(format) = format
-        && !options.has("driver")
-    {
+    if let Some(format) = format {
+        options.take_text("driver")?;
         options.set("driver", format)?;
     }
     Ok(options)

@@ -7,6 +7,7 @@
 //! An operation owns its buffer until the device is done with it. Dropping a [`Completion`] abandons the *answer*, never
 //! the operation: the device still owns the buffer, and frees it when it has finished.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
@@ -18,7 +19,7 @@ use drystone_base::{Error, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 
 use crate::answer::Answer;
-use crate::runtime::LocalRef;
+use crate::runtime::{LocalFuture, LocalRef};
 
 /// One operation on a device. Offsets are the device's own bytes and, like lengths, multiples of its alignment.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl DiskDone {
 }
 
 /// A device. Any I/O thread submits to it.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: Any + Send + Sync {
     /// Starts `op` on the calling thread. Never blocks.
     fn submit(&self, local: &LocalRef, op: DiskOp) -> Completion;
 
@@ -104,6 +105,20 @@ pub trait Disk: Send + Sync + 'static {
     fn read_now(&self, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
         let _ = (local, at, bytes);
         false
+    }
+
+    /// Gets what `source` has from `from` on for all of `to`, in its own way, and without a buffer of ours.
+    ///
+    /// Fails with [`Kind::Unsupported`] if it cannot do so; the range may be written in part then.
+    fn copy_from<'a>(
+        &'a self,
+        local: &'a LocalRef,
+        source: &'a dyn Disk,
+        from: u64,
+        to: GuestRange,
+    ) -> LocalFuture<'a, Result<()>> {
+        let _ = (local, source, from, to);
+        Box::pin(async { Err(Error::new(Kind::Unsupported, "the device copies from no other one")) })
     }
 
     /// Whether a write past the end makes the device longer, as a file's does. A device of a fixed length refuses it

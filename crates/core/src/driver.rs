@@ -8,7 +8,8 @@
 //! | called | methods | may |
 //! |---|---|---|
 //! | by requests, on any I/O thread | `locate`, `load_now` | look at what is in memory; no wait, no allocation when the answer is cached |
-//! | by requests, on any I/O thread | `load`, `read`, `write`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
+//! | by requests, on any I/O thread | `press`, `unpress` | compute, for milliseconds; no wait |
+//! | by requests, on any I/O thread | `load`, `read`, `write`, `write_pressed`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
 //! | by plans, on the control thread | `grant`, `check` | compute, and nothing else |
 //! | by changes, on the control thread | `stage`, `change_bitmaps`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
 //!
@@ -315,6 +316,34 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { (Err(unsupported(io, "write")), buf) })
     }
 
+    /// Compresses the whole clusters at the start of `bytes`, which are to be written at `at`, each in its place: the length
+    /// of each one's stream, or of the cluster if that does not become shorter and is as it was. What the answer does not
+    /// cover is as it was, too. Computes only, on the caller's thread; many threads do so at the same time.
+    fn press(&self, at: GuestOffset, bytes: &mut [u8]) -> Vec<u32> {
+        let _ = (at, bytes);
+        Vec::new()
+    }
+
+    /// Makes the old bytes of what [`Self::press`] has made of them, where it answered `parts`.
+    fn unpress(&self, parts: &[u32], bytes: &mut [u8]) -> Result<()> {
+        let _ = (parts, bytes);
+        Err(Error::new(Kind::Unsupported, format!("driver '{}' does not compress", self.format_name())))
+    }
+
+    /// As [`Self::write`] with [`WriteFlags::compressed`], of bytes for which [`Self::press`] answered `parts`: these are stored
+    /// as they are, the rest is compressed now.
+    fn write_pressed<'a>(
+        &'a self,
+        io: Io<'a>,
+        at: GuestOffset,
+        buf: Buf,
+        parts: &'a [u32],
+        flags: WriteFlags,
+    ) -> LocalFuture<'a, BufResult> {
+        let _ = (at, parts, flags);
+        Box::pin(async move { (Err(unsupported(io, "write compressed data")), buf) })
+    }
+
     /// Makes `range` read as zeroes, or fails with [`Kind::Unsupported`] having done nothing: the core then writes zero
     /// bytes (unless [`ZeroFlags::fast_only`]).
     fn write_zeroes<'a>(
@@ -470,6 +499,12 @@ pub trait Driver: Any + Send + Sync {
     /// node leaves the graph, becomes read-only or inactive. The node can be written again if the change is undone.
     fn store<'a>(&'a self, io: Io<'a>) -> LocalFuture<'a, Result<()>> {
         self.flush(io)
+    }
+
+    /// A change of the graph has waited for requests of this node for `waited_ns` nanoseconds, half a minute or more: a device
+    /// behind a peer ends those that the peer does not answer. Control thread; returns at once.
+    fn hurry(&self, waited_ns: u64) {
+        let _ = waited_ns;
     }
 
     /// The node has left the graph (or never entered it): gives up descriptors and locks. No I/O to children.

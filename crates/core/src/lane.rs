@@ -16,10 +16,12 @@ use std::sync::Arc;
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 
-use crate::backend::{Backend, Mode, Root, Writes};
+use crate::backend::{Backend, Mode, ReadWrite, Root, Writes};
 use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
+use crate::request::offload;
 use crate::request::presence::Presence;
+use crate::request::press::Pressed;
 use crate::request::run::{Finished, Machine, Outcome, Running, Work, enter};
 use crate::request::straight::{self, Begun};
 use crate::runtime::{Local, LocalRef};
@@ -125,6 +127,35 @@ impl<M: Mode> Ticket<'_, M> {
         status.ok_or_else(|| Error::new(Kind::Cancelled, "the request left no answer"))
     }
 
+    /// Has a device copy the first bytes of `range` to `at` of another disk, without the bytes coming through here; how many
+    /// they are (1 at least). For those that lie on a device of each disk as they are, where the devices (files) know how.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if it is not possible here and now: read and write instead. The range of `target` may then be
+    /// written in part. Those of devices.
+    pub async fn copy_to(
+        &mut self,
+        range: GuestRange,
+        target: &Backend<ReadWrite>,
+        (at, flags): (GuestOffset, WriteFlags),
+    ) -> Result<u64> {
+        let absent = |(kind, text): (Kind, &str)| Error::new(kind, text);
+        let inside = self.presence.as_ref().ok_or_else(|| absent(self.absent))?;
+        if flags.compressed || flags.unchanged {
+            return Err(absent((Kind::Unsupported, "a copy by devices is neither compressed nor unseen")));
+        }
+        let source = offload::source(inside, &self.lane.local, range)?;
+        // Not waited for: who is inside of one disk does not wait for another.
+        let shard = self.lane.local.shard();
+        let Some(side) = target.root().gate().try_enter(shard) else {
+            return Err(absent((Kind::Unsupported, "the target is being changed")));
+        };
+        let presence = Presence::counted(Arc::clone(target.root()), shard, side);
+        let work = Work::Copy { at, source, fua: flags.fua };
+        let done = Running::start(&mut self.lane.place, &self.lane.local, work, presence).await;
+        done.outcome.result.map(|()| done.outcome.copied)
+    }
+
     /// The thread that the request runs on.
     #[must_use]
     pub fn local(&self) -> &dyn Local {
@@ -147,7 +178,7 @@ impl<M: Mode> Ticket<'_, M> {
     async fn run(&mut self, work: Work) -> Outcome {
         let Some(presence) = self.presence.take() else {
             let (kind, text) = self.absent;
-            return Outcome { result: Err(Error::new(kind, text)), buf: work.into_buf(), status: None };
+            return Outcome::without_answer(Err(Error::new(kind, text)), work.into_buf());
         };
         let Finished { outcome, presence } =
             Running::start(&mut self.lane.place, &self.lane.local, work, presence).await;
@@ -168,6 +199,27 @@ impl<M: Mode> Ticket<'_, M> {
             Begun::NotStraight(buf) => Work::Write { at, buf, flags },
         };
         self.run(work).await.with_buf()
+    }
+
+    /// Lets the driver compress `bytes`, which are to be written at `at`, in their place, if it can do so before it stores them.
+    /// They are then given to [`Self::write_pressed`] with the answer; without one they are as they were. Computes only, on
+    /// this thread, milliseconds for each MiB.
+    #[must_use = "the bytes are of no use without the answer"]
+    pub fn press(&self, at: GuestOffset, bytes: &mut [u8]) -> Option<Pressed>
+    where
+        M: Writes,
+    {
+        let presence = self.presence.as_ref()?;
+        Pressed::make(presence.root()?.target(presence)?, at, bytes)
+    }
+
+    /// As [`Self::write`] with [`WriteFlags::compressed`], of what [`Self::press`] has made, by this or another ticket of the same
+    /// backend: `pressed` is its answer, `buf` the bytes.
+    pub async fn write_pressed(&mut self, pressed: Pressed, buf: Buf, flags: WriteFlags) -> (Result<()>, Buf)
+    where
+        M: Writes,
+    {
+        self.run(Work::Pressed { pressed, buf, flags }).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.

@@ -20,8 +20,8 @@ use drystone_core::control::{Control, ControlThread};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_sys::{
-    Background, EngineKind, Forked, Network, PidFile, Signals, Stdio, Stream, ThreadHandle, Threads,
-    go_into_background, time_of_day,
+    Background, EngineKind, Forked, Network, Patience, PidFile, Signals, Stdio, Stream, ThreadHandle,
+    Threads, go_into_background, time_of_day,
 };
 
 use crate::args::{self, Asked, Given};
@@ -34,8 +34,6 @@ use crate::stop;
 const THREADS_DEFAULT_MAX: usize = 4;
 /// I/O threads that objects can have; more objects share them. Users of the graph count per thread, so this is not free.
 const THREADS_OF_OBJECTS: u16 = 32;
-/// How long servers, of whose disks there are nodes, may take to answer at the end.
-const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// What is run, and for whom.
 pub struct Launch {
@@ -245,7 +243,7 @@ impl Main<'_> {
         }
         daemon.stop.ask();
         let servers = &daemon.opener.network;
-        let patience = servers.lose_patience(&daemon.local, PATIENCE_NS, || {
+        let patience = servers.lose_patience(&daemon.local, Patience::OF_SERVICES, || {
             terminal.complain("the connections to servers that have not answered are ended");
         });
         let taken_down = beside(daemon.take_down(), patience).await;

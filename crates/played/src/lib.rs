@@ -11,6 +11,7 @@
 //! | [`monitor`] | [`monitor::Monitor`]: a client that sends commands and hears of events |
 //! | [`trace`] | [`trace::Trace`]: what was said, to compare two runs by |
 //! | [`nbd`] | [`nbd::NbdClient`]: requests over NBD, several at once, by a client that can stall and vanish |
+//! | [`far`] | [`far::Far`]: a server that does odd things, for the nodes of a daemon |
 //! | [`visit`] | what such clients do |
 //! | [`image`] | images before and after |
 //! | [`play`] | [`play::run`]: all of it, from one seed |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod far;
 pub mod image;
 pub mod monitor;
 pub mod nbd;

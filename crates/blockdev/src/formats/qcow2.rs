@@ -71,7 +71,7 @@ impl Format for Qcow2Format {
             .layout()
             .map_err(|cause| Error::new(Kind::InvalidInput, "such an image cannot be made").because(cause))?;
         let pieces = layout.pieces.into_iter().map(|(at, bytes)| (at.get(), bytes)).collect();
-        Ok(Contents { len_bytes: layout.len_file, preallocation, pieces })
+        Ok(Contents { len_bytes: layout.len_file, preallocation, pieces, ..Contents::default() })
     }
 }
 

@@ -52,7 +52,7 @@ impl Format for RawFormat {
         let modes =
             [("off", Preallocation::Off), ("falloc", Preallocation::Falloc), ("full", Preallocation::Full)];
         let preallocation = options.take_choice("preallocation", &modes)?.unwrap_or_default();
-        Ok(Contents { len_bytes: raw::len_file_of_new(len_bytes)?, preallocation, pieces: Vec::new() })
+        Ok(Contents { len_bytes: raw::len_file_of_new(len_bytes)?, preallocation, ..Contents::default() })
     }
 }
 

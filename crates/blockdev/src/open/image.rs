@@ -138,7 +138,7 @@ impl<'s> Session<'s, '_> {
             let wanted = chosen.configured.file_grant(parent(*place, *settings));
             self.claim(file.id, wanted, *settings).await?;
             let visit = self.opening.visit(file.id).await?;
-            match chosen.configured.open(visit.io(), settings.read_only).await {
+            match visit.attend(chosen.configured.open(visit.io(), settings.read_only)).await {
                 Err(error)
                     if error.kind() == Kind::ReadOnly && settings.auto_read_only && !settings.read_only =>
                 {
@@ -210,7 +210,7 @@ impl<'s> Session<'s, '_> {
         let visit = self.opening.visit(file).await?;
         let io = visit.io();
         let len = usize::try_from(io.len()).unwrap_or(PROBE_BYTES).min(PROBE_BYTES);
-        let start = io.read_new(GuestOffset::ZERO, len).await?;
+        let start = visit.attend(io.read_new(GuestOffset::ZERO, len)).await?;
         self.opener.formats.probe(start.as_slice())
     }
 

@@ -19,7 +19,7 @@ use drystone_blockdev::report::Layer;
 use drystone_blockdev::request::BackingChoice;
 use drystone_core::backend::ReadWrite;
 use drystone_core::disk::Preallocation;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
 use super::{Console, Failure, canonical, options};
@@ -219,7 +219,8 @@ async fn copy(
         zero_from: u64::MAX,
         own: Own { until: u64::MAX, layers_below, is_cut: true },
         flags: base.flags,
-        is_ordered: true,
+        offloads: false,
+        order: Order::Disk,
         bytes_per_second: rate_bytes,
         salvages: false,
     };

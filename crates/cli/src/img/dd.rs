@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use drystone_base::{Error, Kind, Result};
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::create::NewImage;
 use super::options;
@@ -178,7 +178,8 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         zero_from: 0,
         own: Own::ALL,
         flags: target.flags,
-        is_ordered: true,
+        offloads: false,
+        order: Order::Disk,
         bytes_per_second: 0,
         salvages: false,
     };

@@ -231,6 +231,9 @@ impl Target {
     }
 }
 
+/// What a version is called here. (Who makes an image can say v2 and v3, too.)
+const LEVELS: [&str; 2] = ["0.10", "1.1"];
+
 /// What decides how much room tables take, where the values can belong to an image.
 fn shape(values: &Values) -> Result<Shape> {
     let invalid = |option: &str, text: &str| Error::new(Kind::InvalidInput, text).in_option(option);
@@ -244,11 +247,11 @@ fn shape(values: &Values) -> Result<Shape> {
         cluster.ok_or_else(|| invalid("cluster_size", "it is not a power of two from 512 bytes to 2 MiB"))?;
     let width = RefcountWidth::from_bits(values.number("refcount_bits"));
     let width = width.ok_or_else(|| invalid("refcount_bits", "it is not a power of two up to 64"))?;
+    if values.words("compat").is_some_and(|compat| !LEVELS.contains(&compat)) {
+        return Err(invalid("compat", "what is measured is of level 0.10 or 1.1"));
+    }
     if values.version()? == Version::V2 && width != RefcountWidth::BITS_16 {
         return Err(invalid("refcount_bits", "version 2 of the format has 16 bits"));
-    }
-    if values.words("compat").is_some_and(|compat| !["0.10", "1.1"].contains(&compat)) {
-        return Err(invalid("compat", "it is 0.10 or 1.1 where nothing is made"));
     }
     let extended_l2 = values.is_on("extended_l2");
     if extended_l2 && cluster.bytes() < EXTENDED_CLUSTER_BYTES_MIN {

@@ -50,6 +50,7 @@ use drystone_sys::{EngineKind, Threads};
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::console;
+use crate::tool::object::help_in;
 use crate::tool::{Start, Tool};
 
 /// Exit status of a command that failed.
@@ -152,7 +153,13 @@ pub(crate) fn run(name: &'static str, args: Vec<OsString>) -> u8 {
     let mut console = Console { name, out: Vec::new() };
     let status = dispatch(args, &mut console).unwrap_or_else(|failure| {
         match failure {
-            Failure::Failed(error) => console.complain(&error.report()),
+            Failure::Failed(error) => match help_in(&error) {
+                Some(help) => {
+                    console.print(help);
+                    return 0;
+                }
+                None => console.complain(&error.report()),
+            },
             Failure::Usage { command, error } => {
                 let command = if command.is_empty() { String::new() } else { format!(" {command}") };
                 console.complain(&format!("{error} (try '{name}{command} --help')"));

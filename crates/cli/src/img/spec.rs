@@ -146,10 +146,8 @@ impl Spec {
             }
             Name::Options(mut options) => {
                 if let Some(format) = format {
-                    if options.has("driver") {
-                        return Err(Error::new(Kind::InvalidInput, "the name says the driver already")
-                            .in_option("format"));
-                    }
+                    // Who says it apart from the name has the last word.
+                    options.take_text("driver")?;
                     options.set("driver", format)?;
                 }
                 Self::of_options(options)
@@ -314,6 +312,8 @@ mod tests {
         let expected = Spec::on(file("a", Some("file")), Some(Format::Qcow2));
         let json = r#"json:{"driver": "qcow2", "file": {"driver": "file", "filename": "a"}}"#;
         assert_eq!(name(json, None).unwrap(), expected);
+        let as_raw = Spec::on(file("a", Some("file")), Some(Format::Raw));
+        assert_eq!(name(json, Some("raw")).unwrap(), as_raw, "what is said beside the name counts");
         assert_eq!(Spec::of_list("driver=qcow2,file.filename=a").unwrap(), expected);
         assert_eq!(
             Spec::of_list("file.filename=a,,b").unwrap(),

@@ -41,7 +41,7 @@ use self::print::print;
 use self::session::{Fault, Session};
 use crate::args::getopt::{Flag, Getopt};
 use crate::console;
-use crate::tool::object::Secrets;
+use crate::tool::object::{Secrets, help_in};
 use crate::tool::{self, Load, Start, Tool};
 
 /// Exit status of a program with a command that failed.
@@ -127,7 +127,13 @@ pub(crate) fn run(name: &'static str, args: Vec<OsString>) -> u8 {
             print(HELP);
             return FAILED;
         }
-        Err(error) => return complain(&error),
+        Err(error) => match help_in(&error) {
+            Some(help) => {
+                print(help);
+                return 0;
+            }
+            None => return complain(&error),
+        },
     };
     let status = tool::run(Start { name, load: Load::Small }, async |tool| work(tool, name, args).await);
     status.unwrap_or_else(|error| complain(&error))

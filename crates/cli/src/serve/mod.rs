@@ -40,7 +40,7 @@ use drystone_core::lane::Lane;
 use drystone_core::runtime::LocalRef;
 use drystone_export::nbd::{ExportOptions, Listen, NbdServer, ServerOptions};
 use drystone_protocol::file::Discard;
-use drystone_sys::{Address, EngineKind, Keys, Listener, Network, Signals, ThreadHandle, Threads};
+use drystone_sys::{Address, EngineKind, Keys, Listener, Network, Patience, Signals, ThreadHandle, Threads};
 
 use self::disk::{Disk, DiskRequest, Overlay};
 use self::options::Discarding;
@@ -52,8 +52,6 @@ use crate::monitor::{self, server::Server as Monitor};
 
 /// I/O threads where nobody says how many.
 const THREADS_DEFAULT_MAX: usize = 4;
-/// How long servers of disks may take to answer at the end.
-const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// Serves until told to stop.
 ///
@@ -134,7 +132,7 @@ impl Serving {
             self.stop.asked().await;
             let tell =
                 || console::note("drystone: the connections to servers that have not answered are ended");
-            self.network.lose_patience(&self.local, PATIENCE_NS, tell).await;
+            self.network.lose_patience(&self.local, Patience::OF_SERVICES, tell).await;
         };
         let tell = |peer: &str| console::note(format_args!("drystone: {peer} has not answered for a while"));
         beside(patience, self.network.watch(&self.local, tell)).await;

@@ -40,7 +40,7 @@ use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, ControlThread, PlainData, Task};
 use drystone_core::lane::Lane;
 use drystone_core::runtime::{LocalFuture, LocalRef};
-use drystone_sys::{EngineKind, Signal, Signals, ThreadHandle, ThreadStarter, Threads};
+use drystone_sys::{EngineKind, Patience, Signal, Signals, ThreadHandle, ThreadStarter, Threads};
 
 use self::progress::Progress;
 use crate::console;
@@ -61,15 +61,15 @@ pub(crate) struct Start {
 #[derive(Debug, Clone, Copy)]
 struct Manner {
     /// How long servers of disks may take to answer once the end was asked for.
-    patience_ns: u64,
+    patience: Patience,
     /// Whether SIGUSR1 asks how far it is.
     has_progress: bool,
 }
 
 /// A command.
-const COMMAND: Manner = Manner { patience_ns: 5_000_000_000, has_progress: true };
+const COMMAND: Manner = Manner { patience: Patience::OF_COMMANDS, has_progress: true };
 /// A server, whose clients' data may be under way.
-const SERVER: Manner = Manner { patience_ns: 30_000_000_000, has_progress: false };
+const SERVER: Manner = Manner { patience: Patience::OF_SERVICES, has_progress: false };
 
 /// How much a tool is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +151,7 @@ fn run_asked<T>(
             tool.progress.end();
             done.map(|done| done.and_then(|value| closed.map(|()| value)))
         };
-        let main = beside(main, tool.mind_servers(&asked, manner.patience_ns));
+        let main = beside(main, tool.mind_servers(&asked, manner.patience));
         beside(main, watch).await
     });
     // Workers that nobody waits for any more may still be there: they are not waited for either.
@@ -237,7 +237,7 @@ impl Tool {
     }
 
     /// Tells of servers that do not answer; ends connections to them some time after a signal.
-    async fn mind_servers(&self, asked: &Asked, patience_ns: u64) {
+    async fn mind_servers(&self, asked: &Asked, patience: Patience) {
         let servers = &self.opener.network;
         let tell =
             |peer: &str| console::note(format_args!("{}: {peer} has not answered for a while", self.name));
@@ -245,7 +245,7 @@ impl Tool {
             asked.asked().await;
             let text = "the connections to servers that have not answered are ended";
             let tell = || console::note(format_args!("{}: {text}", self.name));
-            servers.lose_patience(&self.local, patience_ns, tell).await;
+            servers.lose_patience(&self.local, patience, tell).await;
         };
         beside(patience, servers.watch(&self.local, tell)).await;
     }

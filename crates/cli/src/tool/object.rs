@@ -3,6 +3,8 @@
 //! ```text
 //!  secret,id=ID,data=TEXT[,format=raw|base64]     {"qom-type": "secret", "id": "ID", "file": "PATH"}
 //! ```
+//! `help` or `?` in a list asks what there is: an error, so that whoever reads a command line stops there; what to print instead
+//! of it is [`help_in`] it.
 //! The bytes are read when the object is defined; nothing is made of them before somebody asks by the id.
 
 use std::collections::BTreeMap;
@@ -20,6 +22,49 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// What can be defined beside secrets, and is used by nothing here: what it says is not looked at.
 const IDLE: [&str; 4] = ["authz-list", "authz-list-file", "authz-simple", "throttle-group"];
+
+/// The properties of what can be defined. Limits of a group that is used by nothing are not looked at.
+#[rustfmt::skip]
+const PROPERTIES: [(&str, &[&str]); 5] = [
+    ("authz-list", &["policy=<QAuthZListPolicy>", "rules=<QAuthZListRule>"]),
+    ("authz-list-file", &["filename=<string>", "refresh=<bool>"]),
+    ("authz-simple", &["identity=<string>"]),
+    ("secret", &["data=<string>", "file=<string>", "format=<QCryptoSecretFormat>", "iv=<string>", "keyid=<string>"]),
+    ("throttle-group", &[
+        "limits=<ThrottleLimits>",
+        "x-bps-read-max-length=<int>", "x-bps-read-max=<int>", "x-bps-read=<int>",
+        "x-bps-total-max-length=<int>", "x-bps-total-max=<int>", "x-bps-total=<int>",
+        "x-bps-write-max-length=<int>", "x-bps-write-max=<int>", "x-bps-write=<int>",
+        "x-iops-read-max-length=<int>", "x-iops-read-max=<int>", "x-iops-read=<int>",
+        "x-iops-size=<int>",
+        "x-iops-total-max-length=<int>", "x-iops-total-max=<int>", "x-iops-total=<int>",
+        "x-iops-write-max-length=<int>", "x-iops-write-max=<int>", "x-iops-write=<int>",
+    ]),
+];
+
+/// Somebody asks what can be defined.
+#[derive(Debug, thiserror::Error)]
+#[error("help is asked for")]
+struct AsksForHelp(String);
+
+/// What to print instead of an error, if it is a question.
+pub(crate) fn help_in(error: &Error) -> Option<&str> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<AsksForHelp>().map(|AsksForHelp(text)| text.as_str())
+}
+
+fn help(definition: &str) -> String {
+    let kind = list::split(definition).into_iter().next().map(|(key, value)| value.unwrap_or(key));
+    let lines = |title: String, names: Vec<&str>| -> String {
+        std::iter::once(title).chain(names.into_iter().map(|name| format!("  {name}\n"))).collect()
+    };
+    match PROPERTIES.iter().find(|(name, _)| Some(*name) == kind.as_deref()) {
+        Some((name, properties)) => lines(format!("{name} options:\n"), properties.to_vec()),
+        None => {
+            lines("List of user creatable objects:\n".to_owned(), PROPERTIES.map(|(name, _)| name).to_vec())
+        }
+    }
+}
 
 /// Secrets by their ids; `None` for objects that nothing uses.
 #[derive(Debug, Default)]
@@ -42,9 +87,12 @@ impl Secrets {
     /// Defines one more, in the words of `--object`.
     ///
     /// # Errors
-    /// Other objects, which are not supported; what is missing or wrong; a file that cannot be read.
+    /// Other objects, which are not supported; what is missing or wrong; a file that cannot be read; a question ([`help_in`]).
     pub(crate) fn define(&mut self, definition: &OsStr) -> Result<()> {
         let text = definition.to_str().ok_or_else(|| invalid("the definition is no valid text"))?;
+        if !text.starts_with('{') && list::asks_for_help(text) {
+            return Err(invalid("help is asked for").because(AsksForHelp(help(text))));
+        }
         let mut options = options(text)?;
         let kind = options.take_text("qom-type")?.unwrap_or_default();
         let is_idle = IDLE.contains(&kind.as_str());

@@ -7,7 +7,7 @@ use drystone_base::{Error, GuestOffset, Kind};
 use drystone_buf::Buf;
 
 use super::image::{CacheMode, ImageArgs};
-use super::object::Secrets;
+use super::object::{Secrets, help_in};
 use super::*;
 
 const START: Start = Start { name: "qemu-img", load: Load::Small };
@@ -150,6 +150,19 @@ fn secrets_are_defined_once_and_nothing_else_is() {
     ] {
         assert!(fault(text).unwrap().contains(expected), "{text}");
     }
+}
+
+#[test]
+fn whoever_asks_what_can_be_defined_is_told() {
+    let asked = |text: &str| {
+        let error = Secrets::default().define(text.as_ref()).unwrap_err();
+        help_in(&error).unwrap_or_default().to_owned()
+    };
+    assert!(asked("help").starts_with("List of user creatable objects:\n  authz-list\n"));
+    assert_eq!(asked("foo,?"), asked("help"));
+    assert_eq!(asked("authz-simple,id=x,help"), "authz-simple options:\n  identity=<string>\n");
+    assert_eq!(asked("qom-type=authz-simple,help"), asked("authz-simple,?"));
+    assert_eq!(asked("secret,id=help"), "");
 }
 
 #[test]

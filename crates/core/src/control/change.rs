@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use crate::bitmap::stored::StoredChange;
 use crate::control::commit::{After, commit};
 use crate::control::gs::{GraphView, Inner};
 use crate::control::outlook::Outlook;
+use crate::control::patience::hurrying;
 use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::Quiet;
 use crate::control::rights::{Right, Sets};
@@ -130,7 +132,7 @@ impl StagedPlan {
             // gain, and everything to lose, by waiting at the gate.
             if let Some(visit) = node.and_then(|node| Visit::try_begin(&self.inner, node, vec![id])) {
                 // An error shows again when it matters, in `settle`.
-                let _ = visit.io().flush().await;
+                let _ = visit.attend(visit.io().flush()).await;
             }
         }
     }
@@ -156,6 +158,15 @@ pub(crate) enum Admission<'k> {
     Go(Box<Change<'k>>),
     /// The graph has changed in between: check and stage again.
     Again(Plan),
+}
+
+/// Waits for I/O of a node with nobody else inside, with patience.
+async fn attend<T>(inner: &Rc<Inner>, node: &Arc<Node>, work: impl Future<Output = T>) -> T {
+    let reached = || {
+        let below = inner.shape.borrow().nodes_below([node.id()]);
+        if below.is_empty() { vec![Arc::clone(node)] } else { below }
+    };
+    hurrying(&inner.local, work, reached).await
 }
 
 async fn undo_staged(staged: StagedNodes) {
@@ -226,14 +237,16 @@ impl<'k> Change<'k> {
     async fn settle_nodes(&mut self) -> Result<()> {
         for node in self.to_store() {
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
-            match node.driver().store(io.io()).await {
+            match attend(&self.plan.inner, &node, node.driver().store(io.io())).await {
                 Err(error) if !self.is_left_alone(node.id()) => return Err(error.on_node(node.name())),
                 _ => {}
             }
         }
-        for (node, staged) in &mut self.plan.staged {
-            let io = PrivateIo::new(&self.plan.inner, Arc::clone(node));
-            staged.settle(io.io()).await.map_err(|error| error.on_node(node.name()))?;
+        let StagedPlan { inner, staged, .. } = &mut self.plan;
+        for (node, staged) in staged {
+            let io = PrivateIo::new(inner, Arc::clone(node));
+            let settled = attend(inner, node, staged.settle(io.io())).await;
+            settled.map_err(|error| error.on_node(node.name()))?;
         }
         self.settle_bitmaps().await
     }
@@ -249,7 +262,8 @@ impl<'k> Change<'k> {
         for (id, changes) in by_node {
             let Some((node, _)) = self.plan.find(id) else { continue };
             let io = PrivateIo::new(&self.plan.inner, Arc::clone(&node));
-            let changed = node.driver().change_bitmaps(io.io(), &changes).await;
+            let changed =
+                attend(&self.plan.inner, &node, node.driver().change_bitmaps(io.io(), &changes)).await;
             changed.map_err(|error| error.on_node(node.name()))?;
         }
         Ok(())

@@ -21,6 +21,7 @@ mod gs;
 mod mailbox;
 mod opening;
 mod outlook;
+mod patience;
 mod plan;
 mod quiet;
 mod rights;

@@ -233,21 +233,24 @@ impl Opening {
     /// the visit lasts.
     pub async fn visit(&self, id: NodeId) -> Result<Visit<'_>> {
         let node = self.node(id)?;
-        let boundary = self.boundary(id);
-        Visit::begin(&self.inner, node, boundary, &self.sections).await
+        let reached = self.reached(id);
+        Visit::begin(&self.inner, node, reached, &self.sections).await
     }
 
-    /// The nodes of the graph that are reached first from `id`.
-    fn boundary(&self, id: NodeId) -> Vec<NodeId> {
-        let mut found = Vec::new();
+    /// The nodes of the graph that are reached first from `id`, and the nodes of the opening.
+    fn reached(&self, id: NodeId) -> (Vec<NodeId>, Vec<Arc<Node>>) {
+        let (mut boundary, mut detached) = (Vec::new(), Vec::new());
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
             match self.nodes.get(id) {
-                Some(shape) => todo.extend(shape.edges.iter().map(|edge| edge.child)),
-                None => found.push(id),
+                Some(shape) => {
+                    detached.push(Arc::clone(&shape.node));
+                    todo.extend(shape.edges.iter().map(|edge| edge.child));
+                }
+                None => boundary.push(id),
             }
         }
-        found
+        (boundary, detached)
     }
 
     /// What a plan brings in, to open more upon it.

@@ -9,6 +9,7 @@ use std::task::Poll;
 use drystone_base::{Error, Kind, Result};
 
 use crate::control::gs::Inner;
+use crate::control::patience::hurrying;
 use crate::graph::gate::Gate;
 use crate::graph::node::NodeId;
 use crate::graph::shape::{Place, Shape};
@@ -70,7 +71,7 @@ impl Quiet {
         // From here on, dropping the section opens the gates again.
         let quiet = Self { inner: Rc::clone(inner), places, listed: None };
         let mut waiting: Option<(Arc<Gate>, Waiting)> = None;
-        poll_fn(|cx| {
+        let outside = poll_fn(|cx| {
             // Gates are asked for anew: roots come to reach quiet nodes and go while we wait.
             let gates = inner.shape.borrow().gates_above(quiet.places.iter().copied());
             for gate in gates.list() {
@@ -83,8 +84,9 @@ impl Quiet {
                 }
             }
             Poll::Ready(())
-        })
-        .await;
+        });
+        let in_use = || inner.shape.borrow().nodes_in_use(quiet.places.iter().copied());
+        hurrying(&inner.local, outside, in_use).await;
         quiet
     }
 

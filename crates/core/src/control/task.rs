@@ -1,13 +1,15 @@
 //! [`Task`]: one control task, and the only way to wait on the control thread.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use drystone_base::Result;
 
-use crate::backend::{Backend, Mode};
+use crate::backend::{Backend, Mode, ReadWrite, RootId};
 use crate::control::change::{Admission, Change, StagedPlan};
 use crate::control::commit::After;
 use crate::control::gs::{Gs, Inner};
+use crate::control::patience::hurrying;
 use crate::control::plan::{Checked, Plan};
 use crate::control::quiet::{OWN_SECTION, Quiet, Sections};
 use crate::graph::node::NodeId;
@@ -59,6 +61,22 @@ impl<'r> Task<'r> {
             Ok(()) => self.lane.enter(backend).await,
             Err(_) => self.lane.refuse(OWN_SECTION),
         }
+    }
+
+    /// Enters the graph and flushes, with the patience of who changes it: see [`crate::driver::Driver::hurry`].
+    ///
+    /// # Errors
+    /// As for any flush.
+    pub async fn flush(&mut self, backend: &Backend<ReadWrite>) -> Result<()> {
+        let (gs, id) = (self.gs, backend.id());
+        let flush = async { self.enter(backend).await.flush().await };
+        hurrying(&gs.inner.local, flush, || gs.inner.shape.borrow().nodes_behind(&[id])).await
+    }
+
+    /// Waits for `work`, for which requests of `roots` have to end, with the same patience.
+    pub async fn attend<T>(&mut self, roots: &[RootId], work: impl Future<Output = T>) -> T {
+        let inner = self.inner();
+        hurrying(&inner.local, work, || inner.shape.borrow().nodes_behind(roots)).await
     }
 
     /// Waits until `at_ns` of [`Local::now_ns`].

@@ -4,6 +4,7 @@
 //! A visit enters through a root of its own, which wants nothing and shares everything; so a drain waits for it like for
 //! everybody else.
 
+use std::future::Future;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use drystone_base::{Error, Kind, Result};
 use crate::backend::{Root, RootId};
 use crate::control::gs::Inner;
 use crate::control::opening::Opening;
+use crate::control::patience::hurrying;
 use crate::control::quiet::Sections;
 use crate::graph::gate::Gate;
 use crate::graph::node::{Node, NodeId};
@@ -28,17 +30,19 @@ pub struct Visit<'o> {
     // Before `root`: the request leaves before its root goes.
     request: Request,
     node: Arc<Node>,
-    _root: VisitRoot,
+    root: VisitRoot,
+    /// What of the opening is reached.
+    detached: Vec<Arc<Node>>,
     _opening: PhantomData<&'o Opening>,
 }
 
 impl Visit<'_> {
-    /// Enters `node`, of which the nodes `boundary` of the graph are reached. Fails if one of these has left the graph
+    /// Enters `node`, of which the nodes `detached` and `boundary` are reached, the latter being of the graph. Fails if one of these has left the graph
     /// while the visit waited for the end of a drain, and if `sections` are what it would wait for.
     pub(crate) async fn begin(
         inner: &Rc<Inner>,
         node: Arc<Node>,
-        boundary: Vec<NodeId>,
+        (boundary, detached): (Vec<NodeId>, Vec<Arc<Node>>),
         sections: &Sections,
     ) -> Result<Self> {
         let root = VisitRoot::new(inner, boundary);
@@ -47,7 +51,7 @@ impl Visit<'_> {
         if !root.boundary_is_there() {
             return Err(Error::new(Kind::NotFound, "a child of it has left the graph").on_node(node.name()));
         }
-        Ok(Self::inside(root, presence, inner, node))
+        Ok(Self { detached, ..Self::inside(root, presence, inner, node) })
     }
 
     /// The same, unless that would have to wait.
@@ -61,13 +65,24 @@ impl Visit<'_> {
 
     fn inside(root: VisitRoot, presence: Presence, inner: &Rc<Inner>, node: Arc<Node>) -> Self {
         let request = Request::new(presence, inner.local.clone());
-        Self { request, node, _root: root, _opening: PhantomData }
+        Self { request, node, root, detached: Vec::new(), _opening: PhantomData }
     }
 
     /// A request at the node.
     #[must_use]
     pub fn io(&self) -> Io<'_> {
         Io::new(&self.request, &self.node, Perm::CONSISTENT_READ)
+    }
+
+    /// Waits for `work`, which is I/O of this visit, with patience: see [`crate::driver::Driver::hurry`].
+    pub async fn attend<T>(&self, work: impl Future<Output = T>) -> T {
+        let VisitRoot { inner, boundary, .. } = &self.root;
+        let reached = || {
+            let mut nodes = inner.shape.borrow().nodes_below(boundary.iter().copied());
+            nodes.extend(self.detached.iter().map(Arc::clone));
+            nodes
+        };
+        hurrying(&inner.local, work, reached).await
     }
 }
 

@@ -13,10 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::backend::RootId;
 use crate::graph::gate::Gate;
-use crate::graph::node::NodeId;
+use crate::graph::node::{Node, NodeId};
 use crate::graph::permission::Perm;
-use crate::graph::shape::{NodeShape, Parent, Place, Shape, Topology};
+use crate::graph::shape::{NodeShape, Parent, Place, RootShape, Shape, Topology};
 
 /// Gates, each once, in the order in which they were found.
 #[derive(Default)]
@@ -60,6 +61,29 @@ impl Shape {
             gates.add(shape.root.gate());
         }
         gates
+    }
+
+    /// The nodes that are reached from behind any of the gates at `places` that somebody is inside of.
+    pub(crate) fn nodes_in_use(&self, places: impl IntoIterator<Item = Place>) -> Vec<Arc<Node>> {
+        let gates = self.gates_above(places);
+        let is_in_use = |root: &RootShape| {
+            let is_it = |gate: &Arc<Gate>| Arc::ptr_eq(gate, root.root.gate()) && !gate.is_quiet();
+            gates.list().iter().any(is_it)
+        };
+        let roots = self.roots.iter().filter(|(_, root)| is_in_use(root));
+        let tops = roots.filter_map(|(_, root)| root.node);
+        self.nodes_below(tops)
+    }
+
+    /// The nodes that some roots reach.
+    pub(crate) fn nodes_behind(&self, roots: &[RootId]) -> Vec<Arc<Node>> {
+        self.nodes_below(roots.iter().filter_map(|id| self.root(*id)?.node))
+    }
+
+    /// The nodes `tops` and all below them.
+    pub(crate) fn nodes_below(&self, tops: impl IntoIterator<Item = NodeId>) -> Vec<Arc<Node>> {
+        let shapes = self.below(tops).into_iter().filter_map(|id| self.node(id));
+        shapes.map(|shape| Arc::clone(&shape.node)).collect()
     }
 
     /// Brings the closed counts of `gates` in step with the places that are quiet and are reached from behind them. A gate

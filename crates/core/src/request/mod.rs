@@ -8,7 +8,9 @@
 //! | `resolve` | where the bytes are |
 //! | `straight` | requests that are one operation on one device |
 //! | `read`, `write`, `zero`, `status`, `flush` | the operations |
+//! | [`press`] | compressed writes in two steps |
 //! | [`event`] | what is about to happen, for nodes that inject errors |
+//! | `offload` | copies that a device makes |
 //! | `device` | alignment and bouncing |
 //! | `serialise` | range locks |
 //! | [`observe`] | who is told of writes |
@@ -20,7 +22,9 @@ pub mod event;
 pub(crate) mod flush;
 pub mod io;
 pub mod observe;
+pub(crate) mod offload;
 pub(crate) mod presence;
+pub mod press;
 pub(crate) mod read;
 pub(crate) mod resolve;
 pub(crate) mod run;

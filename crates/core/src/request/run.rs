@@ -19,8 +19,11 @@ use crate::backend::{self, Root};
 use crate::disk::Preallocation;
 use crate::driver::{Status, WriteFlags, ZeroFlags};
 use crate::graph::gate::Enter;
+use crate::graph::node::Node;
 use crate::request::io::{Io, Request};
+use crate::request::offload;
 use crate::request::presence::Presence;
+use crate::request::press::Pressed;
 use crate::request::straight::Submitted;
 use crate::runtime::LocalRef;
 use crate::waits::Rank;
@@ -33,6 +36,12 @@ pub(crate) enum Work {
     },
     Write {
         at: GuestOffset,
+        buf: Buf,
+        flags: WriteFlags,
+    },
+    /// What a driver has compressed.
+    Pressed {
+        pressed: Pressed,
         buf: Buf,
         flags: WriteFlags,
     },
@@ -50,6 +59,12 @@ pub(crate) enum Work {
         range: GuestRange,
         layers: u32,
     },
+    /// The disk gets what another one has.
+    Copy {
+        at: GuestOffset,
+        source: offload::Source,
+        fua: bool,
+    },
     /// A read or write that a device has already.
     Submitted(Submitted),
 }
@@ -59,6 +74,8 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<()>,
     pub(crate) buf: Option<Buf>,
     pub(crate) status: Option<Status>,
+    /// How many bytes were copied.
+    pub(crate) copied: u64,
 }
 
 /// What a finished request gives back to its ticket.
@@ -197,28 +214,39 @@ pub(crate) async fn enter(root: &Arc<Root>, local: &LocalRef) -> Presence {
 
 /// One go at a request; also what is needed for another.
 async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
-    let again = work.again();
     let Some((node, perm)) =
         request.presence().root().and_then(|root| Some((root.target(request.presence())?, root.perm())))
     else {
         let result = Err(Error::new(Kind::NotFound, format!("'{}' has no node any more", request.who())));
-        return (Outcome { result, buf: work.into_buf(), status: None }, again);
+        let again = work.again();
+        return (Outcome::without_answer(result, work.into_buf()), again);
     };
+    let (result, work) = work.for_node(node);
+    let again = work.again();
+    if result.is_err() {
+        return (Outcome::without_answer(result, work.into_buf()), again);
+    }
     let io = Io::new(request, node, perm);
-    let (mut status, mut back) = (None, None);
+    let (mut status, mut back, mut copied) = (None, None, 0);
     let result = match work {
         Work::Submitted(submitted) => keep(&mut back, submitted.finish(io).await),
         Work::Read { at, buf } => keep(&mut back, io.read(at, buf).await),
         Work::Write { at, buf, flags } => keep(&mut back, io.write(at, buf, flags).await),
+        Work::Pressed { pressed, buf, flags } => {
+            keep(&mut back, crate::request::write::write_pressed(io, &pressed, buf, flags).await)
+        }
         Work::Zero { range, flags } => io.write_zeroes(range, flags).await,
         Work::Discard(range) => io.discard(range).await,
         Work::Flush => crate::request::flush::flush(io).await,
         Work::Resize { len, preallocation } => io.resize(len, preallocation).await,
+        Work::Copy { at, source, fua } => {
+            offload::copy(io, at, source, fua).await.map(|bytes| copied = bytes)
+        }
         Work::Status { range, layers } => {
             crate::request::status::status(io, range, layers).await.map(|found| status = Some(found))
         }
     };
-    (Outcome { result, buf: back, status }, again)
+    (Outcome { result, buf: back, status, copied }, again)
 }
 
 fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()> {
@@ -226,11 +254,20 @@ fn keep(place: &mut Option<Buf>, (result, buf): (Result<()>, Buf)) -> Result<()>
     result
 }
 
+impl Outcome {
+    pub(crate) fn without_answer(result: Result<()>, buf: Option<Buf>) -> Self {
+        Self { result, buf, status: None, copied: 0 }
+    }
+}
+
 /// A request without its buffer, whose length it remembers.
 enum Again {
     Read(GuestOffset, usize),
     Write(GuestOffset, WriteFlags, usize),
+    Pressed(Pressed, WriteFlags, usize),
     Other(Work),
+    /// It never steps back.
+    Never,
 }
 
 impl Again {
@@ -238,10 +275,11 @@ impl Again {
     /// with the rest, and succeed.
     fn is_whole(&self, outcome: &Outcome) -> bool {
         match self {
-            Self::Read(_, len) | Self::Write(_, _, len) => {
+            Self::Read(_, len) | Self::Write(_, _, len) | Self::Pressed(_, _, len) => {
                 outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
             }
             Self::Other(_) => true,
+            Self::Never => false,
         }
     }
 
@@ -249,7 +287,11 @@ impl Again {
         match self {
             Self::Read(at, _) => Work::Read { at, buf: buf.unwrap_or_else(Buf::empty) },
             Self::Write(at, flags, _) => Work::Write { at, buf: buf.unwrap_or_else(Buf::empty), flags },
+            Self::Pressed(pressed, flags, _) => {
+                Work::Pressed { pressed, buf: buf.unwrap_or_else(Buf::empty), flags }
+            }
             Self::Other(work) => work,
+            Self::Never => unreachable!("what is never whole again does not come again"),
         }
     }
 }
@@ -259,12 +301,16 @@ impl Work {
         Again::Other(match self {
             Self::Read { at, buf } => return Again::Read(*at, buf.len()),
             Self::Write { at, buf, flags } => return Again::Write(*at, *flags, buf.len()),
+            Self::Pressed { pressed, buf, flags } => {
+                return Again::Pressed(pressed.clone(), *flags, buf.len());
+            }
             Self::Submitted(submitted) => {
                 return match submitted.again() {
                     (at, false, len) => Again::Read(at, len),
                     (at, true, len) => Again::Write(at, WriteFlags::default(), len),
                 };
             }
+            Self::Copy { .. } => return Again::Never,
             Self::Zero { range, flags } => Self::Zero { range: *range, flags: *flags },
             Self::Discard(range) => Self::Discard(*range),
             Self::Flush => Self::Flush,
@@ -275,16 +321,29 @@ impl Work {
 
     pub(crate) fn into_buf(self) -> Option<Buf> {
         match self {
-            Self::Read { buf, .. } | Self::Write { buf, .. } => Some(buf),
+            Self::Read { buf, .. } | Self::Write { buf, .. } | Self::Pressed { buf, .. } => Some(buf),
             _ => None,
+        }
+    }
+
+    /// What it is at `node`: bytes that another node has compressed are made what they were.
+    fn for_node(self, node: &Arc<Node>) -> (Result<()>, Self) {
+        match self {
+            Self::Pressed { pressed, mut buf, flags } if !pressed.is_by(node) => {
+                let result = pressed.undo(buf.as_mut_slice());
+                let flags = WriteFlags { compressed: true, ..flags };
+                (result, Self::Write { at: pressed.at(), buf, flags })
+            }
+            work => (Ok(()), work),
         }
     }
 
     fn accounted(&self) -> (backend::Kind, u64) {
         match self {
             Self::Read { buf, .. } => (backend::Kind::Read, buf.len() as u64),
-            Self::Write { buf, .. } => (backend::Kind::Write, buf.len() as u64),
+            Self::Write { buf, .. } | Self::Pressed { buf, .. } => (backend::Kind::Write, buf.len() as u64),
             Self::Zero { range, .. } => (backend::Kind::Zero, range.len()),
+            Self::Copy { source, .. } => (backend::Kind::Write, source.len()),
             Self::Discard(range) => (backend::Kind::Discard, range.len()),
             Self::Flush => (backend::Kind::Flush, 0),
             Self::Resize { .. } | Self::Status { .. } => (backend::Kind::Other, 0),

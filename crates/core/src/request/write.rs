@@ -13,6 +13,7 @@ use crate::request::event::Event;
 use crate::request::flush::flush;
 use crate::request::io::Io;
 use crate::request::observe::Crossed;
+use crate::request::press::Pressed;
 use crate::request::read::{join, past_the_largest_disk};
 use crate::request::resolve::{DeviceNode, Part, Target, resolve};
 use crate::request::zero;
@@ -41,6 +42,22 @@ pub(crate) async fn write(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFla
 
 /// Stores `buf`, whatever is in it.
 pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags: WriteFlags) -> BufResult {
+    store(io, at, buf, flags, None).await
+}
+
+/// Stores what the driver of this node has compressed.
+pub(crate) async fn write_pressed(io: Io<'_>, pressed: &Pressed, buf: Buf, flags: WriteFlags) -> BufResult {
+    let flags = WriteFlags { compressed: true, ..flags };
+    store(io, pressed.at(), buf, flags, Some(pressed)).await
+}
+
+async fn store(
+    io: Io<'_>,
+    at: GuestOffset,
+    buf: Buf,
+    flags: WriteFlags,
+    pressed: Option<&Pressed>,
+) -> BufResult {
     let Some(range) = GuestRange::checked(at.get(), buf.len() as u64) else {
         return (Err(past_the_largest_disk(io)), buf);
     };
@@ -52,7 +69,7 @@ pub(crate) async fn write_as_it_is(io: Io<'_>, at: GuestOffset, buf: Buf, flags:
     let (mut result, buf) = if range.is_empty() {
         (Ok(()), buf)
     } else if flags.compressed {
-        write_compressed(io, range, buf, flags, &mut crossed).await
+        write_compressed(io, range, buf, (flags, pressed), &mut crossed).await
     } else {
         write_pieces(io, range, buf, flags, &mut crossed).await
     };
@@ -70,7 +87,7 @@ async fn write_compressed<'t>(
     io: Io<'t>,
     range: GuestRange,
     buf: Buf,
-    flags: WriteFlags,
+    (flags, pressed): (WriteFlags, Option<&Pressed>),
     crossed: &mut Crossed<'t>,
 ) -> BufResult {
     let node = io.node();
@@ -82,7 +99,11 @@ async fn write_compressed<'t>(
     node.counters.write(range);
     io.sim_point().await;
     // Flushing is done once, at the end.
-    node.driver().write(io, range.start(), buf, WriteFlags { fua: false, ..flags }).await
+    let flags = WriteFlags { fua: false, ..flags };
+    match pressed {
+        Some(pressed) => node.driver().write_pressed(io, range.start(), buf, pressed.parts(), flags).await,
+        None => node.driver().write(io, range.start(), buf, flags).await,
+    }
 }
 
 /// Resolves the start of `range` for writing, loading metadata as often as drivers ask for it. Only the walk that got

@@ -23,6 +23,7 @@ mod history;
 mod job;
 mod lane;
 mod observer;
+mod offload;
 mod opening;
 mod own_wait;
 mod permission;

@@ -264,7 +264,7 @@ impl NbdServer {
             return Err(Error::new(Kind::InUse, text));
         }
         crowd.close(of);
-        crowd.fewer_than(of, 1).await;
+        task.attend(&[export.reader.id()], crowd.fewer_than(of, 1)).await;
         retire(task, &export).await
     }
 
@@ -284,7 +284,8 @@ impl NbdServer {
         }
         // One more may have come in between.
         crowd.close(Of::Server);
-        crowd.fewer_than(Of::Server, 1).await;
+        let roots: Vec<_> = exports.iter().map(|export| export.reader.id()).collect();
+        task.attend(&roots, crowd.fewer_than(Of::Server, 1)).await;
         let mut result = Ok(());
         for export in exports {
             result = result.and(retire(task, &export).await);
@@ -337,7 +338,7 @@ impl Drop for NbdServer {
 /// Flushes an export that nobody uses any more and takes it out of the graph.
 async fn retire(task: &mut Task<'_>, export: &Export) -> Result<()> {
     let flushed = match &export.writer {
-        Some(writer) => task.enter(writer).await.flush().await,
+        Some(writer) => task.flush(writer).await,
         None => Ok(()),
     };
     detach(task, export).await.and(flushed)

@@ -1,4 +1,5 @@
-//! [`Line`]: what workers have read is written in the order of the disk, by whichever of them is there.
+//! [`Line`]: what workers have read is written in the order of the disk, or in that in which it comes, by whichever of them is
+//! there.
 //!
 //! ```text
 //!  worker 1   read #4 ── hand in ── write #4, #5, #6: all that is there ── read #8 ...
@@ -22,6 +23,8 @@ use super::lock;
 pub(super) struct Line<T>(Mutex<State<T>>);
 
 struct State<T> {
+    /// Pieces that were handed in without a number of their own.
+    arrived: u64,
     /// All pieces before this one are written.
     next: u64,
     ready: BTreeMap<u64, T>,
@@ -33,6 +36,7 @@ struct State<T> {
 impl<T> Default for Line<T> {
     fn default() -> Self {
         Self(Mutex::new(State {
+            arrived: 0,
             next: 0,
             ready: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -50,6 +54,17 @@ impl<T> Line<T> {
         let begins = !state.is_writing && !state.is_over && state.ready.contains_key(&state.next);
         state.is_writing |= begins;
         begins
+    }
+
+    /// As [`Self::hand_in`], of a piece that comes behind those that were handed in before; also its number. Either all pieces
+    /// of a line have numbers of their own, or none has.
+    pub(super) fn hand_in_last(&self, piece: T) -> (u64, bool) {
+        let index = {
+            let mut state = lock(&self.0);
+            state.arrived += 1;
+            state.arrived - 1
+        };
+        (index, self.hand_in(index, piece))
     }
 
     /// What the writer writes next, its number first.

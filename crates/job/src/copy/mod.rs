@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`spec`] | what is copied, and how |
 //! | `claim` | who copies what |
-//! | `line` | writes in the order of the disk |
+//! | `line` | writes one after the other |
+//! | `offload` | what devices copy themselves |
 //! | [`zeroes`] | runs of zero bytes in what was read |
 //! | `worker` | one worker: from the claim to the last write |
 //!
@@ -21,6 +22,7 @@
 
 mod claim;
 mod line;
+mod offload;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ use crate::limit::RateLimit;
 
 /// Least bytes that are read and written at once, as far as there are that many.
 const PIECE_BYTES: u64 = 1 << 20;
+/// The same, where it is compressed: that takes its time for each cluster.
+const PRESSED_PIECE_BYTES: u64 = 128 << 10;
 /// How many buffers are kept for use again: for as many workers as there usually are at most.
 const KEPT_PIECES: u64 = 16;
 
@@ -72,7 +76,8 @@ impl Copy {
             spec.own.until -= spec.own.until % unit_bytes;
         }
         spec.zero_from = spec.zero_from.checked_next_multiple_of(unit_bytes).unwrap_or(u64::MAX);
-        let piece_bytes = PIECE_BYTES.max(unit_bytes);
+        let least = if spec.flags.compressed { PRESSED_PIECE_BYTES } else { PIECE_BYTES };
+        let piece_bytes = least.max(unit_bytes);
         let mut limit = RateLimit::default();
         limit.set_speed(spec.bytes_per_second);
         Self {

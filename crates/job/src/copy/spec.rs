@@ -50,6 +50,17 @@ impl Own {
     }
 }
 
+/// In which order data is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of the disk, whoever has read it, so that the target comes out the same each time.
+    Disk,
+    /// One piece after the other as well, but the one that is ready first.
+    Ready,
+    /// Several at the same time, as they come.
+    Free,
+}
+
 /// What is copied and how.
 pub struct CopySpec {
     /// The disks, which lie one after the other on the target.
@@ -69,8 +80,10 @@ pub struct CopySpec {
     pub own: Own,
     /// How data is written.
     pub flags: WriteFlags,
-    /// Writes are made in the order of the disk, whoever makes them, so that the target comes out the same each time.
-    pub is_ordered: bool,
+    /// Data that both sides have on devices as it is are copied by these, where they know how, and not looked at for zeroes.
+    pub offloads: bool,
+    /// In which order.
+    pub order: Order,
     /// Bytes of data per second; 0 for no limit.
     pub bytes_per_second: u64,
     /// What cannot be read is taken for zeroes.

@@ -4,9 +4,10 @@ use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::ZeroFlags;
 use drystone_core::lane::Lane;
+use drystone_core::request::press::Pressed;
 
 use super::claim::Piece;
-use super::spec::{CopySource, Zeroes};
+use super::spec::{CopySource, Order, Zeroes};
 use super::zeroes::{Run, runs};
 use super::{Copy, lock};
 
@@ -32,6 +33,8 @@ enum What {
 /// What is done to the target.
 pub(super) enum Act {
     Write(GuestOffset, Buf),
+    /// A write of what the target's driver has compressed.
+    Pressed(Pressed, Buf),
     Zero(GuestRange),
 }
 
@@ -70,18 +73,22 @@ impl Copy {
     }
 
     async fn whole_piece(&self, lane: &mut Lane, piece: Piece) -> Result<()> {
-        if !self.spec.is_ordered {
+        if self.spec.order == Order::Free {
             return self.piece(lane, piece, &mut Doing::Now).await;
         }
         let mut doing = Doing::Later(Vec::new());
         self.piece(lane, piece, &mut doing).await?;
         let Doing::Later(acts) = doing else { return Ok(()) };
         let has_nothing = acts.is_empty();
-        if self.line.hand_in(piece.index, acts) {
+        let (index, is_writer) = match self.spec.order {
+            Order::Ready => self.line.hand_in_last(acts),
+            Order::Disk | Order::Free => (piece.index, self.line.hand_in(piece.index, acts)),
+        };
+        if is_writer {
             self.write_line(lane).await?;
         }
         if !has_nothing {
-            self.line.written(piece.index).await;
+            self.line.written(index).await;
         }
         Ok(())
     }
@@ -207,7 +214,7 @@ impl Copy {
     }
 
     /// The source of the byte at `at` of the target, the byte's place in it, and how many bytes are left there.
-    fn source_at(&self, at: u64) -> Result<(&CopySource, u64, u64)> {
+    pub(super) fn source_at(&self, at: u64) -> Result<(&CopySource, u64, u64)> {
         let mut from = at;
         for source in &self.spec.sources {
             if from < source.len_bytes {
@@ -222,6 +229,10 @@ impl Copy {
     async fn data(&self, lane: &mut Lane, part: GuestRange, doing: &mut Doing) -> Result<()> {
         let now_ns = lane.local().now_ns();
         lock(&self.limit).spend(part.len(), now_ns);
+        let part = self.offload(lane, part).await?;
+        if part.is_empty() {
+            return Ok(());
+        }
         let mut buf = self.read(lane, part).await?;
         let spec = &self.spec;
         let runs = match spec.zeroes {
@@ -239,10 +250,22 @@ impl Copy {
                 drop(now);
                 self.zero(lane, range, doing).await?;
             } else {
-                self.now_or_later(lane, Act::Write(range.start(), now), doing).await?;
+                let act = self.press(lane, range.start(), now).await;
+                self.now_or_later(lane, act, doing).await?;
             }
         }
         Ok(())
+    }
+
+    /// The write of `buf`, compressed now if it shall be, rather than when it is its turn.
+    async fn press(&self, lane: &mut Lane, at: GuestOffset, mut buf: Buf) -> Act {
+        if !self.spec.flags.compressed {
+            return Act::Write(at, buf);
+        }
+        match lane.enter(&self.spec.target).await.press(at, buf.as_mut_slice()) {
+            Some(pressed) => Act::Pressed(pressed, buf),
+            None => Act::Write(at, buf),
+        }
     }
 
     async fn read(&self, lane: &mut Lane, part: GuestRange) -> Result<Buf> {
@@ -307,6 +330,7 @@ impl Copy {
         let mut target = lane.enter(&self.spec.target).await;
         match act {
             Act::Write(at, buf) => target.write(at, buf, self.spec.flags).await.0,
+            Act::Pressed(pressed, buf) => target.write_pressed(pressed, buf, self.spec.flags).await.0,
             Act::Zero(range) => {
                 let flags = ZeroFlags { may_unmap: true, fua: self.spec.flags.fua, ..ZeroFlags::default() };
                 if self.spec.zeroes != Zeroes::Known {

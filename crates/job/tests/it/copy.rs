@@ -11,7 +11,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::graph::permission::Grant;
 use drystone_core::lane::Lane;
 use drystone_job::copy::Copy;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Watch, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Watch, Zeroes};
 use drystone_testkit::client::{BackendClient, Target};
 use drystone_testkit::disk::{Fault, FaultEffect, OpFilter, OpKind, SimDisk};
 use drystone_testkit::sim::Sim;
@@ -39,11 +39,13 @@ impl Watch for Unreadable {
 }
 
 /// A way of copying.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Way {
     compressed: bool,
-    ordered: bool,
+    order: Order,
     salvages: bool,
+    /// Disks copy from one another where they can.
+    offloads: bool,
     /// Only the source's top layer, to a target that lies on the same base.
     own_layer: bool,
     /// Workers are told to end after so many operations.
@@ -62,9 +64,13 @@ impl Case {
     fn new(way: Way, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let source = Images::drawn(&[LEN, LEN], &mut rng);
-        let target = match way.own_layer {
-            true => Images::on(&source, LEN),
-            false => Images::empty(LEN),
+        let target = match way {
+            Way { own_layer: true, .. } => Images::on(&source, LEN),
+            // What has its place already can be copied there by whoever has it.
+            Way { offloads: true, .. } => {
+                Images { list: Images::full(LEN).list[..1].to_vec(), ..Images::full(LEN) }
+            }
+            _ => Images::empty(LEN),
         };
         let shows = source.contents();
         Self { way, source, target, shows }
@@ -93,10 +99,11 @@ impl Case {
             unit_bytes: 4096,
             block_bytes: 4096,
             zeroes: Zeroes::Found { bytes_min: 4096 },
-            zero_from: if way.own_layer { u64::MAX } else { 0 },
+            zero_from: if way.own_layer || way.offloads { u64::MAX } else { 0 },
             own: Own { until: if way.own_layer { LEN } else { 0 }, layers_below: 0, is_cut: false },
             flags: WriteFlags { compressed: way.compressed, ..WriteFlags::default() },
-            is_ordered: way.ordered,
+            offloads: way.offloads,
+            order: way.order,
             bytes_per_second: 0,
             salvages: way.salvages,
         };
@@ -179,11 +186,22 @@ fn ways() -> impl Iterator<Item = (Way, u64)> {
     WAYS.into_iter().flat_map(|way| (0..2).map(move |seed| (way, seed)))
 }
 
-const WAYS: [Way; 4] = [
-    Way { compressed: false, ordered: false, salvages: false, own_layer: false, stop: None },
-    Way { compressed: true, ordered: true, salvages: false, own_layer: false, stop: None },
-    Way { compressed: true, ordered: false, salvages: false, own_layer: false, stop: None },
-    Way { compressed: false, ordered: true, salvages: false, own_layer: true, stop: None },
+const PLAIN: Way = Way {
+    compressed: false,
+    order: Order::Free,
+    salvages: false,
+    offloads: false,
+    own_layer: false,
+    stop: None,
+};
+
+const WAYS: [Way; 6] = [
+    PLAIN,
+    Way { compressed: true, order: Order::Disk, ..PLAIN },
+    Way { compressed: true, order: Order::Ready, ..PLAIN },
+    Way { order: Order::Disk, own_layer: true, ..PLAIN },
+    Way { offloads: true, ..PLAIN },
+    Way { offloads: true, order: Order::Disk, own_layer: true, ..PLAIN },
 ];
 
 #[test]

@@ -15,7 +15,7 @@ use drystone_buf::Buf;
 use drystone_core::disk::{Disk, DiskOp, Preallocation};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::runtime::LocalRef;
-use drystone_sys::{Create, File, ImageLock, Locking, OpenOptions, path};
+use drystone_sys::{Create, File, FileHints, ImageLock, Locking, OpenOptions, path};
 
 /// What of a device is overwritten when nothing is to be stored on it: enough that no old image is recognised.
 const DEVICE_START_BYTES: u64 = 512;
@@ -33,6 +33,8 @@ pub struct Contents {
     pub len_bytes: u64,
     /// How the space is reserved.
     pub preallocation: Preallocation,
+    /// What the file system is told.
+    pub hints: FileHints,
     /// What to write, and where; all else reads as zeroes. The last is written when the others are safe.
     pub pieces: Vec<(u64, Vec<u8>)>,
 }
@@ -98,6 +100,12 @@ struct NewFile<'l> {
 impl NewFile<'_> {
     async fn fill(&self, contents: Contents, has_old: bool) -> Result<()> {
         self.lock.prepare(&**self.local, MAKER).await?.commit();
+        if self.file.can_grow() {
+            // A file that has bytes is as it was made.
+            let empty = DiskOp::Truncate { len: 0, preallocation: Preallocation::Off };
+            self.file.submit(self.local, empty).await.result?;
+            self.file.hint(&**self.local, contents.hints).await?;
+        }
         let len = if self.file.can_grow() { 0 } else { self.file.len_bytes(&**self.local).await? };
         store(self.local, &self.file, contents, Before { has_old, len }).await
     }
@@ -117,7 +125,7 @@ pub struct Before {
 /// # Errors
 /// [`Kind::NoSpace`] if a device is too small; those of the disk.
 pub async fn store(local: &LocalRef, disk: &dyn Disk, contents: Contents, before: Before) -> Result<()> {
-    let Contents { len_bytes, preallocation, mut pieces } = contents;
+    let Contents { len_bytes, preallocation, mut pieces, .. } = contents;
     let run = async |op| disk.submit(local, op).await.result;
     if disk.can_grow() {
         run(DiskOp::Truncate { len: 0, preallocation: Preallocation::Off }).await?;

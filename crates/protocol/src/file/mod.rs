@@ -20,6 +20,7 @@ mod extents;
 mod options;
 mod stage;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -216,6 +217,22 @@ impl Disk for Image {
 
     fn read_now(&self, local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
         self.file.read_now(local, at, bytes)
+    }
+
+    fn copy_from<'a>(
+        &'a self,
+        local: &'a LocalRef,
+        source: &'a dyn Disk,
+        from: u64,
+        to: GuestRange,
+    ) -> LocalFuture<'a, Result<()>> {
+        let source: &dyn Any = source;
+        Box::pin(async move {
+            match source.downcast_ref::<Self>() {
+                Some(source) => self.file.copy_from(&**local, &source.file, from, to).await,
+                None => Err(Error::new(Kind::Unsupported, "files are copied from files")),
+            }
+        })
     }
 
     fn can_grow(&self) -> bool {

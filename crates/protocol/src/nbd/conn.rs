@@ -42,6 +42,8 @@ pub(super) enum Reply {
     Device(AnswerSender<DiskDone>),
     /// A question about block status.
     Status(AnswerSender<Result<Found, Lost>>),
+    /// Nobody: it was asked to hear whether the server still answers.
+    Nobody,
 }
 
 /// The first extent of an answer about block status.
@@ -77,6 +79,7 @@ impl Reply {
                 Ok(Some(found)) => sender.send(Ok(found)),
                 Err(lost) => sender.send(Err(lost)),
             },
+            Self::Nobody => {}
         }
     }
 }
@@ -103,6 +106,12 @@ pub(super) struct Conn {
     was_useful: AtomicBool,
     /// Requests of other threads since the last one of its own.
     foreign: AtomicU32,
+    /// For how many looks in a row the server has said nothing though something was asked: see `mind`.
+    pub(super) silences: AtomicU32,
+    /// Something was sent that changes the disk.
+    has_written: AtomicBool,
+    /// It was ended because the server did not answer.
+    is_given_up: AtomicBool,
 }
 
 #[derive(Default)]
@@ -142,6 +151,9 @@ impl Conn {
             queue: Mutex::default(),
             was_useful: AtomicBool::new(false),
             foreign: AtomicU32::new(0),
+            silences: AtomicU32::new(0),
+            has_written: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -149,6 +161,9 @@ impl Conn {
     pub(super) fn note_answer(&self) {
         if !self.was_useful() {
             self.was_useful.store(true, Ordering::Release);
+        }
+        if self.silences.load(Ordering::Relaxed) != 0 {
+            self.silences.store(0, Ordering::Relaxed);
         }
     }
 
@@ -253,6 +268,32 @@ impl Conn {
         let mover = queue.mover.take();
         wake(queue);
         drop(mover);
+    }
+
+    /// Ends it because its server does not answer.
+    pub(super) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+        self.cut();
+    }
+
+    /// Something changes the disk.
+    pub(super) fn note_write(&self) {
+        if !self.has_written() {
+            self.has_written.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn has_written(&self) -> bool {
+        self.has_written.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// How often bytes have moved on it.
+    pub(super) fn moves(&self) -> u32 {
+        self.closer.moves()
     }
 
     /// What was never sent. To be called once it is over.

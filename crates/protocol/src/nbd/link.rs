@@ -34,6 +34,7 @@ use drystone_sys::Network;
 
 use super::conn::{Conn, Job, Lost};
 use super::connect::{self, Entered};
+use super::mind;
 use super::options::NbdOptions;
 use super::traffic::{self, Ended};
 
@@ -45,6 +46,9 @@ const ASK_AGAIN_NS: u64 = 10_000_000;
 const RETRY_NS_MIN: u64 = 50_000_000;
 /// … but not more.
 const RETRY_NS_MAX: u64 = 2_000_000_000;
+
+/// A change of the graph waits so long for a server that answers, but not to what it was asked.
+const HURRY_NS_MAX: u64 = 600_000_000_000;
 
 /// The way to one export.
 pub(super) struct Link {
@@ -361,6 +365,24 @@ impl Link {
         let watchers = std::mem::take(&mut state.watchers);
         drop(state);
         watchers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Somebody on the control thread has waited for requests for `waited_ns`: ends connections to a server that says
+    /// nothing, and at last all.
+    pub(super) fn hurry(&self, waited_ns: u64) {
+        let state = self.state();
+        let conns = state.conns.values().filter_map(|seat| match seat {
+            Seat::Taken(conn) => Some(Arc::clone(conn)),
+            Seat::Connecting => None,
+        });
+        let mute: Vec<_> = conns.filter(|conn| waited_ns >= HURRY_NS_MAX || mind::is_mute(conn)).collect();
+        drop(state);
+        for conn in mute {
+            conn.give_up();
+            if conn.has_written() {
+                self.network.note_unanswered();
+            }
+        }
     }
 
     /// Ends everything, without waiting for it.

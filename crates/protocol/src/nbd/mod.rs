@@ -11,6 +11,7 @@
 //! | `link` | which connections there are; reconnecting |
 //! | `conn` | one connection, as other threads see it |
 //! | `traffic` | one connection, on its thread |
+//! | `mind` | whether its server still answers |
 //! | `connect` | addresses, handshakes, [`list`] |
 //!
 //! Invariants: a request that waits for a reconnection is outside of the graph, so no drain waits for a server that has gone;
@@ -20,6 +21,7 @@
 mod conn;
 mod connect;
 mod link;
+mod mind;
 mod options;
 mod parts;
 mod traffic;
@@ -146,6 +148,10 @@ impl Driver for NbdClient {
             return Err(Error::new(Kind::ReadOnly, "the NBD server offers the export for reading only"));
         }
         Ok(())
+    }
+
+    fn hurry(&self, waited_ns: u64) {
+        self.remote.link.hurry(waited_ns);
     }
 
     fn close<'a>(&'a self, _local: &'a LocalRef) -> LocalFuture<'a, ()> {

@@ -30,6 +30,7 @@ use drystone_sys::{Receiver, Sender};
 
 use super::conn::{Conn, Found, Job, Reply, Turn};
 use super::connect::Entered;
+use super::mind;
 
 /// Requests that the server has at a time. The others wait in the queue.
 pub(super) const IN_FLIGHT_MAX: usize = 64;
@@ -43,7 +44,7 @@ const HEAD_READ_BYTES: usize = 128;
 const WORDS_BYTES_MAX: usize = 256;
 
 /// Requests under way.
-struct Flight {
+pub(super) struct Flight {
     transmission: Box<Transmission>,
     pending: BTreeMap<u64, Pending>,
     cookie: u64,
@@ -51,6 +52,8 @@ struct Flight {
     large_reads: usize,
     /// Woken when there is room for more requests, or nothing is under way.
     room: Option<Waker>,
+    /// Woken when a request begins or ends: whoever minds silence.
+    minder: Option<Waker>,
 }
 
 /// A request that was begun.
@@ -105,6 +108,7 @@ pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ende
         cookie: 0,
         large_reads: 0,
         room: None,
+        minder: None,
     });
     let (mut out, mut back) = (Lane::new(local.clone()), Lane::new(local.clone()));
     let sending = async {
@@ -120,7 +124,8 @@ pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ende
         flight.borrow_mut().wake_sender();
         result
     };
-    let (sent, received) = both(sending, receiving).await;
+    let minding = mind::mind(conn, &flight, local);
+    let (sent, received) = both(sending, beside(receiving, minding)).await;
     let flight = flight.into_inner();
     let (sent, received) = match (sent, received) {
         (Ok(Some(mover)), None) => {
@@ -132,6 +137,9 @@ pub(super) async fn run(conn: &Conn, entered: Entered, local: &LocalRef) -> Ende
     let lost = flight.pending.into_values().map(Pending::into_job).chain(conn.take_rest()).collect();
     // Whoever ended the connection knows why; the other only saw that it was over.
     let why = match (sent, received) {
+        _ if conn.is_given_up() => {
+            Error::new(Kind::Disconnected, "the NBD server has not answered for too long")
+        }
         (Err(error), _) if error.kind() != Kind::Cancelled => error,
         (_, Err(error)) => error,
         (_, Ok(())) => Error::new(Kind::Disconnected, "the connection to the NBD server has ended"),
@@ -171,6 +179,18 @@ async fn both<A>(
     .await
 }
 
+/// Runs `main` to its end, and `side` as long.
+async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    let (mut main, mut side) = (pin!(main), pin!(side));
+    let mut is_over = false;
+    poll_fn(|cx| {
+        let polled = main.as_mut().poll(cx);
+        is_over = is_over || polled.is_pending() && side.as_mut().poll(cx).is_ready();
+        polled
+    })
+    .await
+}
+
 /// Sends what comes, until the connection ends, or where it moves to is said.
 async fn send_all(
     conn: &Conn,
@@ -200,6 +220,11 @@ async fn send_all(
                 return Ok(None);
             }
             Turn::Send => {}
+        }
+        let writes =
+            |job: &Job| matches!(job.request.command, Command::Write | Command::WriteZeroes | Command::Trim);
+        if jobs.iter().any(writes) {
+            conn.note_write();
         }
         heads.clear();
         let begun: Vec<Sending> =
@@ -312,6 +337,7 @@ impl Flight {
             words: String::new(),
         };
         self.pending.insert(cookie, pending);
+        self.wake_minder();
         Some(Sending { cookie, head: start..heads.len(), buf: sent })
     }
 
@@ -379,6 +405,27 @@ impl Flight {
         self.large_reads -= usize::from(is_large_read);
         reply.end(buf, outcome.map(|()| found).map_err(|error| server_error(error, &words).into()));
         self.wake_sender();
+        self.wake_minder();
+    }
+
+    /// How many requests are under way.
+    pub(super) fn count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether one of them is a probe.
+    pub(super) fn is_probing(&self) -> bool {
+        self.pending.values().any(|pending| matches!(pending.reply, Reply::Nobody))
+    }
+
+    pub(super) fn set_minder(&mut self, minder: &Waker) {
+        self.minder = Some(minder.clone());
+    }
+
+    fn wake_minder(&mut self) {
+        if let Some(minder) = self.minder.take() {
+            minder.wake();
+        }
     }
 
     /// Nothing is under way: as far as that needs no waiting.

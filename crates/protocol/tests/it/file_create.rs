@@ -12,7 +12,7 @@ use crate::host::{FORMAT, Folder, Setup, locked, on_both_engines, open, space};
 
 fn contents(len_bytes: u64) -> Contents {
     let pieces = vec![(4096, b"table".to_vec()), (0, b"header".to_vec())];
-    Contents { len_bytes, preallocation: Preallocation::Off, pieces }
+    Contents { len_bytes, pieces, ..Contents::default() }
 }
 
 async fn make(task: &Task<'_>, path: &std::path::Path, contents: Contents) -> Result<()> {
@@ -71,7 +71,7 @@ fn space_is_reserved_if_wanted() {
         let folder = Folder::new();
         for (name, preallocation) in [("a", Preallocation::Falloc), ("b", Preallocation::Full)] {
             let path = folder.path(name);
-            let contents = Contents { len_bytes: 1 << 20, preallocation, pieces: Vec::new() };
+            let contents = Contents { len_bytes: 1 << 20, preallocation, ..Contents::default() };
             make(task, &path, contents).await.unwrap();
             assert!(space(&path) >= 1 << 20);
         }
@@ -96,7 +96,7 @@ fn what_could_not_be_made_is_removed_but_not_what_was_there() {
     on_both_engines(async |task| {
         let folder = Folder::new();
         let Some(small) = Setup::small_file_system(folder.path("small"), 1 << 20) else { return };
-        let full = Contents { len_bytes: 4 << 20, preallocation: Preallocation::Full, pieces: Vec::new() };
+        let full = Contents { len_bytes: 4 << 20, preallocation: Preallocation::Full, ..Contents::default() };
         let path = small.path.join("new");
         let error = make(task, &path, full.clone()).await.unwrap_err();
         assert_eq!((error.kind(), error.path()), (Kind::NoSpace, Some(&*path)));

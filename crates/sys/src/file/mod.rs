@@ -10,15 +10,19 @@
 //! | `open` | opening, reopening, what a descriptor is, alignment of direct I/O |
 //! | `inner` | the descriptor and what was learned about it |
 //! | `job` | one operation, step by step |
+//! | `hints` | wishes about new files |
 //! | `inline` | what can be done without waiting |
+//! | `offload` | copies between two files |
 //! | `space` | discard, write zeroes, truncate, where data is |
 //!
 //! Invariant: no operation blocks the thread that submitted it. Not here: image locks (`lock`), and who may do what.
 
+mod hints;
 mod inline;
 pub(crate) mod inner;
 pub(crate) mod job;
 mod known;
+mod offload;
 mod open;
 mod space;
 
@@ -33,6 +37,7 @@ use drystone_core::disk::{Completion, Disk, DiskOp};
 use drystone_core::runtime::{Local, LocalRef};
 use rustix::io::Errno;
 
+pub use self::hints::FileHints;
 use self::inner::{FileInner, Flag};
 use self::job::{FileJob, Steps};
 pub use self::open::{Create, FileId, OpenOptions};
@@ -156,6 +161,34 @@ impl File {
     pub async fn next_extent(&self, local: &dyn Local, offset: u64) -> Result<Option<FileExtent>> {
         let found = self.ask(local, "find data in", move |file| space::extent_at(file, offset)).await?;
         Ok(found.map(|(is_data, range)| FileExtent { range, is_data }))
+    }
+
+    /// Gets all of `to` from another file, from `from` on there, without the bytes coming through this process.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the kernel does not do that between these files; a part may be copied then. Those of the
+    /// operating system.
+    pub async fn copy_from(&self, local: &dyn Local, source: &Self, from: u64, to: GuestRange) -> Result<()> {
+        if !self.is_writable() {
+            return Err(Error::new(Kind::ReadOnly, "it is open for reading only").at_path(self.path()));
+        }
+        let source = Arc::clone(&source.inner);
+        self.ask(local, "copy to", move |file| offload::copy(file, &source, from, to)).await
+    }
+
+    /// Tells the file system what is wished for a file without bytes; what it does not know is left out.
+    ///
+    /// # Errors
+    /// Those of starting threads.
+    pub async fn hint(&self, local: &dyn Local, hints: FileHints) -> Result<()> {
+        if self.is_block_device() || self.inner.has(Flag::Memory) {
+            return Ok(());
+        }
+        let told = move |file: &FileInner| {
+            hints::tell(file, hints);
+            Ok(())
+        };
+        self.ask(local, "tell wishes about", told).await
     }
 
     /// Opens the same file again (never another one that has taken its name), for [`Reopened::commit`]. `create` of the

@@ -31,7 +31,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use drystone_base::{Error, Kind, Result};
 use drystone_core::lane::Lane;
@@ -40,7 +40,7 @@ use rustix::net::Shutdown;
 
 pub use self::address::Address;
 pub use self::listener::Listener;
-pub use self::network::Network;
+pub use self::network::{Network, Patience};
 pub use self::stdio::Stdio;
 pub use self::stream::{Receiver, Sender, Stream};
 pub(crate) use self::wire::Wire;
@@ -53,17 +53,10 @@ struct Socket(Arc<Open>);
 struct Open {
     wire: Wire,
     is_closed: AtomicBool,
-    debt: AtomicU8,
-}
-
-/// What the peer of a connection owes.
-mod debt {
-    /// Nothing was sent since something was received.
-    pub(super) const NONE: u8 = 0;
-    /// Something was sent.
-    pub(super) const OWED: u8 = 1;
-    /// The same, and somebody has looked since.
-    pub(super) const SEEN: u8 = 2;
+    /// Something was sent, or was to be, since something was received.
+    owes: AtomicBool,
+    /// How often bytes have moved, in either direction. Wraps.
+    moves: AtomicU32,
 }
 
 /// Closes a connection or a listener, whoever waits for it. Any thread may use it; clones close the same socket.
@@ -75,15 +68,23 @@ impl Closer {
     pub fn close(&self) {
         self.0.0.close();
     }
+
+    /// How often bytes have moved so far, in either direction: a number that stays the same as long as the peer neither says
+    /// nor takes anything. Wraps.
+    #[must_use]
+    pub fn moves(&self) -> u32 {
+        self.0.0.moves.load(Ordering::Relaxed)
+    }
 }
 
 impl Open {
-    /// Whether the peer has said nothing since this was asked last, though it owed an answer then.
-    fn is_overdue(&self) -> bool {
-        self.debt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |debt| match debt {
-            debt::NONE => None,
-            _ => Some(debt::SEEN),
-        }) == Ok(debt::SEEN)
+    /// How often bytes have moved, if the peer owes an answer. Equal at two looks: it was silent in between.
+    fn owing(&self) -> Option<u32> {
+        self.owes.load(Ordering::Relaxed).then(|| self.moves.load(Ordering::Relaxed))
+    }
+
+    fn note_moved(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     fn close(&self) {
@@ -99,23 +100,32 @@ impl Socket {
     }
 
     fn on(wire: Wire) -> Self {
-        Self(Arc::new(Open { wire, is_closed: AtomicBool::new(false), debt: AtomicU8::new(debt::NONE) }))
+        let (is_closed, owes) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Open { wire, is_closed, owes, moves: AtomicU32::new(0) }))
     }
 
     fn wire(&self) -> &Wire {
         &self.0.wire
     }
 
-    /// The peer has something to answer to.
-    fn note_sent(&self) {
-        if self.0.debt.load(Ordering::Relaxed) == debt::NONE {
-            self.0.debt.store(debt::OWED, Ordering::Relaxed);
+    /// The peer is sent something that it may have to answer to.
+    fn note_sending(&self) {
+        if !self.0.owes.load(Ordering::Relaxed) {
+            self.0.owes.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The peer has taken something.
+    fn note_sent(&self) {
+        self.0.note_moved();
     }
 
     /// The peer has said something.
     fn note_received(&self) {
-        self.0.debt.store(debt::NONE, Ordering::Relaxed);
+        if self.0.owes.load(Ordering::Relaxed) {
+            self.0.owes.store(false, Ordering::Relaxed);
+        }
+        self.0.note_moved();
     }
 
     fn closer(&self) -> Closer {

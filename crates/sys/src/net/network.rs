@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   connect ──► Stream, known by its address ──► watch: "it has not answered for 10 s", once per silence
-//!                                           └──► hang_up: every such stream ends, and there are no new ones
+//!                                           └──► lose_patience: streams of silent peers end, and there are no new ones
 //! ```
-//! A peer is silent if something was sent to it, and nothing has come since. Whoever waits for requests to end waits for the
-//! peers of those requests, perhaps for ever: an end in an orderly way says whom it waits for, and hangs up at last.
+//! A peer is silent if something was sent to it, and since then it has neither said nor taken anything. Whoever waits for
+//! requests to end waits for the peers of those requests, perhaps for ever: an end in an orderly way says whom it waits for,
+//! and hangs up at last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -47,8 +48,26 @@ struct Peers {
 struct Peer {
     address: String,
     socket: Weak<Open>,
+    /// What there was to see at the last look.
+    seen: Option<u32>,
     /// Its silence was spoken of.
     is_told: bool,
+}
+
+/// How long an end in an orderly way waits for peers.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// With those that are silent, in nanoseconds.
+    pub silent_ns: u64,
+    /// With those that are not, in nanoseconds: what they were asked last, such as to flush, may take them long.
+    pub all_ns: u64,
+}
+
+impl Patience {
+    /// Of programs that serve others: a last flush of a slow disk takes its minutes.
+    pub const OF_SERVICES: Self = Self { silent_ns: 30_000_000_000, all_ns: 600_000_000_000 };
+    /// Of a command that somebody has interrupted.
+    pub const OF_COMMANDS: Self = Self { silent_ns: 5_000_000_000, all_ns: 60_000_000_000 };
 }
 
 impl Network {
@@ -100,7 +119,7 @@ impl Network {
         peers.demand_open()?;
         peers.list.retain(|peer| peer.socket.strong_count() > 0);
         let socket = Arc::downgrade(&stream.socket().0);
-        peers.list.push(Peer { address: address.to_string(), socket, is_told: false });
+        peers.list.push(Peer { address: address.to_string(), socket, seen: None, is_told: false });
         Ok(stream)
     }
 
@@ -131,37 +150,78 @@ impl Network {
     fn newly_silent(&self) -> Vec<String> {
         let mut peers = self.peers();
         let silent = peers.list.iter_mut().filter_map(|peer| {
-            let is_silent = peer.socket.upgrade()?.is_overdue();
+            let is_silent = is_silent(&*peer.socket.upgrade()?, &mut peer.seen);
             let was_told = std::mem::replace(&mut peer.is_told, is_silent);
             (is_silent && !was_told).then(|| peer.address.clone())
         });
         silent.collect()
     }
 
-    /// Ends all connections that were made, and makes no more: whatever waits for a peer fails.
-    pub fn hang_up(&self) {
+    /// A connection was ended because its peer did not answer, and with it what may not be stored.
+    pub fn note_unanswered(&self) {
+        self.peers().is_cut = true;
+    }
+
+    /// Ends all connections that were made, and makes no more: whatever waits for a peer fails. Whether there were any.
+    pub fn hang_up(&self) -> bool {
+        self.end_those(|_| true)
+    }
+
+    /// Makes no more connections, and ends some.
+    fn end_those(&self, mut is_meant: impl FnMut(&Arc<Open>) -> bool) -> bool {
         let mut peers = self.peers();
         peers.is_over = true;
-        for peer in std::mem::take(&mut peers.list) {
-            if let Some(socket) = peer.socket.upgrade() {
-                peers.is_cut = true;
+        let mut has_ended = false;
+        peers.list.retain(|peer| {
+            let Some(socket) = peer.socket.upgrade() else { return false };
+            let ends = is_meant(&socket);
+            if ends {
                 socket.close();
             }
-        }
+            has_ended |= ends;
+            !ends
+        });
+        peers.is_cut |= has_ended;
+        has_ended
     }
 }
 
+/// Whether a peer has been silent since the last look, at which `seen` was seen.
+fn is_silent(socket: &Open, seen: &mut Option<u32>) -> bool {
+    let now = socket.owing();
+    std::mem::replace(seen, now) == now && now.is_some()
+}
+
 impl Network {
-    /// Waits for `patience_ns`, says so, and hangs up: to be run beside an end in an orderly way, which then comes.
-    pub async fn lose_patience(&self, local: &LocalRef, patience_ns: u64, tell: impl FnOnce()) {
-        local.sleep_until(local.now_ns().saturating_add(patience_ns)).await;
-        if !self.peers().list.is_empty() {
-            tell();
+    /// Ends connections to peers that are silent when `patience` with them is at an end, or later, and says so the first
+    /// time; at last all. To be run beside an end in an orderly way, which then comes.
+    pub async fn lose_patience(&self, local: &LocalRef, patience: Patience, tell: impl FnOnce()) {
+        let (since_ns, mut tell) = (local.now_ns(), Some(tell));
+        let mut at_ns = since_ns.saturating_add(patience.silent_ns.saturating_sub(LOOK_NS));
+        local.sleep_until(at_ns).await;
+        let mut looks: Vec<(Weak<Open>, Option<u32>)> = Vec::new();
+        self.peers().list.iter().for_each(|peer| {
+            let seen = peer.socket.upgrade().and_then(|socket| socket.owing());
+            looks.push((Weak::clone(&peer.socket), seen));
+        });
+        loop {
+            at_ns = at_ns.saturating_add(LOOK_NS).max(since_ns.saturating_add(patience.silent_ns));
+            local.sleep_until(at_ns).await;
+            let is_last = at_ns >= since_ns.saturating_add(patience.all_ns);
+            let has_ended = self.end_those(|socket| {
+                let is_this = |look: &&mut (Weak<Open>, _)| look.0.as_ptr() == Arc::as_ptr(socket);
+                is_last || looks.iter_mut().find(is_this).is_some_and(|look| is_silent(socket, &mut look.1))
+            });
+            if has_ended && let Some(tell) = tell.take() {
+                tell();
+            }
+            if is_last {
+                return;
+            }
         }
-        self.hang_up();
     }
 
-    /// Fails after [`Self::hang_up`] if there were connections that it ended.
+    /// Fails if connections were ended by [`Self::lose_patience`] or [`Self::hang_up`], or after [`Self::note_unanswered`].
     ///
     /// # Errors
     /// [`ErrorKind::Disconnected`].

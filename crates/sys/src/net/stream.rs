@@ -296,6 +296,7 @@ impl Sender {
             return Err(Error::new(Kind::Cancelled, "an earlier message was sent in part only"));
         }
         self.is_torn = true;
+        self.socket.note_sending();
         let mut sent_bytes = 0;
         // Empty parts in front would look like an end.
         IoSlice::advance_slices(&mut parts, 0);
@@ -304,10 +305,10 @@ impl Sender {
             let write = |wire: &Wire| wire.send(now);
             let moved = self.socket.call(lane, Interest::Writable, self.until_ns, "send", write).await?;
             sent_bytes += moved;
+            self.socket.note_sent();
             IoSlice::advance_slices(&mut parts, moved);
         }
         self.is_torn = false;
-        self.socket.note_sent();
         self.socket.wire().let_others_run(lane, sent_bytes).await
     }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use drystone_base::{GuestRange, Kind, Result};
 use drystone_core::disk::{DiskOp, Preallocation};
 use drystone_core::runtime::LocalRef;
-use drystone_sys::File;
+use drystone_sys::{Create, File, OpenOptions};
 
 use crate::common::{Folder, here_on_each_engine, open, output, read, run, write};
 
@@ -220,4 +220,36 @@ fn a_write_that_the_kernel_cuts_short_reports_why() {
             }
         });
     }
+}
+
+#[test]
+fn a_file_gets_what_another_has_without_a_buffer() {
+    for folder in [Folder::new(), Folder::in_memory()] {
+        here_on_both_engines(|local| {
+            let mut bytes = noise(200_000);
+            bytes[70_000..140_000].fill(0);
+            let from = folder.file("from", &bytes);
+            let to = folder.file("to", &[9; 100_000]);
+            async move {
+                let (source, file) = (open(&local, &from).await, open(&local, &to).await);
+                match file.copy_from(&*local, &source, 1000, range(500, 150_000)).await {
+                    Err(error) if error.kind() == Kind::Unsupported => return,
+                    done => done.unwrap(),
+                }
+                assert_eq!(read(&local, &file, 0, 500).await, [9; 500]);
+                assert_eq!(read(&local, &file, 500, 150_000).await, bytes[1000..151_000]);
+                assert_eq!(file.len_bytes(&*local).await.unwrap(), 150_500);
+                let refused = file.copy_from(&*local, &source, 190_000, range(0, 20_000)).await;
+                assert_eq!(refused.unwrap_err().kind(), Kind::Unsupported, "the source ends before that");
+                let reading = OpenOptions { writable: false, direct: false, create: Create::No };
+                let only_read = File::open(&*local, &to, reading).await.unwrap();
+                let refused = only_read.copy_from(&*local, &source, 0, range(0, 10)).await;
+                assert_eq!(refused.unwrap_err().kind(), Kind::ReadOnly);
+            }
+        });
+    }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    (0..len).map(|n| u8::try_from(n * 7 % 251).unwrap()).collect()
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use drystone_base::{GuestRange, Result};
 use drystone_buf::Buf;
 use drystone_core::disk::{Completion, Disk, DiskOp, Finisher};
 use drystone_core::runtime::{LocalFuture, LocalRef, yield_now};
@@ -69,6 +70,23 @@ impl Disk for SimDisk {
 
     fn read_now(&self, _local: &LocalRef, at: u64, bytes: &mut [u8]) -> bool {
         self.shared().lock().read_now(at, bytes)
+    }
+
+    /// A read of the other disk and a write to this one.
+    fn copy_from<'a>(
+        &'a self,
+        local: &'a LocalRef,
+        source: &'a dyn Disk,
+        from: u64,
+        to: GuestRange,
+    ) -> LocalFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let len = usize::try_from(to.len()).unwrap_or(usize::MAX);
+            let read = source.submit(local, DiskOp::Read { at: from, buf: Buf::zeroed(len) }).await;
+            read.result?;
+            let buf = read.buf.unwrap_or_else(Buf::empty);
+            self.submit(local, DiskOp::Write { at: to.start().get(), buf, fua: false }).await.result
+        })
     }
 
     fn can_grow(&self) -> bool {

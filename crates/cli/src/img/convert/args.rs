@@ -96,6 +96,8 @@ pub(super) struct Request {
     pub(super) skips_broken_bitmaps: bool,
     /// `--salvage`.
     pub(super) salvages: bool,
+    /// `-C`.
+    pub(super) offloads: bool,
     backing: Option<OsString>,
     backing_format: Option<String>,
 }
@@ -109,7 +111,6 @@ struct Said {
     target_cache: Option<String>,
     target_format: Option<String>,
     force_share: bool,
-    offloads: bool,
     sparse: Option<OsString>,
     rate: Option<OsString>,
     workers: Option<OsString>,
@@ -169,7 +170,7 @@ fn take(name: &str, value: OsString, request: &mut Request, said: &mut Said) -> 
         "source-snapshot" => request.snapshot = Some(parse_snapshot(text(&value)?)?),
         "bitmaps" => request.copies_bitmaps = true,
         "skip-broken-bitmaps" => request.skips_broken_bitmaps = true,
-        "copy-range-offloading" => said.offloads = true,
+        "copy-range-offloading" => request.offloads = true,
         "oob-writes" => request.is_unordered = true,
         _ => said.secrets.define(&value)?,
     }
@@ -191,7 +192,7 @@ impl Said {
         }
         let excluded =
             [(self.sparse.is_some(), "-S"), (request.is_compressed, "-c"), (request.salvages, "--salvage")];
-        if let Some((_, option)) = excluded.iter().find(|(is_said, _)| self.offloads && *is_said) {
+        if let Some((_, option)) = excluded.iter().find(|(is_said, _)| request.offloads && *is_said) {
             return Err(invalid(format!("-C and {option} exclude each other")));
         }
         request.target_cache = cache(self.target_cache, CacheMode::UNSAFE, "target-cache")?;

@@ -5,7 +5,7 @@ use drystone_core::backend::ReadWrite;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
 use drystone_core::graph::node::ChildKey;
 use drystone_format::qcow2::driver::Qcow2;
-use drystone_job::copy::spec::{CopySource, CopySpec, Own, Zeroes};
+use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 
 use super::Source;
 use super::args::Request;
@@ -27,6 +27,8 @@ struct Target {
     keeps_contents: bool,
     /// It has a place for compressed clusters.
     takes_compressed: bool,
+    /// It is at a server.
+    is_remote: bool,
 }
 
 /// Copies everything.
@@ -70,9 +72,14 @@ pub(super) async fn fill(
         zero_from: zero_from(tool, request, disk, &target, len_bytes).await?,
         own: Own::top(if has_backing { target.backing_bytes.unwrap_or(0) } else { 0 }),
         flags: WriteFlags { compressed: request.is_compressed, ..disk.flags },
-        // A format gives out space in the order of writes, and its images come out the same each time. What is compressed
-        // takes its place when it is ready, or one processor would wait for the other.
-        is_ordered: !(request.is_unordered || request.is_compressed || is_raw),
+        offloads: request.offloads,
+        // A format gives out space in the order of writes: its images come out the same each time, and what is compressed lies
+        // close together.
+        order: match request.is_unordered || is_raw {
+            false => Order::Disk,
+            true if request.is_compressed => Order::Ready,
+            true => Order::Free,
+        },
         bytes_per_second: request.bytes_per_second,
         salvages: request.salvages,
     };
@@ -87,11 +94,13 @@ async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
             let qcow2 = graph.node_handle(top);
             let qcow2 = qcow2.as_ref().and_then(|node| node.driver_as::<Qcow2>());
             let backing = graph.child(top, ChildKey::Backing).and_then(|backing| graph.node(backing));
+            let file = graph.node(file).map_or("", |file| file.format_name);
             Target {
                 takes_compressed: graph.node_handle(top).is_some_and(|node| node.driver().takes_compressed()),
                 cluster_bytes: qcow2.map(|image| image.header_now().cluster().bytes()),
                 backing_bytes: backing.map(|backing| backing.len),
-                keeps_contents: graph.node(file).is_some_and(|file| file.format_name != "file"),
+                keeps_contents: file != "file",
+                is_remote: file == "nbd",
             }
         }))
     })
@@ -124,6 +133,11 @@ async fn zero_from(
     }
     // What is behind the sources stays as it is.
     let range = GuestRange::new(GuestOffset::ZERO, len_bytes);
+    if target.is_remote {
+        // What a server gives back to zero a disk at once, it would have to find anew for each write.
+        let status = tool.lane().enter(&disk.backend).await.status(range, u32::MAX).await?;
+        return Ok(if status.zero && status.len >= len_bytes { 0 } else { u64::MAX });
+    }
     let flags = ZeroFlags { may_unmap: true, fast_only: true, ..ZeroFlags::default() };
     match tool.lane().enter(&disk.backend).await.write_zeroes(range, flags).await {
         Ok(()) => Ok(0),

@@ -10,11 +10,14 @@
 //! "Formatting ...", which shows what was said in the words in which it was said, and defaults.
 //! Not here: which values go together; the format says.
 
+use std::num::NonZeroU32;
+
 use drystone_base::{Error, Kind, Result};
 use drystone_core::disk::Preallocation;
 use drystone_format::qcow2::compress::Compression;
 use drystone_format::qcow2::create::CreateOptions;
 use drystone_format::qcow2::header::Version;
+use drystone_sys::FileHints;
 
 use crate::args::list;
 use crate::args::number::{NumberError, parse_number, parse_size, parse_switch};
@@ -79,16 +82,16 @@ const QCOW2: &[Entry] = &[
     entry("data_file_raw", Kindof::Switch, None, "that file is a raw image of the disk at any time"),
     entry("lazy_refcounts", Kindof::Switch, Some("off"), "writers may postpone refcounts"),
     entry("refcount_bits", Kindof::Number, Some("16"), "bits of a refcount, a power of two up to 64"),
-    of_file("nocow", Kindof::Switch, "accepted, without effect"),
-    of_file("extent_size_hint", Kindof::Size, "accepted, without effect"),
+    of_file("nocow", Kindof::Switch, "the file is written in place (btrfs)"),
+    of_file("extent_size_hint", Kindof::Size, "bytes of space that the file takes at once, where that can be told; 0: not told"),
 ];
 
 #[rustfmt::skip]
 const RAW: &[Entry] = &[
     entry("size", Kindof::Size, None, "bytes of the disk"),
-    of_file("nocow", Kindof::Switch, "accepted, without effect"),
+    of_file("nocow", Kindof::Switch, "the file is written in place (btrfs)"),
     of_file("preallocation", Kindof::Text, "off, falloc or full"),
-    of_file("extent_size_hint", Kindof::Size, "accepted, without effect"),
+    of_file("extent_size_hint", Kindof::Size, "bytes of space that the file takes at once, where that can be told; 0: not told"),
 ];
 
 fn entries(format: Format) -> &'static [Entry] {
@@ -270,13 +273,18 @@ impl Values {
         self.words("backing_fmt")
     }
 
-    /// Fails for what no file system takes.
-    pub(super) fn check_hints(&self) -> Result<()> {
-        if self.number("extent_size_hint") > u64::from(u32::MAX) {
+    /// What the file system is told.
+    ///
+    /// # Errors
+    /// Pieces of space that no file system takes.
+    pub(super) fn hints(&self) -> Result<FileHints> {
+        let hints = FileHints { no_copy_on_write: self.is_on("nocow"), ..FileHints::default() };
+        let Some(said) = self.get("extent_size_hint") else { return Ok(hints) };
+        let bytes = u32::try_from(said.number).map_err(|_| {
             let text = format!("it is larger than {}", u32::MAX);
-            return Err(Error::new(Kind::InvalidInput, text).in_option("extent_size_hint"));
-        }
-        Ok(())
+            Error::new(Kind::InvalidInput, text).in_option("extent_size_hint")
+        })?;
+        Ok(FileHints { extent_bytes: NonZeroU32::new(bytes), ..hints })
     }
 
     /// Refuses by name what this build cannot make.

@@ -57,7 +57,6 @@ async fn prepare(
     values: &Values,
     chain: &BTreeSet<FileId>,
 ) -> Result<Contents> {
-    values.check_hints()?;
     let mut contents = match format {
         Format::Raw => raw_contents(values)?,
         Format::Qcow2 => qcow2_contents(values)?,
@@ -82,7 +81,7 @@ async fn data_file(
     let named = |error: Error| error.at_path(path).in_option("data_file");
     Target::File(path.to_owned()).refuse_overlap(local, chain).await.map_err(named)?;
     let len_bytes = raw::len_file_of_new(values.size().unwrap_or(0))?;
-    let contents = Contents { len_bytes, preallocation, pieces: Vec::new() };
+    let contents = Contents { len_bytes, preallocation, hints: values.hints()?, ..Contents::default() };
     create(local, path, Existing::Replace, Locking::Auto, contents).await.map_err(named)?;
     let file = File::open(&**local, path, OpenOptions::default()).await.map_err(named)?;
     let id = file.id();
@@ -99,7 +98,7 @@ fn raw_contents(values: &Values) -> Result<Contents> {
         return Err(Error::new(Kind::InvalidInput, text).in_option("preallocation"));
     }
     let len_bytes = raw::len_file_of_new(values.size().unwrap_or(0))?;
-    Ok(Contents { len_bytes, preallocation, pieces: Vec::new() })
+    Ok(Contents { len_bytes, preallocation, hints: values.hints()?, ..Contents::default() })
 }
 
 fn qcow2_contents(values: &Values) -> Result<Contents> {
@@ -113,5 +112,5 @@ fn qcow2_contents(values: &Values) -> Result<Contents> {
     // The mapping is the metadata; what is left for the file is whether its space is taken, too.
     let preallocation =
         if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
-    Ok(Contents { len_bytes: layout.len_file, preallocation, pieces })
+    Ok(Contents { len_bytes: layout.len_file, preallocation, hints: values.hints()?, pieces })
 }

@@ -4,7 +4,8 @@
 //!   cluster ──compress──► stream shorter than it ─► lock the guest cluster ─ reserve bytes ─ write ─ publish
 //!                     └─► no shorter stream ──────► an ordinary write of the cluster
 //! ```
-//! Compression runs on the thread of the request and holds nothing; what the threads share is the search for room (`pack`).
+//! Compression runs on the thread of the request and holds nothing; what the threads share is the search for room (`pack`). It
+//! may be over before the write begins: then the streams come one by one, each in the place of its cluster.
 //! What was there before is given back as by any other write, so a compressed write may replace anything.
 //!
 //! Not here: whether it is zeroes and needs no write at all, which is for whoever asks.
@@ -68,12 +69,46 @@ impl Presses {
 }
 
 impl Qcow2 {
-    /// Writes whole clusters (the last one of the disk may be shorter), each compressed if that makes it shorter.
-    pub(super) async fn write_compressed(
+    /// Compresses the whole clusters at the start of `bytes`, in their places.
+    pub(super) fn press_clusters(&self, at: GuestOffset, bytes: &mut [u8]) -> Vec<u32> {
+        let cluster_bytes = self.cluster.buffer_len();
+        if self.map.l2().has_data_file() || at.get() & (self.cluster.bytes() - 1) != 0 {
+            return Vec::new();
+        }
+        let mut press = self.presses.take(cluster_bytes);
+        let mut parts = Vec::with_capacity(bytes.len() / cluster_bytes);
+        for cluster in bytes.chunks_exact_mut(cluster_bytes) {
+            let out = press.out.as_mut_slice();
+            let len = press.compressor.compress(cluster, out).unwrap_or(cluster_bytes);
+            if let (Some(place), Some(stream)) = (cluster.get_mut(..len), out.get(..len)) {
+                place.copy_from_slice(stream);
+            }
+            parts.push(u32::try_from(len).unwrap_or(u32::MAX));
+        }
+        self.presses.give_back(press);
+        parts
+    }
+
+    /// The clusters of which [`Self::press_clusters`] made `parts`, in their places.
+    pub(super) fn unpress_clusters(&self, parts: &[u32], bytes: &mut [u8]) -> Result<()> {
+        let cluster_bytes = self.cluster.buffer_len();
+        for (cluster, part) in bytes.chunks_exact_mut(cluster_bytes).zip(parts) {
+            let stream = cluster.get(..to_len(*part)).filter(|stream| stream.len() < cluster_bytes);
+            if let Some(stream) = stream.map(<[u8]>::to_vec) {
+                self.decompressed.unpress(&stream, cluster)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes whole clusters (the last one of the disk may be shorter), each compressed if that makes it shorter. The first
+    /// ones may be so already: `parts` are what [`Self::press_clusters`] said of them.
+    pub(super) async fn write_parts(
         &self,
         io: Io<'_>,
         at: GuestOffset,
         buf: Buf,
+        parts: &[u32],
         flags: WriteFlags,
     ) -> BufResult {
         let prepared = match self.demand_clusters(io, at, buf.len() as u64) {
@@ -84,15 +119,53 @@ impl Qcow2 {
             return (Err(error), buf);
         }
         let (mut at, mut rest, mut done, mut result) = (at, buf, None, Ok(()));
+        let mut parts = parts;
         while !rest.is_empty() && result.is_ok() {
-            let behind = rest.split_off(self.cluster.buffer_len().min(rest.len()));
-            let (outcome, part) = self.write_pressed(io, at, rest, flags).await;
+            let (part, count) = self.next_part(parts);
+            let behind = rest.split_off((count * self.cluster.buffer_len()).min(rest.len()));
+            let plain = WriteFlags { compressed: false, ..flags };
+            let (outcome, part) = match part {
+                None => self.write_one(io, at, rest, flags).await,
+                Some(len) if len < self.cluster.buffer_len() => {
+                    self.write_stream(io, at, rest, len, flags).await
+                }
+                Some(_) => self.write_clusters(io, at, rest, plain).await,
+            };
+            parts = parts.get(count..).unwrap_or_default();
             at = at.plus(part.len() as u64);
             done = Some(join(done, part));
             rest = behind;
             result = outcome;
         }
         (result, join(done, rest))
+    }
+
+    /// What the next clusters are, and how many are written together.
+    fn next_part(&self, parts: &[u32]) -> (Option<usize>, usize) {
+        let cluster_bytes = self.cluster.buffer_len();
+        let plain = parts.iter().take_while(|len| to_len(**len) == cluster_bytes).count();
+        (parts.first().map(|len| to_len(*len)), plain.max(1))
+    }
+
+    /// Writes the stream of `len` bytes that is at the start of a cluster's bytes.
+    async fn write_stream(
+        &self,
+        io: Io<'_>,
+        at: GuestOffset,
+        mut stream: Buf,
+        len: usize,
+        flags: WriteFlags,
+    ) -> BufResult {
+        let behind = stream.split_off(len);
+        io.sim_point().await;
+        let range = GuestRange::new(at, self.cluster.bytes());
+        let (result, stream) = self.store_stream(io, range, stream, flags).await;
+        let whole = join(Some(stream), behind);
+        match result {
+            Err(error) => (Err(self.step_back_for_space(io, error).await), whole),
+            Ok(Stored::Done) => (Ok(()), whole),
+            Ok(Stored::NotWhole) => unreachable!("a whole cluster cannot become longer"),
+        }
     }
 
     fn demand_clusters(&self, io: Io<'_>, at: GuestOffset, len: u64) -> Result<()> {
@@ -111,8 +184,8 @@ impl Qcow2 {
         Err(Error::new(Kind::InvalidInput, text))
     }
 
-    /// Writes one cluster.
-    async fn write_pressed(&self, io: Io<'_>, at: GuestOffset, data: Buf, flags: WriteFlags) -> BufResult {
+    /// Compresses one cluster and writes it.
+    async fn write_one(&self, io: Io<'_>, at: GuestOffset, data: Buf, flags: WriteFlags) -> BufResult {
         let mut press = self.presses.take(self.cluster.buffer_len());
         let Some(len) = self.press(&mut press, data.as_slice()) else {
             self.presses.give_back(press);
@@ -199,4 +272,8 @@ impl Qcow2 {
         })?;
         self.replace_entries(io, at, &[L2Entry::Compressed(stored)]).await
     }
+}
+
+fn to_len(part: u32) -> usize {
+    usize::try_from(part).unwrap_or(usize::MAX)
 }

@@ -217,9 +217,31 @@ impl Driver for Qcow2 {
     ) -> LocalFuture<'a, BufResult> {
         Box::pin(async move {
             let (result, buf) = match flags.compressed {
-                true => self.write_compressed(io, at, buf, flags).await,
+                true => self.write_parts(io, at, buf, &[], flags).await,
                 false => self.write_clusters(io, at, buf, flags).await,
             };
+            (self.watch(io, result).await, buf)
+        })
+    }
+
+    fn press(&self, at: GuestOffset, bytes: &mut [u8]) -> Vec<u32> {
+        self.press_clusters(at, bytes)
+    }
+
+    fn unpress(&self, parts: &[u32], bytes: &mut [u8]) -> Result<()> {
+        self.unpress_clusters(parts, bytes)
+    }
+
+    fn write_pressed<'a>(
+        &'a self,
+        io: Io<'a>,
+        at: GuestOffset,
+        buf: Buf,
+        parts: &'a [u32],
+        flags: WriteFlags,
+    ) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let (result, buf) = self.write_parts(io, at, buf, parts, flags).await;
             (self.watch(io, result).await, buf)
         })
     }

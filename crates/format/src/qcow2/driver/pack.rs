@@ -20,7 +20,8 @@ use super::Qcow2;
 use super::owned::Owned;
 use super::refs::{Refs, Run, State, put};
 
-/// Clusters with room that are remembered at most; the fullest one is forgotten first.
+/// Clusters with room that are remembered at most; the fullest one is forgotten first, but for the last one: the next piece
+/// goes on behind it, however full it is.
 const ROOMS_MAX: usize = 8;
 
 /// The free end of a cluster that holds compressed bytes.
@@ -137,13 +138,15 @@ impl Refs {
 
 impl State {
     fn remember_room(&mut self, room: Room) {
-        if room.len() > 0 {
-            self.rooms.push(room);
+        if room.len() == 0 {
+            return;
         }
-        if self.rooms.len() > ROOMS_MAX {
-            self.rooms.sort_by_key(|room| room.len());
-            self.rooms.remove(0);
+        if self.rooms.len() >= ROOMS_MAX
+            && let Some((fullest, _)) = self.rooms.iter().enumerate().min_by_key(|(_, room)| room.len())
+        {
+            self.rooms.remove(fullest);
         }
+        self.rooms.push(room);
     }
 
     /// Nothing more goes into clusters `first .. end`, whose bits are `cluster_bits`.

@@ -10,7 +10,7 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
-use crate::qcow2::compress::{Compression, Decompressor};
+use crate::qcow2::compress::{Compression, DecompressError, Decompressor};
 use crate::qcow2::entry::{Compressed, L2Entry, Mixed, Part};
 
 /// Idle decompressors that are kept.
@@ -37,6 +37,18 @@ impl Cache {
 
     /// Fills `cluster` from its stream.
     fn decompress(&self, stored: Compressed, stream: &[u8], cluster: &mut [u8]) -> Result<()> {
+        self.fill(stream, cluster).map_err(|error| {
+            Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)
+        })
+    }
+
+    /// As [`Self::decompress`], of a stream that has not been stored.
+    pub(super) fn unpress(&self, stream: &[u8], cluster: &mut [u8]) -> Result<()> {
+        self.fill(stream, cluster)
+            .map_err(|error| Error::new(Kind::Io, "what was compressed has changed").because(error))
+    }
+
+    fn fill(&self, stream: &[u8], cluster: &mut [u8]) -> Result<(), DecompressError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut decompressor = idle.unwrap_or_else(|| Decompressor::new(self.compression));
         let result = decompressor.decompress(stream, cluster);
@@ -44,9 +56,7 @@ impl Cache {
         if idle.len() < DECOMPRESSORS_MAX {
             idle.push(decompressor);
         }
-        result.map_err(|error| {
-            Error::new(Kind::Io, format!("cannot decompress the cluster at {}", stored.at)).because(error)
-        })
+        result
     }
 
     /// Space was freed: what was decompressed from it must not be found again.
