@@ -11,6 +11,7 @@ use drystone_core::request::io::Io;
 
 use super::frame::Slice;
 use super::map::Spot;
+use super::mark::Overlap;
 use super::{ALLOCATION_BYTES_MAX, Qcow2};
 use crate::qcow2::entry::{Allocated, L2Entry, Part, RawEntry};
 
@@ -197,7 +198,7 @@ impl Qcow2 {
     /// As [`Self::place`], where damage is an error.
     pub(super) fn place_for_status(&self, io: Io<'_>, range: GuestRange) -> Result<Extent> {
         let mut extent = self.place(range);
-        if let Place::Child { child: ChildKey::File, at, .. } = extent.place {
+        if let Place::Child { child: ChildKey::File | ChildKey::DataFile, at, .. } = extent.place {
             extent.place = self.place_beside_holes(io, at).unwrap_or(extent.place);
         }
         if extent.place == Place::Ask {
@@ -219,9 +220,12 @@ impl Qcow2 {
     pub(super) fn demand_separate(&self, entry: L2Entry) -> Result<()> {
         match self.run_of(entry) {
             Some(run) if self.owned.holds(run) => {
-                let text =
-                    format!("guest data in cluster {} overlaps the image's own tables", run.first.index());
-                Err(Error::new(Kind::Corrupt, text))
+                let error = Error::new(Kind::Corrupt, "guest data overlaps the image's own tables");
+                let len_bytes = run.count * self.cluster.bytes();
+                Err(match self.cluster.host_start(run.first) {
+                    Some(at) => error.because(Overlap { at, len_bytes }),
+                    None => error,
+                })
             }
             _ => Ok(()),
         }

@@ -81,6 +81,9 @@ impl Deflate {
 
     /// Puts the stream of `input` at the start of `out`; its length, or `None` if it does not fit.
     pub(super) fn compress(&mut self, input: &[u8], out: &mut [u8]) -> Option<usize> {
+        // At once: a vector that grows leaves all that it has outgrown behind.
+        self.tokens.clear();
+        self.tokens.reserve_exact(input.len());
         self.matcher.tokens(input, &mut self.tokens);
         self.blocks.write(&self.tokens, out)
     }
