@@ -1,16 +1,17 @@
 //! What a file system is told about a new file, as far as it wants to hear.
 
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use super::inner::FileInner;
 
-/// linux/fs.h: `FS_IOC_FSGETXATTR`, `_IOR('X', 31, struct fsxattr)`.
-const GET_ATTRIBUTES: libc::Ioctl = 0x801c_581f;
-/// linux/fs.h: `FS_IOC_FSSETXATTR`, `_IOW('X', 32, struct fsxattr)`.
-const SET_ATTRIBUTES: libc::Ioctl = 0x401c_5820;
+/// linux/fs.h: `FS_IOC_FSGETXATTR`.
+const GET_ATTRIBUTES: Opcode = opcode::read::<Attributes>(b'X', 31);
+/// linux/fs.h: `FS_IOC_FSSETXATTR`.
+const SET_ATTRIBUTES: Opcode = opcode::write::<Attributes>(b'X', 32);
 /// linux/fs.h: `FS_XFLAG_EXTSIZE`.
 const HAS_EXTENT_BYTES: u32 = 0x0000_0800;
 
@@ -51,17 +52,15 @@ pub(super) fn tell(file: &FileInner, hints: FileHints) {
     }
     if let Some(extent_bytes) = hints.extent_bytes {
         let mut attributes = Attributes::default();
-        if call(file, GET_ATTRIBUTES, &mut attributes) {
+        if call::<GET_ATTRIBUTES>(file, &mut attributes) {
             attributes.flags |= HAS_EXTENT_BYTES;
             attributes.extent_bytes = extent_bytes.get();
-            let _ = call(file, SET_ATTRIBUTES, &mut attributes);
+            let _ = call::<SET_ATTRIBUTES>(file, &mut attributes);
         }
     }
 }
 
-fn call(file: &FileInner, request: libc::Ioctl, attributes: &mut Attributes) -> bool {
-    let attributes: *mut Attributes = attributes;
-    // SAFETY: both requests read or write one `struct fsxattr` at the address given, which lives until the call returns and
-    // has its size and layout.
-    unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request, attributes) == 0 }
+fn call<const REQUEST: Opcode>(file: &FileInner, attributes: &mut Attributes) -> bool {
+    // SAFETY: both requests read or write one `struct fsxattr`, whose size and layout `Attributes` has.
+    unsafe { ioctl(file.as_fd(), Updater::<REQUEST, Attributes>::new(attributes)).is_ok() }
 }
