@@ -9,6 +9,7 @@
 mod common;
 
 mod chains;
+mod compressed;
 mod convert;
 mod daemon;
 mod demo;

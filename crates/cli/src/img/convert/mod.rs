@@ -57,7 +57,7 @@ Target
 
 Work
   -m, --parallel COUNT        requests at the same time, 1 to 16
-  -W, --oob-writes            writes may begin in any order
+  -W, --oob-writes            data may be written in any order
   -C, --copy-range-offloading the system copies between files, which may then share space; data is not looked at for zeroes
   -r, --rate RATE             bytes per second
   -p, --progress              show how far it is (also on SIGUSR1 without it)
