@@ -42,6 +42,8 @@
 //! | `Task::local` | `&Task` | control |  |
 //! | `Task::local_ref` | `&Task` | control |  |
 //! | `Task::enter` | `&mut Task` | control | waits for a gate; the ticket borrows the task |
+//! | `Task::flush` | `&mut Task` | control | waits for devices, with a bound for silent peers |
+//! | `Task::attend` | `&mut Task` | control | waits for what needs requests to end, with a bound for silent peers |
 //! | `Task::sleep_until` | `&mut Task` | control |  |
 //! | `Task::drain` | `&mut Task` | control | waits until nobody is inside |
 //! | `Task::drain_all` | `&mut Task` | control | waits until nobody is inside |
@@ -78,6 +80,7 @@
 //! | `Opening::visit` | `&mut Opening` | control | waits for a gate if the node stands on the graph |
 //! | `Opening::close` | `Opening` | control |  |
 //! | `Visit::io` | `&Visit` | control | lends `Io` |
+//! | `Visit::attend` | `&Visit` | control | waits for devices, with a bound for silent peers |
 //! | `Plan::new` | nothing | control |  |
 //! | `Plan::insert` | `&mut Plan`, `Opening` | control |  |
 //! | `Plan::resume` | `&mut Plan`, `&Task` | control | what the plan brings in, to open more upon it |

@@ -128,8 +128,11 @@ impl Door {
 
 /// Something instead of a handshake.
 fn nonsense(rng: &mut Rng) -> Vec<u8> {
-    let mut bytes =
-        if rng.one_in(4) { (rng.next_u64() as u32).to_be_bytes() } else { 3_u32.to_be_bytes() }.to_vec();
+    // The flags of a client; few are known.
+    let mut bytes = 3_u32.to_be_bytes().to_vec();
+    if rng.one_in(4) {
+        rng.fill(&mut bytes);
+    }
     for _ in 0..=rng.below(DEEDS_MAX) {
         if rng.one_in(6) {
             let mut noise = vec![0; 1 + rng.index(200)];
