@@ -67,7 +67,8 @@ fn compare(root: &Path, count: u64, seed: u64) -> Result<bool, String> {
     // Two tests share them.
     test.env("DRYSTONE_SEQUENCES", count.div_ceil(2).to_string());
     test.env("DRYSTONE_SEQUENCES_FROM", seed.to_string());
-    let limit = BUILD_LIMIT.saturating_add(PER_SEQUENCE.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)));
+    let limit =
+        BUILD_LIMIT.saturating_add(PER_SEQUENCE.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)));
     let outcome = run::run(&mut test, limit);
     if let Some(failure) = &outcome.failure {
         eprintln!("soak: {failure}");

@@ -190,6 +190,8 @@
 //! | `Ticket::len` | `&Ticket` | I/O |  |
 //! | `Ticket::is_empty` | `&Ticket` | I/O |  |
 //! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::press` | `&Ticket<ReadWrite>` | I/O | computes for milliseconds |
+//! | `Ticket::write_pressed` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::write_zeroes` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::discard` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |

@@ -25,6 +25,8 @@ struct Target {
     backing_bytes: Option<u64>,
     /// It is no file: what is on it when it is new is not known.
     keeps_contents: bool,
+    /// It has a place for compressed clusters.
+    takes_compressed: bool,
     /// It is at a server.
     is_remote: bool,
 }
@@ -41,8 +43,8 @@ pub(super) async fn fill(
 ) -> Result<()> {
     let target = look_at(tool, disk).await?;
     let is_raw = target.cluster_bytes.is_none();
-    if request.is_compressed && is_raw {
-        return Err(Error::new(Kind::Unsupported, "the target's format has no compression"));
+    if request.is_compressed && !target.takes_compressed {
+        return Err(Error::new(Kind::Unsupported, "the target takes no compressed clusters"));
     }
     let has_backing = request.has_backing()?;
     let len_bytes = sources.iter().map(|source| source.len_bytes).sum();
@@ -94,6 +96,7 @@ async fn look_at(tool: &Tool, disk: &Disk<ReadWrite>) -> Result<Target> {
             let backing = graph.child(top, ChildKey::Backing).and_then(|backing| graph.node(backing));
             let file = graph.node(file).map_or("", |file| file.format_name);
             Target {
+                takes_compressed: graph.node_handle(top).is_some_and(|node| node.driver().takes_compressed()),
                 cluster_bytes: qcow2.map(|image| image.header_now().cluster().bytes()),
                 backing_bytes: backing.map(|backing| backing.len),
                 keeps_contents: file != "file",

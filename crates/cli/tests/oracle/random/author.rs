@@ -40,13 +40,14 @@ impl Command {
 
     /// The same with one request less, for each of the requests of a script.
     pub(super) fn shorter(&self) -> Vec<Self> {
-        let scripts = self.0.iter().enumerate().filter(|(_, word)| *word == "-c" && self.0[0] == "qemu-io");
+        let is_it = |at: usize| self.0[0] == "qemu-io" && self.0[at] == "-c" && self.0[at + 1] != "aio_flush";
+        let scripts = (0..self.0.len().saturating_sub(1)).filter(|at| is_it(*at));
         let without = |at: usize| {
             let mut words = self.0.clone();
             words.drain(at..at + 2);
             Self(words)
         };
-        scripts.map(|(at, _)| without(at)).collect()
+        scripts.map(without).collect()
     }
 }
 

@@ -198,7 +198,7 @@ impl Qcow2 {
     /// As [`Self::place`], where damage is an error.
     pub(super) fn place_for_status(&self, io: Io<'_>, range: GuestRange) -> Result<Extent> {
         let mut extent = self.place(range);
-        if let Place::Child { child: ChildKey::File, at, .. } = extent.place {
+        if let Place::Child { child: ChildKey::File | ChildKey::DataFile, at, .. } = extent.place {
             extent.place = self.place_beside_holes(io, at).unwrap_or(extent.place);
         }
         if extent.place == Place::Ask {
