@@ -12,6 +12,7 @@
 use drystone_base::Result;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_protocol::file::Discard;
 
 use crate::options::Options;
@@ -38,15 +39,17 @@ const OVERLAP_TEMPLATES: [(&str, bool); 4] =
 /// Takes them from `options`.
 pub(super) fn take(options: &mut Options, settings: Settings) -> Result<Qcow2Options> {
     let caches = take_caches(options)?;
-    for key in ["lazy-refcounts", "pass-discard-snapshot", "pass-discard-other"] {
-        options.take_switch(key)?;
-    }
+    options.take_switch("lazy-refcounts")?;
     let guards_inactive = take_overlap_check(options)?;
     Ok(Qcow2Options {
         read_only: settings.read_only,
-        pass_discard: options
-            .take_switch("pass-discard-request")?
-            .unwrap_or(settings.discard == Discard::Unmap),
+        pass_discard: PassDiscard {
+            request: options
+                .take_switch("pass-discard-request")?
+                .unwrap_or(settings.discard == Discard::Unmap),
+            snapshot: options.take_switch("pass-discard-snapshot")?.unwrap_or(true),
+            other: options.take_switch("pass-discard-other")?.unwrap_or(false),
+        },
         discard_keeps: options.take_switch("discard-no-unref")?.unwrap_or_default(),
         guards_inactive,
         caches,

@@ -18,6 +18,7 @@ use drystone_buf::Buf;
 use drystone_core::driver::{Amendment, WriteFlags, ZeroFlags};
 use drystone_core::request::io::Io;
 
+use super::passes::Cause;
 use super::refs::Run;
 use super::shared::Flags;
 use super::zero::Become;
@@ -315,7 +316,7 @@ impl Qcow2 {
     /// Clusters that so many do not need any more.
     fn release_users(&self, runs: &[Run], users: u64) {
         for run in runs {
-            (0..users).for_each(|_| self.frees.make_ready(*run));
+            (0..users).for_each(|_| self.frees.make_ready(*run, Cause::Other));
         }
     }
 

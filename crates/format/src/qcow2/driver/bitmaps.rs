@@ -18,6 +18,7 @@ use drystone_core::bitmap::{Bits, Granularity};
 use drystone_core::request::io::Io;
 
 use super::open::load_words;
+use super::passes::Cause;
 use super::refs::Run;
 use super::{Qcow2, write_bytes};
 use crate::qcow2::bitmap::{
@@ -388,7 +389,7 @@ impl Qcow2 {
         let new = self.bitmaps.runs();
         for run in old.into_iter().filter(|run| !new.contains(run)) {
             self.owned.remove(run);
-            self.frees.unlink(run);
+            self.frees.unlink(run, Cause::Other);
         }
         Ok(())
     }
@@ -401,7 +402,7 @@ impl Qcow2 {
         }
         for run in fresh.0 {
             if self.header_is_uncertain() {
-                self.frees.unlink(run);
+                self.frees.unlink(run, Cause::Other);
             } else {
                 self.give_back(io, run).await;
             }

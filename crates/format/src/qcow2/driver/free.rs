@@ -10,7 +10,6 @@
 //! Invariant: a run is in one of the three or with whoever took it out and puts back what it could not do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drystone_base::planted::{Mistake, is_planted};
@@ -20,6 +19,7 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
+use super::passes::{Cause, Freed};
 use super::refs::Run;
 
 /// Unlinked runs past which a request stores metadata, so that the list stays short.
@@ -30,9 +30,9 @@ pub(super) struct Frees(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    unlinked: Vec<Run>,
-    quarantined: VecDeque<(Stamp, Vec<Run>)>,
-    ready: Vec<Run>,
+    unlinked: Vec<Freed>,
+    quarantined: VecDeque<(Stamp, Vec<Freed>)>,
+    ready: Vec<Freed>,
 }
 
 impl Frees {
@@ -41,35 +41,35 @@ impl Frees {
     }
 
     /// A mapping to these clusters is gone in memory.
-    pub(super) fn unlink(&self, run: Run) {
+    pub(super) fn unlink(&self, run: Run, cause: Cause) {
         let mut state = self.state();
         let (first, end) = run.bounds();
         match state.unlinked.last_mut() {
-            Some(last) if last.bounds().1 == first => last.count += run.count,
-            _ => state.unlinked.push(Run::between(first, end)),
+            Some(last) if last.cause == cause && last.run.bounds().1 == first => last.run.count += run.count,
+            _ => state.unlinked.push(Freed { run: Run::between(first, end), cause }),
         }
     }
 
     /// What is unlinked now; the mappings are taken for storing after this.
-    pub(super) fn take_unlinked(&self) -> Vec<Run> {
+    pub(super) fn take_unlinked(&self) -> Vec<Freed> {
         std::mem::take(&mut self.state().unlinked)
     }
 
     /// The mappings could not be stored.
-    pub(super) fn unlinked_again(&self, runs: Vec<Run>) {
+    pub(super) fn unlinked_again(&self, runs: Vec<Freed>) {
         self.state().unlinked.extend(runs);
     }
 
     /// The mappings are gone on disk, too.
-    pub(super) fn quarantine(&self, stamp: Stamp, runs: Vec<Run>) {
+    pub(super) fn quarantine(&self, stamp: Stamp, runs: Vec<Freed>) {
         if !runs.is_empty() {
             self.state().quarantined.push_back((stamp, runs));
         }
     }
 
     /// Nobody can reach these clusters.
-    pub(super) fn make_ready(&self, run: Run) {
-        self.state().ready.push(run);
+    pub(super) fn make_ready(&self, run: Run, cause: Cause) {
+        self.state().ready.push(Freed { run, cause });
     }
 
     pub(super) fn wants_store(&self) -> bool {
@@ -93,7 +93,7 @@ impl Frees {
     }
 
     /// Clusters that nobody can reach any more.
-    fn take_ready(&self) -> Vec<Run> {
+    fn take_ready(&self) -> Vec<Freed> {
         let mut state = self.state();
         let mut ready = std::mem::take(&mut state.ready);
         let may_leave = |stamp: &mut Stamp| stamp.has_passed() || is_planted(Mistake::FreedReused);
@@ -107,14 +107,14 @@ impl Frees {
 /// Ready runs that somebody works on. What is left when it is dropped is ready again.
 struct Work<'f> {
     frees: &'f Frees,
-    runs: Vec<Run>,
+    runs: Vec<Freed>,
 }
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
         let left = std::mem::take(&mut self.runs);
         if !left.is_empty() {
-            self.frees.state().ready.extend(left.into_iter().filter(|run| run.count > 0));
+            self.frees.state().ready.extend(left.into_iter().filter(|freed| freed.run.count > 0));
         }
     }
 }
@@ -126,8 +126,8 @@ impl Qcow2 {
         if !work.runs.is_empty() {
             self.decompressed.forget();
         }
-        while let Some(run) = work.runs.last_mut() {
-            if self.pass_discard.load(Ordering::Relaxed) {
+        while let Some(Freed { run, cause }) = work.runs.last_mut() {
+            if self.passes.has(*cause) {
                 // Before the counts go down: afterwards somebody may be writing there again.
                 for unused in self.refs.used_once(io, *run).await? {
                     self.discard_in_file(io, unused).await;

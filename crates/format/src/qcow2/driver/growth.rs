@@ -10,6 +10,7 @@ use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
+use super::passes::Cause;
 use super::refs::{BlockImage, Refs, Run, put};
 use super::{Qcow2, write_bytes};
 use crate::qcow2::geometry::{ENTRY_BYTES, HOST_END, HostCluster, REFCOUNT_TABLE_BYTES_MAX};
@@ -63,7 +64,7 @@ impl Qcow2 {
         self.owned.add(self.clusters_of(growth.at, u64::from(growth.clusters)))?;
         self.refs.install(growth);
         // Nobody reads the old table: its clusters need no grace period, but the order on disk is the same.
-        self.frees.unlink(old);
+        self.frees.unlink(old, Cause::Other);
         Ok(())
     }
 }

@@ -48,6 +48,7 @@ mod mend;
 pub mod open;
 mod owned;
 mod pack;
+pub mod passes;
 mod place;
 mod preallocate;
 mod read;
@@ -92,6 +93,7 @@ use map::Map;
 use mark::{Condition, HeaderNow};
 use open::Qcow2Options;
 use owned::Owned;
+use passes::Passes;
 use refs::{Refs, Run};
 use store::Rounds;
 
@@ -121,8 +123,8 @@ pub struct Qcow2 {
     bitmaps: Bitmaps,
     /// The disk has become shorter, so the file may.
     trims: AtomicBool,
-    /// Freed space is discarded in the file.
-    pass_discard: AtomicBool,
+    /// Which freed space is discarded in the file.
+    passes: Passes,
     /// The mapping is that of an internal snapshot.
     shows_snapshot: AtomicBool,
     decompressed: read::Cache,

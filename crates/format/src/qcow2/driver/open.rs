@@ -18,6 +18,7 @@ use super::holes::Holes;
 use super::map::Map;
 use super::mark::{Condition, HeaderNow};
 use super::owned::Owned;
+use super::passes::{PassDiscard, Passes};
 use super::refs::Refs;
 use super::store::Rounds;
 use crate::qcow2::header::{Access, Header, PREFIX_BYTES, ReadOnlyReason};
@@ -30,8 +31,8 @@ const WORDS_BYTES_MAX: usize = 1 << 20;
 pub struct Qcow2Options {
     /// Nothing will be written. A reopening changes this by the node's own mode.
     pub read_only: bool,
-    /// Space that the disk gives back is given back by the file, too.
-    pub pass_discard: bool,
+    /// Which freed space is given back by the file, too.
+    pub pass_discard: PassDiscard,
     /// Clusters that the disk gives back keep their place in the image, which does not get more scattered by that.
     pub discard_keeps: bool,
     /// L2 tables of internal snapshots are kept from being overwritten, too: they are read for that before the first write.
@@ -112,7 +113,7 @@ impl Qcow2 {
             rounds: Rounds::default(),
             bitmaps: Bitmaps::new(bitmaps),
             trims: AtomicBool::new(false),
-            pass_discard: AtomicBool::new(options.pass_discard),
+            passes: Passes::new(options.pass_discard),
             shows_snapshot: AtomicBool::new(false),
             decompressed: super::read::Cache::new(header.compression()),
             presses: Presses::new(header.compression()),

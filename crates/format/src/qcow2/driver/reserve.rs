@@ -14,6 +14,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use super::owned::Owned;
+use super::passes::Cause;
 use super::refs::{Refs, Run, State, put};
 use crate::qcow2::geometry::{HOST_END, HostCluster};
 use crate::qcow2::refcount::RefcountWidth;
@@ -81,7 +82,7 @@ impl Qcow2 {
     /// Clusters that were reserved and are not used. Something may have been written there.
     pub(super) async fn give_back(&self, io: Io<'_>, mut run: Run) {
         if self.refs.release(io, &mut run).await.is_err() {
-            self.frees.make_ready(run);
+            self.frees.make_ready(run, Cause::Other);
         }
     }
 }

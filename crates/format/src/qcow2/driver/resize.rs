@@ -17,6 +17,7 @@ use drystone_core::graph::node::ChildKey;
 use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
+use super::passes::Cause;
 use super::refs::Run;
 use super::zero::Become;
 use super::{Qcow2, write_bytes};
@@ -177,7 +178,7 @@ impl Qcow2 {
         let result = self.move_l1(io, run, entries).await;
         if result.is_err() {
             // The header on disk may point there until it is certain again.
-            self.frees.unlink(run);
+            self.frees.unlink(run, Cause::Other);
         }
         result
     }
@@ -202,7 +203,7 @@ impl Qcow2 {
         if old_clusters > 0 {
             let old = self.clusters_of(old.at, old_clusters);
             self.owned.remove(old);
-            self.frees.unlink(old);
+            self.frees.unlink(old, Cause::Other);
         }
         self.owned.add(run)
     }

@@ -10,6 +10,7 @@
 use drystone_base::{Error, HostOffset, Kind, Result};
 use drystone_core::request::io::Io;
 
+use super::passes::Cause;
 use super::refs::{Run, push_cluster};
 use super::{Qcow2, load_table, write_bytes};
 use crate::qcow2::entry::{self, Allocated, L2Entry, RawEntry, Table, parse_l1};
@@ -129,7 +130,7 @@ impl Qcow2 {
     pub(super) async fn release_tables(&self, io: Io<'_>, tables: &[Allocated]) -> Result<()> {
         for table in tables {
             for run in self.references_of(io, *table).await? {
-                self.frees.make_ready(run);
+                self.frees.make_ready(run, Cause::Snapshot);
             }
             self.reap(io).await?;
             self.store_if_full(io).await?;

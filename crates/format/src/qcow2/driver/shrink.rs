@@ -16,6 +16,7 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
+use super::passes::Cause;
 use super::refs::{Refs, Run};
 use super::zero::Become;
 
@@ -79,7 +80,7 @@ impl Qcow2 {
             let Some(table) = self.map.drop_table(index)? else { continue };
             let run = self.clusters_of(table.at, 1);
             self.owned.remove(run);
-            self.frees.unlink(run);
+            self.frees.unlink(run, Cause::Request);
         }
         self.store_locked(io).await?;
         io.file()?.event(Event::L1ShrinkFreeL2Clusters).await;

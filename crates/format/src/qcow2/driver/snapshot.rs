@@ -22,6 +22,7 @@ use drystone_core::snapshots::{InternalSnapshots, NewSnapshot, SnapshotInfo};
 
 use super::mark::{demand_writable, load_snapshots};
 use super::open::load_words;
+use super::passes::Cause;
 use super::refs::Run;
 use super::shared::Flags;
 use super::{Qcow2, write_bytes};
@@ -112,7 +113,7 @@ impl Qcow2 {
         };
         if let Err(error) = shared {
             // The header may name the copy until it is certain again.
-            copy.into_iter().for_each(|run| self.frees.unlink(run));
+            copy.into_iter().for_each(|run| self.frees.unlink(run, Cause::Other));
             return Err(error);
         }
         copy.map_or(Ok(()), |run| self.owned.add(run))?;
@@ -182,7 +183,7 @@ impl Qcow2 {
             return Err(error);
         }
         if let Err(error) = self.switch_l1(io, (run, l1), len).await {
-            run.into_iter().for_each(|run| self.frees.unlink(run));
+            run.into_iter().for_each(|run| self.frees.unlink(run, Cause::Other));
             return Err(error);
         }
         self.end_apply(io, l1, &old, old_table).await
@@ -216,7 +217,7 @@ impl Qcow2 {
         self.release_tables(io, &tables).await?;
         let clusters = self.cluster.clusters(u64::from(old_table.entries) * ENTRY_BYTES);
         if clusters > 0 {
-            self.frees.make_ready(self.clusters_of(old_table.at, clusters));
+            self.frees.make_ready(self.clusters_of(old_table.at, clusters), Cause::Snapshot);
         }
         self.store_all(io).await
     }
@@ -247,7 +248,7 @@ impl Qcow2 {
         if clusters > 0 {
             let run = self.clusters_of(table.at, clusters);
             self.owned.remove(run);
-            self.frees.make_ready(run);
+            self.frees.make_ready(run, Cause::Snapshot);
         }
         self.reap(io).await?;
         self.store_metadata(io).await?;
@@ -263,13 +264,13 @@ impl Qcow2 {
         let run = self.reserve_for(io, bytes.len() as u64).await?;
         let result = self.write_list(io, run, &bytes, list.len()).await;
         if let Err(error) = result {
-            run.into_iter().for_each(|run| self.frees.unlink(run));
+            run.into_iter().for_each(|run| self.frees.unlink(run, Cause::Other));
             return Err(error);
         }
         if header.snapshots().count > 0 && old_len_bytes > 0 {
             let old = self.clusters_of(header.snapshots().at, self.cluster.clusters(old_len_bytes));
             self.owned.remove(old);
-            self.frees.unlink(old);
+            self.frees.unlink(old, Cause::Snapshot);
         }
         run.map_or(Ok(()), |run| self.owned.add(run))
     }

@@ -106,7 +106,7 @@ impl Staged for Reopening {
             publish.bitmaps(driver.install(loaded));
         }
         driver.set_caches(self.sizes);
-        driver.pass_discard.store(self.options.pass_discard, Ordering::Relaxed);
+        driver.passes.set(self.options.pass_discard);
         driver.set_options(self.options);
     }
 

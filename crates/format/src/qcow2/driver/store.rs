@@ -21,12 +21,13 @@ use drystone_core::request::io::Io;
 use drystone_core::request::serialise::RangeGuard;
 
 use super::cache::SliceImage;
-use super::refs::{BlockImage, Run};
+use super::passes::Freed;
+use super::refs::BlockImage;
 use super::{Qcow2, write_bytes};
 
 /// Everything that one round writes.
 struct Round {
-    unlinked: Vec<Run>,
+    unlinked: Vec<Freed>,
     l1: Vec<(usize, u64)>,
     slices: Vec<SliceImage>,
     table: Vec<(usize, u64)>,

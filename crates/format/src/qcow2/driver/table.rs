@@ -5,6 +5,7 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::cache::SliceId;
+use super::passes::Cause;
 use super::refs::Run;
 use super::{Qcow2, load_table, write_bytes};
 use crate::qcow2::entry::{Allocated, encode_l1};
@@ -51,7 +52,7 @@ impl Qcow2 {
         if let Some(table) = old {
             let old = self.clusters_of(table.at, 1);
             self.owned.remove(old);
-            self.frees.unlink(old);
+            self.frees.unlink(old, Cause::Other);
         }
         Ok(())
     }

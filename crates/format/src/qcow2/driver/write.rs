@@ -20,6 +20,7 @@ use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::map::Spot;
+use super::passes::{Cause, Freed};
 use super::refs::Run;
 use super::{ALLOCATION_BYTES_MAX, Qcow2};
 use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
@@ -281,7 +282,11 @@ impl Qcow2 {
         }
         self.map.publish(io, before.spot, expected, &new).await?;
         if target.reserved.is_some() {
-            before.entries.iter().take(count).for_each(|entry| self.unlink_entry(io, *entry));
+            before
+                .entries
+                .iter()
+                .take(count)
+                .for_each(|entry| self.unlink_entry(io, *entry, Cause::Replaced));
         }
         Ok(())
     }
@@ -304,7 +309,7 @@ impl Qcow2 {
         );
         let raw: Vec<RawEntry> = new.iter().map(|entry| entry.encode(self.map.l2())).collect();
         self.map.publish(io, before.spot, &before.raw, &raw).await?;
-        before.entries.iter().for_each(|entry| self.unlink_entry(io, *entry));
+        before.entries.iter().for_each(|entry| self.unlink_entry(io, *entry, Cause::Replaced));
         Ok(())
     }
 
@@ -324,12 +329,12 @@ impl Qcow2 {
     }
 
     /// The clusters of an entry that is not in the mapping any more.
-    pub(super) fn unlink_entry(&self, io: Io<'_>, entry: L2Entry) {
+    pub(super) fn unlink_entry(&self, io: Io<'_>, entry: L2Entry, cause: Cause) {
         match self.run_of(entry) {
             Some(run) if is_planted(Mistake::CountsBeforeMapping) => {
-                self.frees.quarantine(io.grace_stamp(), vec![run]);
+                self.frees.quarantine(io.grace_stamp(), vec![Freed { run, cause }]);
             }
-            Some(run) => self.frees.unlink(run),
+            Some(run) => self.frees.unlink(run, cause),
             None => {}
         }
     }

@@ -1,8 +1,6 @@
 //! Zeroes and discards: whole subclusters by their entries, the rest by writing zero bytes. Only whole clusters give back
 //! their space.
 
-use std::sync::atomic::Ordering;
-
 use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{WriteFlags, ZeroFlags};
@@ -11,6 +9,7 @@ use drystone_core::request::io::Io;
 
 use super::Qcow2;
 use super::map::Spot;
+use super::passes::Cause;
 use super::refs::Run;
 use crate::qcow2::entry::{Allocated, L2Entry, Mixed, Part, RawEntry};
 use crate::qcow2::header::Version;
@@ -243,7 +242,7 @@ impl Qcow2 {
         if encoded != raw {
             self.map.publish(io, spot, &raw, &encoded).await?;
             let given_up = entries.iter().zip(&new).filter(|(old, new)| !keeps_space(**old, **new));
-            given_up.for_each(|(old, _)| self.unlink_entry(io, *old));
+            given_up.for_each(|(old, _)| self.unlink_entry(io, *old, Cause::Request));
             // Where something else shows through, not before it does: after a power cut the old mapping may be there.
             if self.map.l2().has_data_file() && goal != Become::Unmapped {
                 self.give_back_data(io, range.take(len), (&entries, &new)).await;
@@ -262,7 +261,7 @@ impl Qcow2 {
         io: Io<'_>,
         changed: impl Iterator<Item = (&'e L2Entry, &'e L2Entry)>,
     ) -> Result<()> {
-        if !self.pass_discard.load(Ordering::Relaxed) {
+        if !self.passes.has(Cause::Request) {
             return Ok(());
         }
         let kept = changed.filter(|(old, new)| old != new && keeps_space(**old, **new));
@@ -306,7 +305,7 @@ impl Qcow2 {
         let Ok(data) = self.data_file(io) else { return };
         let inside = data.len().saturating_sub(range.start().get()).min(range.len());
         let inside = range.take(inside);
-        if !inside.is_empty() && self.pass_discard.load(Ordering::Relaxed) {
+        if !inside.is_empty() && self.passes.has(Cause::Request) {
             let flags = ZeroFlags { may_unmap: true, fast_only: true, fua: false, unchanged: false };
             let _ = data.write_zeroes(inside, flags).await;
         }

@@ -15,6 +15,7 @@ use drystone_format::qcow2::check::{Class, Finding, Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::{DataFile, Qcow2Options};
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_format::qcow2::header::MAGIC;
 use drystone_testkit::disk::{Image, SimDisk};
 use drystone_testkit::graph::{SimDriver, SimGraph, insert_with_user};
@@ -33,7 +34,7 @@ const WRITES: Grant = Grant { perm: Grant::WRITER.perm.with(Perm::RESIZE), ..Gra
 /// Caches of the least size, so that tests fill them.
 pub(crate) const SMALL: Qcow2Options = Qcow2Options {
     read_only: false,
-    pass_discard: false,
+    pass_discard: PassDiscard { request: false, snapshot: false, other: false },
     discard_keeps: false,
     guards_inactive: true,
     caches: CacheOptions::of_bytes(0),

@@ -11,6 +11,7 @@ macro_rules! for_each_change {
             cow_over_backing: new("64K").after("write 0..64K").overlay("64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; flush";
             new_l2_tables: new("c512 128K"), "write 0..1K; write 40K..41K; flush; write 70K..71K & write 100K..101K";
             l2_table_of_a_snapshot: new("64K").after("write 0..20K; zero 24K..28K").snapshot(), "write 1K..2K; flush; write 24K..25K; unmap 8K..12K; flush; write 8K..9K";
+            tables_that_move_are_discarded_in_the_file: new("c512 r64 64K").passing().after("write 0..20K; zero 24K..28K").snapshot(), "write 1K..2K; flush; unmap 8K..12K; flush; write 8K..10K";
             new_refcount_block: new("c512 r64 256K").after("write 0..16K"), "write 16K..40K; flush; write 40K..64K";
             refcount_table_grows: new("c512 r64 64K").after("write 0..1K").with_full_counts(), "write 1K..2K; flush; write 3K..4K & write 40K..41K; flush; write 8K..50K";
             refcount_table_grows_beside_others: new("c512 r64 64K").with_full_counts(), "write 1K..2K & write 33K..35K & flush; write 2K..3K; flush";
@@ -30,7 +31,7 @@ macro_rules! for_each_change {
             shared_clusters_are_overwritten: State::golden("c1k-mixed"), "write 16500+100; flush; write 20K..22K & zero 30K..31K; flush; discard 16K..17K; write 18K..19K";
             cow_of_head_and_tail: new("c4K 64K").after("write 0..64K").overlay("c16K 64K"), "write 1K..2K & write 20K..40K; flush; write 63K..64K";
             data_to_zero_to_data: new("c4K 64K").after("write 0..32K"), "zero 0..12K; flush; write 1K..2K; flush; zero 1K..3K; unmap 4K..8K; write 5K..6K; flush";
-            freed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("write 0..32K"), "discard 0..12K; flush; write 32K..36K; flush; discard 16K..20K; flush; write 40K..60K";
+            freed_space_is_discarded_in_the_file: new("c4K 64K").passing().after("write 0..32K"), "discard 0..12K; flush; write 32K..36K; flush; discard 16K..20K; flush; write 40K..60K";
             all_tables_grow_at_once: new("c512 r64 64K").after("write 0..1K").with_full_counts(), "grow 2200K; write 2190K..2192K & write 40K..41K & zero 1K..2K; flush";
             grows_beside_writes: new("c512 r64 64K").after("write 0..1K"), "grow 2200K & write 1K..3K & write 40K..42K; flush & write 2100K..2101K; write 100K..101K";
             read_only_and_back: new("c4K 64K").after("write 0..8K"), "write 8K..12K; ro; rw; write 12K..14K; discard 0..4K; ro; rw; write 0..1K; flush";
@@ -45,7 +46,7 @@ macro_rules! for_each_change {
             compressed_clusters_with_narrow_counts: new("c4K r1 64K"), "press 0..16K; flush; press 4K..8K & press 16K..24K; flush; write 100..200";
             compressed_clusters_fill_their_counts: new("c4K r2 64K"), "press 0..32K & press 32K..48K; flush; press 0..8K; unmap 8K..16K; flush; press 48K..56K";
             the_last_compressed_cluster_is_short: new("c4K 18K"), "press 12K..18K; flush; press 16K..18K; grow 32K; press 16K..24K; flush";
-            freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").with(|o| o.pass_discard = true).after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
+            freed_compressed_space_is_discarded_in_the_file: new("c4K 64K").passing().after("press 0..32K"), "discard 0..8K; flush; press 32K..36K; flush; unmap 8K..32K & press 40K..44K; flush; press 0..12K";
             compressed_clusters_and_new_refcount_blocks: new("c1K r64 256K").with_full_counts(), "press 0..12K & press 20K..29K; flush; press 64K..100K; write 1K..2K; flush";
             a_bitmap_is_added: new("64K").after("write 0..4K"), "bitmap add a 512; write 4K..6K; flush; write 9K+100";
             bitmaps_are_stored_again: new("64K").after("bitmap add a 512; bitmap add b 4096; write 0..4K"), "write 8K..10K; flush; zero 20K..21K; ro; rw; write 30K..31K & discard 8K..9K; bitmap stop a; write 40K..41K";
@@ -59,9 +60,9 @@ macro_rules! for_each_change {
             subclusters_over_backing: new("c16K 256K").after("write 0..256K").overlay("c16K x 256K"), "write 1K..1536 & write 20K..21K; flush; write 1300..9K; zero 5K..6K & zero 21K..22K; flush; write 5200+100; discard 16K..32K; flush; write 17K..18K";
             subclusters_of_a_snapshot: new("c16K x 256K").after("write 512..1K; write 3K..4K; zero 6K..7K; write 16K..48K").snapshot(), "write 2K..2500; flush; write 17K..18K; zero 32K..33K; unmap 33K..36K; flush; write 6500+50";
             subclusters_of_a_new_table: new("c16K x 20M").after("write 0..1K"), "write 17M+1K & write 512..1K; flush; grow 40M; write 36M+512; flush";
-            data_in_a_file_of_its_own: new("data 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_in_a_file_of_its_own: new("data 64K").passing().after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
             data_in_a_file_of_its_own_over_backing: new("64K").after("write 0..64K").overlay("data 64K"), "write 1K..2K; flush; write 6K..13K; zero 30K..31K; discard 20K..24K; flush; write 21K..22K; write 0..512";
-            data_in_a_raw_file: new("rawdata 64K").with(|o| o.pass_discard = true).after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
+            data_in_a_raw_file: new("rawdata 64K").passing().after("write 0..20K"), "write 21K..22K & write 30K..36K; flush; zero 0..6K; unmap 8K..12K; discard 12K..16K; write 9K..10K; flush; write 1K..2K; grow 80K; write 70K..71K";
             data_files_change_their_length: new("rawdata 64K").after("write 0..64K"), "shrink 30K; write 29K..30K; flush; grow 50K metadata; write 49K..50K; shrink 8K; grow 20K";
             subclusters_in_a_data_file: new("c16K x 128K").after("write 0..128K").overlay("c16K x data 128K"), "write 1K..1536 & write 20K..21K; flush; zero 1K..2K; unmap 16K..32K; write 17K+300; flush; write 1200+20";
             grows_with_metadata: new("c512 r64 30K").after("write 0..1K; write 8K..20K; discard 8K..20K"), "write 2K..3K; grow 40448 metadata; flush; write 36K..37K; grow 80K metadata; write 60K..61K";
@@ -89,7 +90,7 @@ macro_rules! for_each_change {
             counts_become_narrower: new("c512 r64 256K").after("write 0..20K; write 100K..140K; discard 100K..130K"), "write 1K..2K; amend 1";
             refcounts_become_lazy: new("c4K 64K"), "write 1K..2K; amend lazy; write 8K..9K; flush";
             is_emptied: new("c512 r64 128K").after("write 0..64K"), "write 100K..101K; empty; write 3K..4K; flush";
-            discarded_clusters_keep_their_place: new("c4K 64K").with(|o| { o.pass_discard = true; o.discard_keeps = true; }).after("write 0..32K; press 40K..48K"), "discard 0..12K; flush; write 1K..2K; unmap 16K..24K & discard 40K..44K; flush; write 17K..20K; write 48K..52K";
+            discarded_clusters_keep_their_place: new("c4K 64K").passing().with(|o| o.discard_keeps = true).after("write 0..32K; press 40K..48K"), "discard 0..12K; flush; write 1K..2K; unmap 16K..24K & discard 40K..44K; flush; write 17K..20K; write 48K..52K";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

@@ -10,6 +10,7 @@ use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_core::snapshots::{NewSnapshot, SnapshotInfo};
 use drystone_format::qcow2::check::Finding;
 use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_format::qcow2::feature::IncompatibleBit;
 use drystone_format::qcow2::header::Version;
 use drystone_testkit::client::{BackendClient, Target};
@@ -22,6 +23,9 @@ use super::chain::{Chain, SMALL, demand_clean, findings, header};
 use super::repairing::{demand_repairable, repaired};
 use super::script::{run, steps};
 use super::state::{State, instant_disk};
+
+/// What snapshots leave is given back by the file.
+const PASSING: Qcow2Options = Qcow2Options { pass_discard: PassDiscard::ALL, ..SMALL };
 
 /// What the disk holds, and what each snapshot does, by identifier.
 #[derive(Clone, PartialEq)]
@@ -97,7 +101,7 @@ impl Changes<'_> {
     fn make(&self, sim: &Sim, disks: &[SimDisk], from: &World, script: &str) -> Vec<World> {
         let graph = SimGraph::start(sim);
         let is_off = || disks[0].power().is_off();
-        let chain = match Chain::open(&graph, disks, SMALL) {
+        let chain = match Chain::open(&graph, disks, PASSING) {
             Ok(chain) => chain,
             Err(error) => {
                 assert!(is_off(), "{}", error.report());

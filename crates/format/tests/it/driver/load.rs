@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use drystone_base::rng::Rng;
 use drystone_base::{Error, GuestOffset, GuestRange};
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_testkit::client::{Load, Mix, SharedModel};
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk};
 use drystone_testkit::graph::SimGraph;
@@ -69,12 +70,17 @@ pub(crate) fn load_state(sim: &Sim, state: &State, load: &Load) -> Vec<Image> {
     disks.iter().map(SimDisk::image).collect()
 }
 
+fn drawn(rng: &mut Rng) -> PassDiscard {
+    PassDiscard { request: rng.one_in(2), snapshot: rng.one_in(2), other: rng.one_in(2) }
+}
+
 fn load_new(sim: &Sim, layers: usize, requests: u64) {
     let mut rng = sim.rng();
     let kinds: Vec<Kind> =
         (0..layers).map(|index| Kind { is_overlay: index > 0, ..Kind::drawn(&mut rng) }).collect();
     let top = kinds[layers - 1];
-    let options = drystone_format::qcow2::driver::open::Qcow2Options { pass_discard: rng.one_in(2), ..SMALL };
+    let options =
+        drystone_format::qcow2::driver::open::Qcow2Options { pass_discard: drawn(&mut rng), ..SMALL };
     let state = State {
         bitmaps: Tracked::default(),
         images: kinds.iter().flat_map(Kind::images).collect(),
@@ -100,7 +106,7 @@ fn race(sim: &Sim) {
     let mut rng = sim.rng();
     let cluster_bytes = [512, 4096][rng.index(2)];
     let kind = Kind { cluster_bytes, len: 8 * cluster_bytes, ..Kind::of("c512 r16") };
-    let state = State::of(kind).with(|options| options.pass_discard = rng.one_in(2));
+    let state = State::of(kind).with(|options| options.pass_discard = drawn(&mut rng));
     let mix = Mix { reads: 3, writes: 8, zeroes: 3, discards: 4, flushes: 3 };
     let load = Load { mix, len_max: 2 * cluster_bytes, ..load_of(kind, 40) };
     load_state(sim, &state, &load);

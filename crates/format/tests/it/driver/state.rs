@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use drystone_base::{GuestOffset, GuestRange, Result};
 use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_testkit::client::SharedModel;
 use drystone_testkit::disk::{DiskOptions, Image, SimDisk, Timing};
 use drystone_testkit::graph::SimGraph;
@@ -119,6 +120,11 @@ impl State {
         let mut options = self.options;
         change(&mut options);
         Self { options, ..self }
+    }
+
+    /// With freed space given back by the file of the image on top.
+    pub(crate) fn passing(self) -> Self {
+        self.with(|options| options.pass_discard = PassDiscard::ALL)
     }
 
     /// With other bytes in the file of the image on top.
