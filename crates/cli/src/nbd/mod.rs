@@ -79,10 +79,12 @@ and the kernel's devices (-c, --connect=DEVICE; -d, --disconnect).
 pub(crate) fn run(name: &'static str, args: Vec<OsString>) -> u8 {
     match dispatch(name, args) {
         Ok(status) => status,
-        Err(error) if help_in(&error).is_some() => match console::print(help_in(&error).unwrap_or_default()) {
-            Ok(()) => 0,
-            Err(_) => FAILED,
-        },
+        Err(error) if help_in(&error).is_some() => {
+            match console::print(help_in(&error).unwrap_or_default()) {
+                Ok(()) => 0,
+                Err(_) => FAILED,
+            }
+        }
         Err(error) => {
             console::note(format_args!("{name}: {}", error.report()));
             FAILED
