@@ -51,6 +51,7 @@
 //! | [`request`] | the path of a request through layers |
 //! | [`job`] | what a job's code is given |
 //! | [`bitmap`] | dirty bitmaps |
+//! | [`damage`] | who is told that an image is damaged |
 //! | [`waits`] | who waits for what |
 //! | [`mod@answer`] | one value on its way from one task to another |
 //!
@@ -62,6 +63,7 @@ pub mod answer;
 pub mod backend;
 pub mod bitmap;
 pub mod control;
+pub mod damage;
 pub mod disk;
 pub mod driver;
 pub mod graph;

@@ -4,11 +4,15 @@
 //!   take down:  no new requests ─► commands that run end ─► exports (last one first) ─► jobs ─► nodes ─► monitors
 //! ```
 
+use std::sync::Arc;
+
 use drystone_base::{Error, Kind, Result};
 use drystone_blockdev::open::Opener;
 use drystone_core::control::{Control, Plan, Task};
+use drystone_core::damage::Damage;
 use drystone_core::runtime::LocalRef;
 use drystone_job::Jobs;
+use drystone_qmp::schema::events::{BlockImageCorrupted, Event};
 use drystone_sys::{Network, ThreadHandle, ThreadStarter};
 
 use crate::command::job::{self, JobThreads};
@@ -55,6 +59,8 @@ impl Daemon {
         let told = events.clone();
         let tell = move |happened| job::event(happened).into_iter().for_each(|event| told.emit(event));
         let jobs = Jobs::new(control.clone(), JobThreads::new(threads.clone()), tell);
+        let told = events.clone();
+        control.damages().listen(Arc::new(move |damage| told.emit(corrupted(damage))));
         Self {
             local,
             control,
@@ -130,4 +136,17 @@ impl Daemon {
         })
         .await
     }
+}
+
+/// What clients are told of a damaged image.
+fn corrupted(damage: &Damage) -> Event {
+    let number = |number: u64| i64::try_from(number).ok();
+    Event::BlockImageCorrupted(BlockImageCorrupted {
+        device: String::new(),
+        node_name: Some(damage.node.clone()),
+        msg: damage.text.clone(),
+        offset: damage.place.and_then(|(at, _)| number(at.get())),
+        size: damage.place.and_then(|(_, len)| number(len)),
+        fatal: damage.is_fatal,
+    })
 }

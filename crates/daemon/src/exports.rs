@@ -8,6 +8,7 @@
 //! it has given it up; whoever hears that an export is gone can delete its node.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use drystone_base::{Error, Kind, Result};
@@ -46,6 +47,8 @@ struct Export {
     /// The I/O thread that it named.
     iothread: Option<String>,
     is_ending: bool,
+    /// Whoever takes it away has it; taking it waits for that.
+    end: Rc<Turn>,
 }
 
 /// An export to be added.
@@ -132,7 +135,11 @@ impl Exports {
         let mut result = Ok(());
         let exports: Vec<Export> = self.state.borrow().exports.iter().rev().cloned().collect();
         for export in exports {
-            result = result.and(self.end(daemon, &server, &export, Removal::Hard).await);
+            // It may be on its way out already, and waits for nobody who waits for us.
+            let _end = export.end.take().await;
+            if self.find(|other| Rc::ptr_eq(&other.end, &export.end)).is_some() {
+                result = result.and(self.end(daemon, &server, &export, Removal::Hard).await);
+            }
         }
         result.and(daemon.on_control(async move |task: &mut Task<'_>| server.stop(task).await).await)
     }
@@ -168,7 +175,8 @@ impl Exports {
             server.add_export(task, options).await
         });
         let root = added.await?;
-        self.state.borrow_mut().exports.push(Export { id, name, root, iothread, is_ending: false });
+        let end = Rc::default();
+        self.state.borrow_mut().exports.push(Export { id, name, root, iothread, is_ending: false, end });
         Ok(())
     }
 
@@ -178,11 +186,8 @@ impl Exports {
     /// [`Kind::NotFound`]; [`Kind::InUse`] if it has clients and `removal` is [`Removal::Safe`]; those of the last flush,
     /// after which it is gone.
     pub(crate) async fn remove(&self, daemon: &Daemon, id: &str, removal: Removal) -> Result<()> {
-        let _turn = self.turn.take().await;
-        let export = self.find(|export| export.id == id);
-        let export =
-            export.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no export '{id}'")))?;
-        self.end(daemon, &self.server()?, &export, removal).await
+        let text = || format!("there is no export '{id}'");
+        self.remove_one(daemon, (|export| export.id == id, text), removal).await
     }
 
     /// The same, by the name that clients know.
@@ -190,11 +195,29 @@ impl Exports {
     /// # Errors
     /// As for [`Self::remove`].
     pub(crate) async fn remove_named(&self, daemon: &Daemon, name: &str, removal: Removal) -> Result<()> {
-        let _turn = self.turn.take().await;
-        let server = self.server()?;
-        let export = self.find(|export| export.name == name);
+        // One of that name may have come while another is on its way out.
+        let is_it = |export: &Export| export.name == name && !export.is_ending;
         let text = || format!("there is no NBD export '{name}'");
-        let export = export.ok_or_else(|| Error::new(Kind::NotFound, text()))?;
+        self.remove_one(daemon, (is_it, text), removal).await
+    }
+
+    /// Its last requests may take long, so that is nobody else's turn.
+    async fn remove_one(
+        &self,
+        daemon: &Daemon,
+        (is_it, text): (impl Fn(&Export) -> bool, impl Fn() -> String),
+        removal: Removal,
+    ) -> Result<()> {
+        let turn = self.turn.take().await;
+        let export = self.find(is_it).ok_or_else(|| Error::new(Kind::NotFound, text()))?;
+        let server = self.server()?;
+        if export.is_ending {
+            let text = format!("the export '{}' is being removed already", export.id);
+            return Err(Error::new(Kind::InUse, text));
+        }
+        let _end = export.end.take().await;
+        self.mark(&export.id, true);
+        drop(turn);
         self.end(daemon, &server, &export, removal).await
     }
 
@@ -239,7 +262,8 @@ impl Exports {
     /// # Errors
     /// [`Kind::Cancelled`] at the very end.
     pub(crate) async fn report(&self, daemon: &Daemon) -> Result<Vec<ExportReport>> {
-        let exports: Vec<Export> = self.state.borrow().exports.iter().rev().cloned().collect();
+        let listed = |export: &Export| (export.root, export.id.clone(), export.is_ending);
+        let exports: Vec<_> = self.state.borrow().exports.iter().rev().map(listed).collect();
         let work = async move |task: &mut Task<'_>| {
             Ok(task.gs().with(|graph| {
                 let roots = graph.roots();
@@ -247,10 +271,9 @@ impl Exports {
                     let info = roots.iter().find(|info| info.id == root)?;
                     graph.node(info.node?).map(|node| node.name)
                 };
-                let report = |export: Export| ExportReport {
-                    node: node_of(export.root).unwrap_or_default(),
-                    id: export.id,
-                    is_ending: export.is_ending,
+                let report = |(root, id, is_ending)| {
+                    let node = node_of(root).unwrap_or_default();
+                    ExportReport { id, node, is_ending }
                 };
                 exports.into_iter().map(report).collect()
             }))

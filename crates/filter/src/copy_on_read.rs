@@ -37,6 +37,7 @@ use drystone_core::driver::{
 use drystone_core::graph::node::{ChildKey, NodeId};
 use drystone_core::graph::permission::{Grant, Perm};
 use drystone_core::graph::role::{ParentState, Role};
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 use drystone_core::runtime::LocalFuture;
 
@@ -240,6 +241,7 @@ impl Copier<'_> {
                 }
                 let before = self.store_zeroes().await;
                 let flags = WriteFlags { unchanged: true, ..WriteFlags::default() };
+                self.top.event(Event::CorWrite).await;
                 let (copied, buf) = self.top.write(at, buf, flags).await;
                 let is_whole = buf.len() as u64 == range.len();
                 let copied = if is_whole { self.judged(copied) } else { copied };
@@ -254,6 +256,7 @@ impl Copier<'_> {
 
     async fn store_zeroes(&mut self) -> Result<()> {
         let Some(range) = self.zeroes.take() else { return Ok(()) };
+        self.top.event(Event::CorWrite).await;
         let copied = self.top.write_zeroes(range, UNCHANGED_ZEROES).await;
         self.judged(copied)
     }

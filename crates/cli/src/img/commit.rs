@@ -24,7 +24,6 @@ use drystone_job::copy::spec::{CopySource, CopySpec, Order, Own, Zeroes};
 use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
 use super::{Console, Failure, canonical, options};
 use crate::args::getopt::Flag;
-use crate::tool::copy::WORKERS;
 use crate::tool::disk::Disk;
 use crate::tool::image::{CacheMode, ImageArgs};
 use crate::tool::{self, Load, Tool};
@@ -224,7 +223,7 @@ async fn copy(
         bytes_per_second: rate_bytes,
         salvages: false,
     };
-    tool.copy(spec, WORKERS, false).await?;
+    tool.copy(spec, None, false).await?;
     lane.enter(&base.backend).await.flush().await
 }
 

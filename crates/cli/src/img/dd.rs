@@ -23,7 +23,6 @@ use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
 use crate::args::number::{NumberError, parse_size};
 use crate::img::options::text;
-use crate::tool::copy::WORKERS;
 use crate::tool::image::ImageArgs;
 use crate::tool::object::Secrets;
 use crate::tool::{self, Load, Start, Tool};
@@ -183,6 +182,6 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         bytes_per_second: 0,
         salvages: false,
     };
-    tool.copy(spec, WORKERS, false).await?;
+    tool.copy(spec, None, false).await?;
     tool.close(target).await
 }

@@ -11,6 +11,7 @@ use drystone_base::{Error, Kind, Result};
 use crate::backend::RootId;
 use crate::control::rights::Rights;
 use crate::control::step::{Demand, ask};
+use crate::damage::Damages;
 use crate::graph::node::{ChildKey, Node, NodeId};
 use crate::graph::permission::Grant;
 use crate::graph::role::Role;
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) shape: RefCell<Shape>,
     pub(crate) rights: RefCell<Rights>,
     pub(crate) waits: Arc<Waits>,
+    pub(crate) damages: Arc<Damages>,
     pub(crate) shards: u16,
     pub(crate) local: LocalRef,
     next_id: Cell<u64>,
@@ -43,6 +45,7 @@ impl Inner {
             shape: RefCell::default(),
             rights: RefCell::default(),
             waits: Arc::default(),
+            damages: Arc::default(),
             shards,
             local,
             next_id: Cell::new(0),

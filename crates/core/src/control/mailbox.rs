@@ -14,6 +14,7 @@ use drystone_base::{Error, Kind, Result};
 use crate::answer::answer;
 use crate::control::gs::{Gs, Inner};
 use crate::control::task::Task;
+use crate::damage::Damages;
 use crate::runtime::{LocalFuture, LocalRef};
 use crate::waits::{Rank, Waits};
 
@@ -38,6 +39,7 @@ pub struct Control(Arc<Mailbox>);
 struct Mailbox {
     state: Mutex<MailboxState>,
     waits: Arc<Waits>,
+    damages: Arc<Damages>,
 }
 
 #[derive(Default)]
@@ -68,7 +70,8 @@ impl ControlThread {
     pub fn new(local: LocalRef, shards: u16) -> (Self, Control) {
         let inner = Rc::new(Inner::new(local.clone(), shards));
         let state = Mutex::new(MailboxState { handles: 1, ..MailboxState::default() });
-        let mailbox = Arc::new(Mailbox { state, waits: Arc::clone(&inner.waits) });
+        let (waits, damages) = (Arc::clone(&inner.waits), Arc::clone(&inner.damages));
+        let mailbox = Arc::new(Mailbox { state, waits, damages });
         let gs = Rc::new(Gs::new(inner));
         (Self { gs, local, mailbox: Arc::clone(&mailbox) }, Control(mailbox))
     }
@@ -139,6 +142,12 @@ impl Control {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Who is told that an image of the graph is damaged.
+    #[must_use]
+    pub fn damages(&self) -> &Damages {
+        &self.0.damages
     }
 
     /// Runs `work` as a control task that nobody waits for.

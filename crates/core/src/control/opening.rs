@@ -123,7 +123,8 @@ impl Opening {
                 .on_node(name)
                 .in_option("force-share"));
         }
-        let node = Arc::new(Node::new(id, name, new.driver, new.facts, &self.inner.waits));
+        let node =
+            Arc::new(Node::new(id, name, new.driver, new.facts, (&self.inner.waits, &self.inner.damages)));
         let mut edges: Vec<EdgeShape> = Vec::new();
         for (key, role, child) in new.children {
             if edges.iter().any(|edge| edge.key == key) {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use smallvec::SmallVec;
 
 use crate::bitmap::NodeBitmaps;
+use crate::damage::Damages;
 use crate::driver::{Driver, NodeFacts};
 use crate::graph::activity::{Activity, Counters};
 use crate::graph::grace::Grace;
@@ -99,6 +100,7 @@ pub struct Node {
     pub(crate) observers: Observers,
     pub(crate) ranges: RangeLocks,
     pub(crate) waits: Arc<Waits>,
+    pub(crate) damages: Arc<Damages>,
     pub(crate) flush: FlushState,
     pub(crate) grace: Grace,
     pub(crate) chain: ChainCache,
@@ -111,7 +113,7 @@ impl Node {
         name: String,
         driver: Box<dyn Driver>,
         facts: NodeFacts,
-        waits: &Arc<Waits>,
+        (waits, damages): (&Arc<Waits>, &Arc<Damages>),
     ) -> Self {
         assert!(facts.request_alignment.is_power_of_two());
         let observers = Observers::default();
@@ -131,6 +133,7 @@ impl Node {
             observers,
             ranges: RangeLocks::default(),
             waits: Arc::clone(waits),
+            damages: Arc::clone(damages),
             flush: FlushState::default(),
             grace: Grace::default(),
             chain: ChainCache::default(),

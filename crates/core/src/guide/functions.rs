@@ -15,6 +15,7 @@
 //! | function | needs | thread | |
 //! |---|---|---|---|
 //! | `Control::call` | a handle | any | waits for the answer; what it started runs on if nobody waits |
+//! | `Control::damages` | a handle | any |  |
 //! | `Control::spawn` | a handle | any |  |
 //! | `ControlThread::new` | a thread | control | makes an empty graph |
 //! | `ControlThread::run` | the graph | control |  |
@@ -182,12 +183,15 @@
 //! | `Lane::enter` | `&mut Lane`, `&Backend` | I/O | waits for a gate; the ticket borrows the lane |
 //! | `Ticket::fork` | `&Ticket`, another `&mut Lane` | I/O | does not ask the gate |
 //! | `Ticket::read` | `&mut Ticket` | I/O | waits for devices and for other requests |
+//! | `Ticket::copy_to` | `&mut Ticket`, another `&Backend<ReadWrite>` | I/O | waits for devices; enters the other disk if its gate is open, and does not wait for it |
 //! | `Ticket::flush` | `&mut Ticket` | I/O | waits for devices |
 //! | `Ticket::status` | `&mut Ticket` | I/O | waits for devices |
 //! | `Ticket::local` | a `Ticket` | I/O |  |
 //! | `Ticket::len` | `&Ticket` | I/O |  |
 //! | `Ticket::is_empty` | `&Ticket` | I/O |  |
 //! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::press` | `&Ticket<ReadWrite>` | I/O | computes for milliseconds |
+//! | `Ticket::write_pressed` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::write_zeroes` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::discard` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
@@ -215,6 +219,7 @@
 //! | `Io::status_within` | `Io` | I/O | waits for devices |
 //! | `Io::status` | `Io` | I/O | waits for devices |
 //! | `Io::lock_range` | `Io` | I/O | waits for other requests; the guard ends before the request |
+//! | `Io::tell_damage` | `Io` | I/O |  |
 //! | `Io::event` | `Io` | I/O | tells the node; waits as its driver does |
 //! | `Io::hold` | `Io` | I/O | waits until released, a drain begins, or a minute has passed |
 //! | `Event::name` | nothing | any |  |
@@ -279,6 +284,7 @@
 //! | `yield_now` | nothing | any | lets other tasks of the thread run |
 //! | `Waits::begin` | who waits for what | any | asserts the ranks |
 //! | `Waits::report` | `&Waits` | any |  |
+//! | `Damages::listen` | `&Damages` | any | the listener is called on I/O threads, and must not wait |
 //!
 //! # Facts and values
 //!

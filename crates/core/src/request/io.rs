@@ -6,10 +6,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use drystone_base::{Error, GuestOffset, GuestRange, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
 use drystone_buf::Buf;
 
 use crate::backend::Root;
+use crate::damage::Damage;
 use crate::disk::Preallocation;
 use crate::driver::{BufResult, Status, WriteFlags, ZeroFlags};
 use crate::graph::gate::Gate;
@@ -237,6 +238,14 @@ impl<'t> Io<'t> {
         if self.node.hears_events() {
             self.node.driver().event(self, event).await;
         }
+    }
+
+    /// Says that the node's image is damaged: `text` is what is wrong, `place` where in its file, if that is one place. Once
+    /// for an image, beside the error of the request that met it.
+    pub fn tell_damage(self, text: String, place: Option<(HostOffset, u64)>) {
+        let is_fatal = !self.node.is_read_only();
+        let damage = Damage { node: self.node.name().to_owned(), text, place, is_fatal };
+        self.node.damages.tell(&damage);
     }
 
     /// Waits for `release`, for a driver that holds requests so that somebody can see what others do meanwhile. `what` is

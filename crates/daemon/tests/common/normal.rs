@@ -50,8 +50,8 @@ impl Normal {
                 "timestamp" => continue,
                 _ if Some(key.as_str()) == part => json!("(part)"),
                 "error" if value.get("class").is_some() => json!({ "class": value["class"] }),
-                // Of a job: words.
-                "error" => json!("(text)"),
+                // Of a job, and of damage: words.
+                "error" | "msg" => json!("(text)"),
                 _ if VOLATILE.contains(&key.as_str()) || key.ends_with(VOLATILE_SUFFIX) => {
                     json!("(volatile)")
                 }

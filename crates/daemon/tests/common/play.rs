@@ -135,9 +135,9 @@ impl<'f> Player<'f> {
                 let opened = NbdClient::open(&socket, export).expect("the export takes clients");
                 self.clients.insert(client.to_owned(), opened);
             }
-            NbdVerb::Write { at, len, byte } => {
+            NbdVerb::Write { at, len, byte, fails } => {
                 let client = self.clients.get_mut(client).unwrap();
-                assert_eq!(client.write(*at, *len, *byte), 0, "a write fails");
+                assert_eq!(client.write(*at, *len, *byte) != 0, *fails, "a write of {len} bytes at {at}");
             }
             NbdVerb::Close => drop(self.clients.remove(client)),
         }

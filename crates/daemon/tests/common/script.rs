@@ -11,6 +11,7 @@
 //!   status job0 concluded                         waits for JOB_STATUS_CHANGE of this job to this status
 //!   nbd c1 open NAME                              a client enters an export at $DIR/nbd.sock
 //!   nbd c1 write 0 65536 7                        ... writes bytes
+//!   nbd c1 fail 0 65536 7                         ... is refused them
 //!   nbd c1 close                                  ... goes
 //!   eof                                           ends what is sent
 //! ```
@@ -34,7 +35,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone)]
 pub(crate) enum NbdVerb {
     Open(String),
-    Write { at: u64, len: u32, byte: u8 },
+    Write { at: u64, len: u32, byte: u8, fails: bool },
     Close,
 }
 
@@ -104,9 +105,12 @@ fn image(words: &[&str]) -> Image {
 fn nbd_verb(words: &[&str]) -> NbdVerb {
     match words {
         ["open", name] => NbdVerb::Open((*name).to_owned()),
-        ["write", at, len, byte] => {
-            NbdVerb::Write { at: at.parse().unwrap(), len: len.parse().unwrap(), byte: byte.parse().unwrap() }
-        }
+        [verb @ ("write" | "fail"), at, len, byte] => NbdVerb::Write {
+            at: at.parse().unwrap(),
+            len: len.parse().unwrap(),
+            byte: byte.parse().unwrap(),
+            fails: *verb == "fail",
+        },
         ["close"] => NbdVerb::Close,
         other => panic!("no such verb: {other:?}"),
     }

@@ -45,7 +45,7 @@ use crate::limit::RateLimit;
 /// Least bytes that are read and written at once, as far as there are that many.
 const PIECE_BYTES: u64 = 1 << 20;
 /// The same, where it is compressed: that takes its time for each cluster.
-const PRESSED_PIECE_BYTES: u64 = 128 << 10;
+const PRESSED_PIECE_BYTES: u64 = 64 << 10;
 /// How many buffers are kept for use again: for as many workers as there usually are at most.
 const KEPT_PIECES: u64 = 16;
 

@@ -75,3 +75,14 @@ fn what_is_handed_in_comes_out_in_order() {
     assert_eq!((poll(&mut last), line.next()), (Poll::Ready(()), None));
     assert!(!line.hand_in(4, "four"));
 }
+
+#[test]
+fn what_has_no_number_comes_out_as_it_comes() {
+    let line = Line::default();
+    assert_eq!(line.hand_in_last("one"), (0, true));
+    assert_eq!(line.hand_in_last("two"), (1, false), "there is a writer");
+    for piece in [Some((0, "one")), Some((1, "two")), None] {
+        assert_eq!(line.next(), piece);
+        piece.into_iter().for_each(|(index, _)| line.done(index));
+    }
+}

@@ -270,7 +270,9 @@ impl Copy {
 
     async fn read(&self, lane: &mut Lane, part: GuestRange) -> Result<Buf> {
         let len = usize::try_from(part.len()).unwrap_or(usize::MAX);
-        let mut whole = self.pool.take(len);
+        // Blocks of one length serve parts of any: the pool would keep some of each.
+        let mut whole = self.pool.take(len.max(usize::try_from(self.piece_bytes).unwrap_or(0)));
+        drop(whole.split_off(len));
         let mut done = 0;
         // More than one source has bytes of a part that lies across their seam.
         while done < len {

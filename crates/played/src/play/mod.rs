@@ -6,6 +6,8 @@
 //!   staller   m2   sends commands and does not read what is answered
 //!   clients        write and read over NBD, stall and vanish             every byte is compared with a model
 //!   crowd          more connections than there may be
+//!   vandal         handshakes and requests that are broken, cut, oversized    changes nothing, and nobody notices
+//!   stranger  m3   a disk at a server that does odd things, and users of it   nobody else notices
 //!   misfortune     EIO, ENOSPC, short transfers, no space left           in some runs
 //! ```
 //! | a run ends with | then |
@@ -21,6 +23,8 @@
 mod ending;
 mod operator;
 mod people;
+mod stranger;
+mod vandal;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -217,7 +221,7 @@ fn play(seed: u64, steps: u64) -> Report {
         disk.images.iter().enumerate().map(file).collect()
     };
     let files = disks.iter().flat_map(files).collect();
-    let options = DaemonOptions { disks: files, monitors: 3, ..DaemonOptions::seeded(rng.next_u64()) };
+    let options = DaemonOptions { disks: files, monitors: 4, ..DaemonOptions::seeded(rng.next_u64()) };
     let daemon = SimDaemon::start(&sim, options);
     let run = Run {
         access: daemon.access(),

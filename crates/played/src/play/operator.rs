@@ -383,8 +383,11 @@ impl Operator {
     async fn end_calmly(mut self) -> Result<()> {
         let run = self.run.clone();
         run.is_over.set(true);
+        // Who waits for a silent server has minutes to go.
+        let mut pause_ns = PAUSE_NS;
         while run.at_work.get() > 0 {
-            self.pause().await;
+            self.local.sleep_until(self.local.now_ns() + self.rng.below(pause_ns)).await;
+            pause_ns += pause_ns / 8;
         }
         run.mend();
         self.jobs_end().await?;

@@ -26,13 +26,14 @@ const ROOM_BYTES_MAX: u64 = 64 << 10;
 /// Sends everybody to work.
 pub(super) fn spawn(sim: &Sim, run: &Run, rng: &mut Rng) {
     let clients = (0..run.disks.len() + 1).map(|number| ("client", number));
-    let others = ["meddler", "staller", "crowd", "misfortune"].map(|name| (name, 0));
+    let others = ["meddler", "staller", "crowd", "vandal", "stranger", "misfortune"].map(|name| (name, 0));
     for (name, number) in clients.chain(others) {
         let local = sim.io(1 + u16::try_from(rng.below(4)).unwrap_or(0));
         let person = Person { run: run.clone(), local: Rc::clone(&local), rng: Rng::new(rng.next_u64()) };
         let is_here = match name {
             "misfortune" => run.story.is_troubled,
-            "staller" | "crowd" => rng.one_in(2),
+            "staller" | "crowd" | "vandal" => rng.one_in(2),
+            "stranger" => rng.one_in(3),
             _ => true,
         };
         if !is_here {
@@ -46,6 +47,8 @@ pub(super) fn spawn(sim: &Sim, run: &Run, rng: &mut Rng) {
                 "meddler" => person.be_meddler().await,
                 "staller" => person.be_staller().await,
                 "crowd" => person.be_crowd().await,
+                "vandal" => person.be_vandal().await,
+                "stranger" => person.be_stranger().await,
                 _ => person.be_misfortune().await,
             }
             at_work.set(at_work.get() - 1);
@@ -53,10 +56,10 @@ pub(super) fn spawn(sim: &Sim, run: &Run, rng: &mut Rng) {
     }
 }
 
-struct Person {
-    run: Run,
-    local: LocalRef,
-    rng: Rng,
+pub(super) struct Person {
+    pub(super) run: Run,
+    pub(super) local: LocalRef,
+    pub(super) rng: Rng,
 }
 
 impl Run {
@@ -67,7 +70,7 @@ impl Run {
     }
 
     /// What came of talking to a daemon, which hangs up when it ends only.
-    fn demand_talk(&self, talked: Result<()>) {
+    pub(super) fn demand_talk(&self, talked: Result<()>) {
         if let Err(error) = talked {
             assert!(self.is_over.get() && self.story.ending != Ending::Calm, "{}", error.report());
         }
@@ -75,7 +78,7 @@ impl Run {
 }
 
 impl Person {
-    async fn pause(&mut self) {
+    pub(super) async fn pause(&mut self) {
         self.local.sleep_until(self.local.now_ns() + self.rng.below(PAUSE_NS)).await;
     }
 

@@ -18,13 +18,13 @@ fn play(seed: u64) -> Report {
 
 #[test]
 fn clients_read_what_was_written_whatever_monitors_do_below_them() {
-    let schedules: BTreeSet<u64> = (0..100).map(|seed| play(seed).schedule).collect();
-    assert_eq!(schedules.len(), 100);
+    let schedules: BTreeSet<u64> = (0..60).map(|seed| play(seed).schedule).collect();
+    assert_eq!(schedules.len(), 60);
 }
 
 #[test]
 fn equal_seeds_give_equal_conversations() {
-    for seed in 5000..5010 {
+    for seed in 5000..5006 {
         assert_eq!(play(seed), play(seed), "seed {seed}");
     }
 }

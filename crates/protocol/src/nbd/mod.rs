@@ -27,6 +27,7 @@ mod parts;
 mod traffic;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_base::{Error, GuestRange, Kind, LEN_MAX, Result};
 use drystone_core::answer::answer;
@@ -49,6 +50,8 @@ use link::Link;
 const SECTOR_BYTES: u64 = 512;
 /// The most bytes of one question about block status: its length has 32 bits, and an answer for more is worth little.
 const STATUS_BYTES_MAX: u64 = 1 << 31;
+/// The most bytes of the first one. A server may look at all of them to find out, and many may ask at once.
+const STATUS_BYTES_MIN: u64 = 16 << 20;
 
 /// The driver `nbd`.
 pub struct NbdClient {
@@ -58,6 +61,8 @@ pub struct NbdClient {
 /// An export as a device.
 struct Remote {
     link: Arc<Link>,
+    /// The most bytes that the next question about block status is about: more after each answer that was as long.
+    ask_bytes: AtomicU64,
 }
 
 impl NbdClient {
@@ -79,7 +84,7 @@ impl NbdClient {
             request_alignment: promise.block.min_bytes,
             read_only: promise.flags.has(TransmissionFlags::READ_ONLY),
         };
-        Ok((Self { remote: Remote { link } }, facts))
+        Ok((Self { remote: Remote { link, ask_bytes: AtomicU64::new(STATUS_BYTES_MIN) } }, facts))
     }
 
     /// The export as a device, for whoever looks at it without a graph.
@@ -181,10 +186,11 @@ impl Remote {
         if conn.session.contexts.is_empty() {
             return Ok(crate::device_status(range, true));
         }
+        let asked = served.min(self.ask_bytes.load(Ordering::Relaxed));
         let request = Request {
             cookie: 0,
             offset_bytes: at,
-            len_bytes: parts::aligned(served.min(STATUS_BYTES_MAX), &self.link.promise),
+            len_bytes: parts::aligned(asked, &self.link.promise),
             command: Command::BlockStatus,
             flags: CommandFlags::REQ_ONE,
         };
@@ -192,6 +198,8 @@ impl Remote {
         parts::push(&self.link, local, Job { request, buf: None, reply: Reply::Status(reply) });
         let gone = || Error::new(Kind::Io, "the NBD server said nothing of the range");
         let found = answer.wait().await.unwrap_or_else(|| Err(gone().into()))?;
+        let next = if found.len_bytes < asked { STATUS_BYTES_MIN } else { (asked * 2).min(STATUS_BYTES_MAX) };
+        self.ask_bytes.store(next.max(STATUS_BYTES_MIN), Ordering::Relaxed);
         let has = |bit: u32| found.status & u64::from(bit) != 0;
         let status = crate::device_status(range.take(found.len_bytes), !has(STATE_HOLE));
         Ok(Status { zero: has(STATE_ZERO), ..status })

@@ -92,6 +92,12 @@ impl Network {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a connection that was made here.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.peers().list.iter().any(|peer| peer.socket.strong_count() > 0)
+    }
+
     /// Listens at `address`.
     ///
     /// # Errors

@@ -225,7 +225,7 @@ fn a_write_that_the_kernel_cuts_short_reports_why() {
 #[test]
 fn a_file_gets_what_another_has_without_a_buffer() {
     for folder in [Folder::new(), Folder::in_memory()] {
-        here_on_both_engines(|local| {
+        here_on_each_engine(|local| {
             let mut bytes = noise(200_000);
             bytes[70_000..140_000].fill(0);
             let from = folder.file("from", &bytes);

@@ -6,7 +6,7 @@ use drystone_core::backend::{Backend, ReadWrite};
 use drystone_core::disk::Preallocation;
 use drystone_core::driver::{Status, WriteFlags, ZeroFlags};
 use drystone_core::lane::Lane;
-use drystone_core::runtime::LocalRef;
+use drystone_core::runtime::{LocalRef, sim_point};
 
 use super::Target;
 
@@ -14,20 +14,33 @@ use super::Target;
 pub struct BackendClient {
     lane: Lane,
     backend: Backend<ReadWrite>,
+    /// The next compressed write is made in two steps.
+    presses_first: bool,
 }
 
 impl BackendClient {
     /// Uses `backend` on the thread `local`.
     #[must_use]
     pub fn new(backend: &Backend<ReadWrite>, local: &LocalRef) -> Self {
-        Self { lane: Lane::new(LocalRef::clone(local)), backend: backend.clone() }
+        Self { lane: Lane::new(LocalRef::clone(local)), backend: backend.clone(), presses_first: true }
     }
 
-    /// Writes `bytes` at `at`, compressed.
+    /// Writes `bytes` at `at`, compressed: in two steps every other time, if that is possible.
     pub async fn write_compressed(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let flags = WriteFlags { compressed: true, ..WriteFlags::default() };
+        let (at, mut buf) = (GuestOffset::new(at), Buf::copy_of(bytes));
+        self.presses_first = !self.presses_first;
+        let mut pressed = None;
+        if !self.presses_first {
+            pressed = self.lane.enter(&self.backend).await.press(at, buf.as_mut_slice());
+            // Anything may happen between the steps.
+            sim_point(self.lane.local()).await;
+        }
         let mut ticket = self.lane.enter(&self.backend).await;
-        ticket.write(GuestOffset::new(at), Buf::copy_of(bytes), flags).await.0
+        match pressed {
+            Some(pressed) => ticket.write_pressed(pressed, buf, flags).await.0,
+            None => ticket.write(at, buf, flags).await.0,
+        }
     }
 
     /// Sets the length, with space for what is new.

@@ -12,7 +12,7 @@ use crate::img::Failure;
 use crate::img::create::NewImage;
 use crate::img::options::{self, text};
 use crate::img::spec::Format;
-use crate::tool::copy::WORKERS;
+use crate::tool::copy::WORKERS_MAX;
 use crate::tool::image::{CacheMode, ImageArgs, parse_snapshot};
 use crate::tool::object::Secrets;
 
@@ -46,8 +46,6 @@ const FLAGS: &[Flag] = &[
     options::OBJECT,
 ];
 
-/// The most requests at the same time.
-const WORKERS_MAX: usize = 16;
 /// Zeroes that are left out if nobody says how many must come together.
 const SPARSE_BYTES_DEFAULT: u64 = 4096;
 /// The most that can be asked for.
@@ -85,7 +83,7 @@ pub(super) struct Request {
     /// `-r`; 0 for no limit.
     pub(super) bytes_per_second: u64,
     /// `-m`.
-    pub(super) workers: usize,
+    pub(super) workers: Option<usize>,
     /// `-W`.
     pub(super) is_unordered: bool,
     /// `-l`.
@@ -200,7 +198,7 @@ impl Said {
         request.target_format = self.target_format.unwrap_or_else(|| "raw".to_owned());
         request.sparse_bytes = self.sparse.map_or(Ok(SPARSE_BYTES_DEFAULT), |size| parse_sparse(&size))?;
         request.bytes_per_second = self.rate.map_or(Ok(0), |rate| parse_bytes(&rate, "rate"))?;
-        request.workers = self.workers.map_or(Ok(WORKERS), |count| parse_workers(&count))?;
+        request.workers = self.workers.map(|count| parse_workers(&count)).transpose()?;
         request.is_progress &= !request.is_quiet;
         let source = |name: OsString| ImageArgs {
             is_options: self.is_source_options,

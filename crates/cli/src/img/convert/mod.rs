@@ -56,7 +56,7 @@ Target
   -S, --sparse-size SIZE      leave out zeroes where so many come together (4k); 0: write everything
 
 Work
-  -m, --parallel COUNT        requests at the same time, 1 to 16 (8)
+  -m, --parallel COUNT        requests at the same time, 1 to 16
   -W, --oob-writes            writes may begin in any order
   -C, --copy-range-offloading the system copies between files, which may then share space; data is not looked at for zeroes
   -r, --rate RATE             bytes per second

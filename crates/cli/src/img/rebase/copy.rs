@@ -23,9 +23,9 @@ use crate::tool::Tool;
 use crate::tool::disk::Disk;
 
 /// What is read of both at once; one unit at least.
-const READ_BYTES: u64 = 1 << 20;
+const READ_BYTES: u64 = 256 << 10;
 /// Memory that is kept for use again.
-const KEPT_BYTES: usize = 16 << 20;
+const KEPT_BYTES: usize = 4 << 20;
 
 /// How it is done.
 #[derive(Debug, Clone, Copy)]

@@ -243,6 +243,7 @@ impl Qcow2 {
         let flags = WriteFlags { fua: false, compressed: false, ..flags };
         let (written, stream) = match io.file() {
             Ok(file) => {
+                file.event(Event::L2UpdateCompressed).await;
                 file.event(Event::WriteCompressed).await;
                 file.write(piece.at.in_child(), stream, flags).await
             }

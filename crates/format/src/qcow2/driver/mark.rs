@@ -86,13 +86,22 @@ impl Condition {
         let _ = self.0.compare_exchange(Self::UNMARKED, Self::MARKED, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    fn set_damaged(&self) {
-        self.0.store(Self::DAMAGED, Ordering::Release);
+    /// Whether that is news.
+    fn set_damaged(&self) -> bool {
+        self.0.swap(Self::DAMAGED, Ordering::AcqRel) != Self::DAMAGED
     }
 
     pub(super) fn reset(&self) {
         self.0.store(Self::UNMARKED, Ordering::Release);
     }
+}
+
+/// Data of the guest where the image has tables of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{len_bytes} bytes at {at} of the image")]
+pub(super) struct Overlap {
+    pub(super) at: HostOffset,
+    pub(super) len_bytes: u64,
 }
 
 impl Qcow2 {
@@ -124,8 +133,14 @@ impl Qcow2 {
 
     /// Passes a result on. After the first sign of damage nothing is written any more but that the image is damaged.
     pub(super) async fn watch<T>(&self, io: Io<'_>, result: Result<T>) -> Result<T> {
-        if result.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
-            self.condition.set_damaged();
+        if let Err(error) = &result
+            && error.kind() == Kind::Corrupt
+        {
+            if self.condition.set_damaged() {
+                let overlap =
+                    std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Overlap>());
+                io.tell_damage(error.report(), overlap.map(|overlap| (overlap.at, overlap.len_bytes)));
+            }
             // Who may not write leaves the mark to somebody who may.
             let _ = self.mark_damage(io).await;
         }

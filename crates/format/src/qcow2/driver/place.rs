@@ -11,6 +11,7 @@ use drystone_core::request::io::Io;
 
 use super::frame::Slice;
 use super::map::Spot;
+use super::mark::Overlap;
 use super::{ALLOCATION_BYTES_MAX, Qcow2};
 use crate::qcow2::entry::{Allocated, L2Entry, Part, RawEntry};
 
@@ -219,9 +220,12 @@ impl Qcow2 {
     pub(super) fn demand_separate(&self, entry: L2Entry) -> Result<()> {
         match self.run_of(entry) {
             Some(run) if self.owned.holds(run) => {
-                let text =
-                    format!("guest data in cluster {} overlaps the image's own tables", run.first.index());
-                Err(Error::new(Kind::Corrupt, text))
+                let error = Error::new(Kind::Corrupt, "guest data overlaps the image's own tables");
+                let len_bytes = run.count * self.cluster.bytes();
+                Err(match self.cluster.host_start(run.first) {
+                    Some(at) => error.because(Overlap { at, len_bytes }),
+                    None => error,
+                })
             }
             _ => Ok(()),
         }

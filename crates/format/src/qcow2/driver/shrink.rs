@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use drystone_base::{GuestRange, Kind, LEN_MAX, Result};
 use drystone_core::disk::Preallocation;
+use drystone_core::request::event::Event;
 use drystone_core::request::io::Io;
 
 use super::Qcow2;
@@ -44,6 +45,7 @@ impl Qcow2 {
     /// Gives up every cluster of the disk: what is behind the image shows. A cut in between leaves some of them given up.
     pub(super) async fn empty(&self, io: Io<'_>) -> Result<()> {
         self.mark_for_writing(io).await?;
+        io.file()?.event(Event::EmptyImagePrepare).await;
         self.drop_behind(io, 0).await?;
         self.trims.store(true, Ordering::Release);
         Ok(())
@@ -72,13 +74,16 @@ impl Qcow2 {
         // Nothing of them is to be written any more.
         self.store_locked(io).await?;
         let first = self.map.l2().l1_entries(range.start().get());
+        io.file()?.event(Event::L1ShrinkWriteTable).await;
         for index in usize::try_from(first).unwrap_or(usize::MAX)..self.map.l1_len() {
             let Some(table) = self.map.drop_table(index)? else { continue };
             let run = self.clusters_of(table.at, 1);
             self.owned.remove(run);
             self.frees.unlink(run);
         }
-        self.store_locked(io).await
+        self.store_locked(io).await?;
+        io.file()?.event(Event::L1ShrinkFreeL2Clusters).await;
+        Ok(())
     }
 
     /// Ends the file behind its last cluster, if the disk has become shorter. Everything is stored and nobody is inside; with

@@ -181,6 +181,9 @@ impl Qcow2 {
             Err(error) => return (Err(error), buf),
         };
         let is_bare = matches!(old, Old::Around(None, None));
+        if is_bare && target.reserved.is_some() {
+            file.event(Event::ClusterAllocSpace).await;
+        }
         if is_bare && target.reserved.is_some_and(|run| self.refs.is_untouched(run.first, file.len())) {
             // The zeroes around it are there already.
             file.event(Event::WriteAio).await;

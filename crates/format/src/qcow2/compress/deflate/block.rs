@@ -1,16 +1,16 @@
-//! Blocks: pieces of the tokens with a code of their own, and how they are sent.
+//! Blocks: pieces of the symbols with a code of their own, and how they are sent.
 //!
 //! ```text
-//!   tokens  [ 2048 | 2048 | 2048 | 2048 | ... ]     counted piece by piece
+//!   symbols [ 2048 | 2048 | 2048 | 2048 | ... ]     counted piece by piece
 //!           [      one block     |   another  ]     neighbours are joined while that makes the stream shorter
 //! ```
 //! Each block has a code of its own, or the fixed one if that is shorter (RFC 1951 sections 3.2.3 to 3.2.7). Blocks that are
 //! stored plainly are not made: a cluster that needs them is stored plainly itself.
 
 use super::huffman::{Code, codes, lengths};
-use super::{DISTANCES, END, LITERALS, MATCH_MAX, MATCH_MIN, Token};
+use super::{DISTANCES, END, LITERALS, MATCH_MAX, MATCH_MIN, Step, Walk};
 
-/// Tokens that are counted together.
+/// Symbols that are counted together: a byte or a repeat each.
 const PIECE: usize = 2048;
 /// The order in which the lengths of code-length codes are sent (RFC 1951 section 3.2.7).
 const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
@@ -25,20 +25,26 @@ const HEADER_BITS: f32 = 900.0;
 struct Counts {
     literals: [u32; LITERALS],
     distances: [u32; DISTANCES],
-    tokens: usize,
+    symbols: usize,
 }
 
 impl Counts {
-    const NONE: Self = Self { literals: [0; LITERALS], distances: [0; DISTANCES], tokens: 0 };
+    const NONE: Self = Self { literals: [0; LITERALS], distances: [0; DISTANCES], symbols: 0 };
 
-    fn of(tokens: &[Token]) -> Self {
-        let mut counts = Self { tokens: tokens.len(), ..Self::NONE };
-        for token in tokens {
-            if token.is_copy() {
-                counts.literals[257 + usize::from(LENGTHS.symbol[token.len()])] += 1;
-                counts.distances[distance_symbol(token.distance())] += 1;
-            } else {
-                counts.literals[(token.0 & 0xff) as usize] += 1;
+    /// Those of the next piece of a way.
+    fn of(walk: &mut Walk<'_>) -> Self {
+        let mut counts = Self::NONE;
+        while let Some((step, symbols)) = walk.next(PIECE - counts.symbols) {
+            match step {
+                Step::Bytes(bytes) => bytes.iter().for_each(|byte| counts.literals[usize::from(*byte)] += 1),
+                Step::Again(repeat) => {
+                    counts.literals[257 + usize::from(LENGTHS.symbol[usize::from(repeat.len)])] += 1;
+                    counts.distances[distance_symbol(usize::from(repeat.distance))] += 1;
+                }
+            }
+            counts.symbols += symbols;
+            if counts.symbols == PIECE {
+                break;
             }
         }
         counts
@@ -47,7 +53,7 @@ impl Counts {
     fn add(&mut self, other: &Self) {
         self.literals.iter_mut().zip(&other.literals).for_each(|(to, from)| *to += from);
         self.distances.iter_mut().zip(&other.distances).for_each(|(to, from)| *to += from);
-        self.tokens += other.tokens;
+        self.symbols += other.symbols;
     }
 
     /// About how many bits the symbols take.
@@ -155,9 +161,9 @@ struct Codes {
 }
 
 impl Writer {
-    /// Sends `tokens` as a whole stream; its length in bytes, or `None` if it does not fit.
-    pub(super) fn write(&mut self, tokens: &[Token], out: &mut [u8]) -> Option<usize> {
-        self.split(tokens);
+    /// Sends a way from its start as a whole stream; its length in bytes, or `None` if it does not fit.
+    pub(super) fn write(&mut self, mut walk: Walk<'_>, out: &mut [u8]) -> Option<usize> {
+        self.split(walk);
         let room = out.len() as u64 * 8;
         let least: f32 = self.pieces.iter().map(Counts::bits).sum();
         if least > room as f32 {
@@ -165,27 +171,24 @@ impl Writer {
         }
         let mut bits = Bits { out, len: 0, held: 0, count: 0 };
         let pieces = std::mem::take(&mut self.pieces);
-        let mut rest = tokens;
         let mut sent = Some(());
         for (n, counts) in pieces.iter().enumerate() {
-            let (piece, behind) = rest.split_at(counts.tokens);
-            rest = behind;
-            sent = sent.and_then(|()| self.send(&mut bits, piece, counts, n + 1 == pieces.len()));
+            sent = sent.and_then(|()| self.send(&mut bits, &mut walk, counts, n + 1 == pieces.len()));
         }
         self.pieces = pieces;
         sent?;
         bits.finish()
     }
 
-    /// Cuts the tokens into blocks.
-    fn split(&mut self, tokens: &[Token]) {
+    /// Cuts a way into blocks: one at least.
+    fn split(&mut self, mut walk: Walk<'_>) {
         self.pieces.clear();
         let mut bits: Vec<f32> = Vec::new();
-        if tokens.is_empty() {
-            self.pieces.push(Counts::NONE);
-        }
-        for piece in tokens.chunks(PIECE) {
-            let counts = Counts::of(piece);
+        loop {
+            let counts = Counts::of(&mut walk);
+            if counts.symbols == 0 && !self.pieces.is_empty() {
+                return;
+            }
             let own = counts.bits();
             if let (Some(last), Some(last_bits)) = (self.pieces.last_mut(), bits.last_mut()) {
                 let mut joined = last.clone();
@@ -202,7 +205,14 @@ impl Writer {
         }
     }
 
-    fn send(&mut self, bits: &mut Bits<'_>, tokens: &[Token], counts: &Counts, is_last: bool) -> Option<()> {
+    /// Sends the next symbols of a way, as many as were counted.
+    fn send(
+        &mut self,
+        bits: &mut Bits<'_>,
+        walk: &mut Walk<'_>,
+        counts: &Counts,
+        is_last: bool,
+    ) -> Option<()> {
         let mut counted = counts.literals;
         counted[END] = 1;
         let mut own = Codes { literal_lens: [0; LITERALS], distance_lens: [0; DISTANCES] };
@@ -223,11 +233,11 @@ impl Writer {
         bits.put(u32::from(is_last), 1)?;
         if is_fixed {
             bits.put(1, 2)?;
-            return send_tokens(bits, tokens, &FIXED);
+            return send_symbols(bits, walk, counts.symbols, &FIXED);
         }
         bits.put(2, 2)?;
         self.send_header(bits, &tables)?;
-        send_tokens(bits, tokens, &own)
+        send_symbols(bits, walk, counts.symbols, &own)
     }
 }
 
@@ -331,23 +341,31 @@ const FIXED: Codes = {
     Codes { literal_lens: lens, distance_lens: [5; DISTANCES] }
 };
 
-fn send_tokens(bits: &mut Bits<'_>, tokens: &[Token], lens: &Codes) -> Option<()> {
+fn send_symbols(bits: &mut Bits<'_>, walk: &mut Walk<'_>, count: usize, lens: &Codes) -> Option<()> {
     let mut literals = [Code::default(); LITERALS];
     let mut distances = [Code::default(); 32];
     codes(&lens.literal_lens, &mut literals);
     codes(&lens.distance_lens, &mut distances);
-    for token in tokens {
-        if !token.is_copy() {
-            let code = literals[(token.0 & 0xff) as usize];
-            bits.put(u32::from(code.bits), u32::from(code.len))?;
-            continue;
-        }
-        let len = token.len();
+    let mut left = count;
+    while left > 0 {
+        let (step, symbols) = walk.next(left)?;
+        left -= symbols;
+        let repeat = match step {
+            Step::Bytes(bytes) => {
+                for byte in bytes {
+                    let code = literals[usize::from(*byte)];
+                    bits.put(u32::from(code.bits), u32::from(code.len))?;
+                }
+                continue;
+            }
+            Step::Again(repeat) => repeat,
+        };
+        let len = usize::from(repeat.len);
         let symbol = usize::from(LENGTHS.symbol[len]);
         let code = literals[257 + symbol];
         let extra = (len as u32) - u32::from(LENGTHS.first[symbol]);
         bits.put(u32::from(code.bits) | extra << code.len, u32::from(code.len + LENGTHS.extra[symbol]))?;
-        let distance = token.distance();
+        let distance = usize::from(repeat.distance);
         let symbol = distance_symbol(distance);
         let code = distances[symbol];
         let extra_bits = (symbol as u32 / 2).saturating_sub(1);

@@ -3,7 +3,7 @@
 //! A match is put off by one byte if the next one is better ("lazy"). Where nothing has matched for long, only every few bytes
 //! are looked up: such data hardly compresses, and should not take long either.
 
-use super::{MATCH_MAX, MATCH_MIN, Token};
+use super::{MATCH_MAX, MATCH_MIN, Repeat};
 
 /// How far back a stream may refer (spec "Compressed Clusters Descriptor": a window of 12 bits).
 const WINDOW: usize = 1 << 12;
@@ -53,27 +53,25 @@ impl Matcher {
         }
     }
 
-    /// Takes `input` apart.
-    pub(super) fn tokens(&mut self, input: &[u8], tokens: &mut Vec<Token>) {
+    /// Finds what of `input` was there before: repeats in order, which do not overlap.
+    pub(super) fn repeats(&mut self, input: &[u8], repeats: &mut Vec<Repeat>) {
         self.heads.fill(0);
         self.shorts.fill(0);
-        tokens.clear();
-        // Behind this, words of eight bytes do not end inside: literals.
+        repeats.clear();
+        // Behind this, words of eight bytes do not end inside: bytes as they are.
         let last = input.len().saturating_sub(8);
         let (mut at, mut misses) = (0, 0);
         while at < last {
             let found = self.find(input, at, NOTHING, DEPTH);
             if found.len < MATCH_MIN {
                 let step = if misses >= MISSES_MAX { STEP.min(last - at) } else { 1 };
-                tokens.extend(input[at..at + step].iter().map(|byte| Token::literal(*byte)));
                 at += step;
                 misses += step;
                 continue;
             }
             misses = 0;
-            at = self.take(input, at, last, (found, tokens));
+            at = self.take(input, at, last, (found, repeats));
         }
-        tokens.extend(input[at.min(input.len())..].iter().map(|byte| Token::literal(*byte)));
     }
 
     /// Takes the match at `at`, or a better one right behind it; where it ends.
@@ -82,7 +80,7 @@ impl Matcher {
         input: &[u8],
         mut at: usize,
         last: usize,
-        (mut found, tokens): (Found, &mut Vec<Token>),
+        (mut found, repeats): (Found, &mut Vec<Repeat>),
     ) -> usize {
         let mut entered = at + 1;
         while found.len < NICE && at + 1 < last {
@@ -91,7 +89,6 @@ impl Matcher {
             let next = self.find(input, at + 1, floor, depth);
             entered = at + 2;
             if is_better(next, found, 2) {
-                tokens.push(Token::literal(input[at]));
                 (at, found) = (at + 1, next);
                 continue;
             }
@@ -103,10 +100,9 @@ impl Matcher {
             if !is_better(next, found, 6) {
                 break;
             }
-            tokens.extend(input[at..at + 2].iter().map(|byte| Token::literal(*byte)));
             (at, found) = (at + 2, next);
         }
-        tokens.push(Token::copy(found.len, found.distance));
+        repeats.push(Repeat { at: at as u32, len: found.len as u16, distance: found.distance as u16 });
         let end = at + found.len;
         for place in entered..end.min(last) {
             self.enter(input, place);

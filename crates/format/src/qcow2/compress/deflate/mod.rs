@@ -1,7 +1,7 @@
 //! Deflate for clusters: streams that refer back 4 KiB at most.
 //!
 //! ```text
-//!   cluster ──matches──► tokens (literal | length, distance) ──block──► pieces with one code each ──► bits
+//!   cluster ──matches──► copies (place, length, distance) ──block──► pieces with one code each ──► bits
 //! ```
 //! The short window is the point: with it, everything that the search looks at stays in the processor's nearest cache, and
 //! the chains are short enough to be followed to their end. General compressors are made for eight times the window.
@@ -13,7 +13,7 @@
 //! | `huffman` | codes from counts |
 //!
 //! Invariants: the stream is one of RFC 1951; it is shorter than `out`, or there is none; memory is that of one cluster's
-//! tokens, kept from one cluster to the next. Source: RFC 1951.
+//! copies, kept from one cluster to the next; what is between them is looked up in the cluster. Source: RFC 1951.
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
@@ -38,51 +38,67 @@ const DISTANCES: usize = 24;
 /// The code that ends a block.
 const END: usize = 256;
 
-/// A byte, or a length of 3 to 258 bytes and a distance of 1 to 4096.
+/// Bytes of a cluster that were there before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Token(u32);
+struct Repeat {
+    /// Their place in the cluster.
+    at: u32,
+    /// 3 to 258.
+    len: u16,
+    /// How far back they are: 1 to 4096.
+    distance: u16,
+}
 
-impl Token {
-    const MATCH: u32 = 1 << 31;
+/// A way through a cluster: bytes as they are, and repeats.
+#[derive(Clone, Copy)]
+struct Walk<'i> {
+    input: &'i [u8],
+    at: usize,
+    repeats: &'i [Repeat],
+}
 
-    const fn literal(byte: u8) -> Self {
-        Self(byte as u32)
-    }
+/// The next part of a way.
+enum Step<'i> {
+    Bytes(&'i [u8]),
+    Again(Repeat),
+}
 
-    const fn copy(len: usize, distance: usize) -> Self {
-        Self(Self::MATCH | (len as u32) << 16 | distance as u32)
-    }
-
-    const fn is_copy(self) -> bool {
-        self.0 & Self::MATCH != 0
-    }
-
-    const fn len(self) -> usize {
-        (self.0 >> 16 & 0x1ff) as usize
-    }
-
-    const fn distance(self) -> usize {
-        (self.0 & 0xffff) as usize
+impl<'i> Walk<'i> {
+    /// The next repeat, or the bytes before it, `most` of them at most; how many symbols that are. `None` at the end.
+    #[inline(always)]
+    fn next(&mut self, most: usize) -> Option<(Step<'i>, usize)> {
+        let end = match self.repeats.split_first() {
+            Some((repeat, behind)) if repeat.at as usize == self.at => {
+                self.repeats = behind;
+                self.at += usize::from(repeat.len);
+                return Some((Step::Again(*repeat), 1));
+            }
+            Some((repeat, _)) => repeat.at as usize,
+            None => self.input.len(),
+        };
+        let bytes = &self.input[self.at..end.min(self.at + most)];
+        self.at += bytes.len();
+        (!bytes.is_empty()).then_some((Step::Bytes(bytes), bytes.len()))
     }
 }
 
 /// Compresses clusters, one after the other.
 pub(super) struct Deflate {
     matcher: Matcher,
-    tokens: Vec<Token>,
+    repeats: Vec<Repeat>,
     blocks: block::Writer,
 }
 
 impl Deflate {
     /// With empty tables.
     pub(super) fn new() -> Self {
-        Self { matcher: Matcher::new(), tokens: Vec::new(), blocks: block::Writer::default() }
+        Self { matcher: Matcher::new(), repeats: Vec::new(), blocks: block::Writer::default() }
     }
 
     /// Puts the stream of `input` at the start of `out`; its length, or `None` if it does not fit.
     pub(super) fn compress(&mut self, input: &[u8], out: &mut [u8]) -> Option<usize> {
-        self.matcher.tokens(input, &mut self.tokens);
-        self.blocks.write(&self.tokens, out)
+        self.matcher.repeats(input, &mut self.repeats);
+        self.blocks.write(Walk { input, at: 0, repeats: &self.repeats }, out)
     }
 }
 
