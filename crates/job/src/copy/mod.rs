@@ -39,7 +39,7 @@ use drystone_buf::Pool;
 use self::claim::Claims;
 use self::line::Line;
 use self::spec::{CopySpec, Watch};
-use self::worker::Act;
+use self::worker::{Act, What};
 use crate::limit::RateLimit;
 
 /// Least bytes that are read and written at once, as far as there are that many.
@@ -57,8 +57,8 @@ pub struct Copy {
     len_bytes: u64,
     done_bytes: AtomicU64,
     claims: Mutex<Claims>,
-    /// What was found to be data last: nobody asks about it again. A long file or a far server takes its time to say.
-    data: Mutex<Range<u64>>,
+    /// What was found last: nobody asks about it again. A long file or a far server takes its time to say.
+    known: Mutex<(What, Range<u64>)>,
     line: Line<Vec<Act>>,
     limit: Mutex<RateLimit>,
     pool: Pool,
@@ -86,7 +86,7 @@ impl Copy {
             len_bytes,
             done_bytes: AtomicU64::new(0),
             claims: Mutex::new(Claims::new(len_bytes)),
-            data: Mutex::new(0..0),
+            known: Mutex::new((What::Data, 0..0)),
             line: Line::default(),
             limit: Mutex::new(limit),
             pool: Pool::new(usize::try_from(KEPT_PIECES * piece_bytes).unwrap_or(0)),

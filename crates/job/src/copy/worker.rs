@@ -21,7 +21,7 @@ const SECTOR_BYTES: u64 = 512;
 
 /// What is to be done with a part of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     /// The target shows it already, from a layer below.
     Nothing,
     /// It reads as zeroes.
@@ -168,9 +168,9 @@ impl Copy {
         if spec.zeroes == Zeroes::Written && !is_own_layer {
             return Ok((What::Data, range.len()));
         }
-        let known = lock(&self.data).clone();
+        let (what, known) = lock(&self.known).clone();
         if known.contains(&at) {
-            return Ok(self.whole_units(What::Data, range, known.end - at, is_own_layer));
+            return Ok(self.whole_units(what, range, known.end - at, is_own_layer));
         }
         let (source, from, left) = self.source_at(at)?;
         let bound = [spec.own.until, spec.zero_from].into_iter().filter(|bound| *bound > at).min();
@@ -189,8 +189,8 @@ impl Copy {
             (true, _) if spec.zeroes != Zeroes::Written => What::Zero,
             _ => What::Data,
         };
-        if what == What::Data && status.len > range.len() {
-            *lock(&self.data) = at..at + status.len;
+        if status.len > range.len() {
+            *lock(&self.known) = (what, at..at + status.len);
         }
         Ok(self.whole_units(what, range, status.len, is_own_layer))
     }
