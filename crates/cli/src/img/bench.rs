@@ -22,7 +22,7 @@ use drystone_core::driver::WriteFlags;
 use drystone_core::lane::Lane;
 use drystone_protocol::file::Aio;
 
-use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, size_between};
+use super::line::{self, Line, QUIET, SIZE_MAX, cache_mode, count_between, size_between};
 use super::{Console, Failure, options};
 use crate::args::getopt::Flag;
 use crate::args::number::parse_number;
@@ -146,8 +146,8 @@ impl Request {
         let number = |least| size_between(name, value, (least, NUMBER_MAX));
         match name {
             "cache" => self.cache = cache_mode(name, value)?,
-            "count" => self.count = number(1)?,
-            "depth" => self.depth = number(1)?,
+            "count" => self.count = count_between(name, value, (1, NUMBER_MAX))?,
+            "depth" => self.depth = count_between(name, value, (1, NUMBER_MAX))?,
             "offset" => self.offset = size_between(name, value, (0, SIZE_MAX))?,
             "buffer-size" => self.buffer_bytes = number(1)?,
             "step-size" => self.step_bytes = Some(number(0)?).filter(|step| *step > 0),
@@ -155,7 +155,7 @@ impl Request {
             "native" => self.aio = Aio::Native,
             "write" => self.is_write = true,
             "pattern" => self.pattern = parse_pattern(value)?,
-            "flush-interval" => self.flush_interval = number(0)?,
+            "flush-interval" => self.flush_interval = count_between(name, value, (0, NUMBER_MAX))?,
             _ => self.waits_for_flush = false,
         }
         Ok(())

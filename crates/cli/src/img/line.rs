@@ -10,7 +10,7 @@ use super::options::{Output, parse_output, text};
 use super::{Failure, Start};
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
-use crate::args::number::{NumberError, parse_size};
+use crate::args::number::{NumberError, parse_number, parse_size};
 use crate::tool::image::{CacheMode, ImageArgs};
 use crate::tool::object::Secrets;
 
@@ -128,6 +128,18 @@ pub(super) fn size_between(option: &str, value: &OsStr, (least, most): (u64, u64
         }
         Err(NumberError::Malformed) => Err(bad(format!("'{}' is no size", value.display()))),
     }
+}
+
+/// A count from an option, which has no suffix.
+///
+/// # Errors
+/// [`Kind::InvalidInput`] naming the option and what is expected.
+pub(super) fn count_between(option: &str, value: &OsStr, (least, most): (u64, u64)) -> Result<u64> {
+    let count = value.to_str().and_then(|text| parse_number(text).ok());
+    count.filter(|count| (least..=most).contains(count)).ok_or_else(|| {
+        let text = format!("'{}' is no number between {least} and {most}", value.display());
+        Error::new(Kind::InvalidInput, text).in_option(option)
+    })
 }
 
 /// The largest size that a command line can say.

@@ -240,6 +240,9 @@ impl Request {
         if self.snapshot.is_some() && self.sources.len() > 1 {
             return Err(invalid("a snapshot (-l) is one of a single source"));
         }
+        if self.copies_bitmaps && self.sources.len() > 1 {
+            return Err(invalid("bitmaps (--bitmaps) are those of a single source"));
+        }
         if self.skips_creation {
             return Ok(());
         }
