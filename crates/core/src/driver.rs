@@ -82,6 +82,13 @@ pub enum Place {
         /// Where in the child.
         at: HostOffset,
     },
+    /// For [`Access::Status`] only: space of this node in a child, from `at` on, that has no data. Nobody reads there.
+    Reserved {
+        /// Where in the child.
+        at: HostOffset,
+        /// The node says that the bytes are zeroes; else they are what [`Self::Backing`] makes them.
+        zero: bool,
+    },
     /// Nowhere: they read as zeroes.
     Zero {
         /// The node says so itself, rather than having nothing at this place and nothing below it.
