@@ -396,6 +396,12 @@ pub trait Driver: Any + Send + Sync {
         Box::pin(async move { Err(unsupported(io, "resize")) })
     }
 
+    /// Length of the disk in bytes after it was resized to `len`: more if the disk is whole sectors and `len` is not.
+    fn len_resized(&self, io: Io<'_>, len: u64) -> u64 {
+        let _ = io;
+        len
+    }
+
     /// Makes the image name another backing file, or none, durably; what was written before is durable then, too. Whoever
     /// opens the image finds the old name or the new one, also after a power cut. Edges are not its business. With nobody
     /// else inside.

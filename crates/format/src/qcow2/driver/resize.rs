@@ -141,7 +141,8 @@ impl Qcow2 {
         self.change_clusters(io, self.clusters_between(old_len, backing.min(len)), Become::Zero).await
     }
 
-    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows.
+    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows, and
+    /// it ends with a whole subcluster.
     async fn grow_data(
         &self,
         io: Io<'_>,
@@ -157,15 +158,19 @@ impl Qcow2 {
         if shows && let Some(range) = GuestRange::checked(old_len, there).filter(|range| !range.is_empty()) {
             data.write_zeroes(range, ZeroFlags { may_unmap: true, ..ZeroFlags::default() }).await?;
         }
-        if data.len() < len {
+        let end =
+            if shows { len.next_multiple_of(self.map.l2().subcluster_bytes()).min(LEN_MAX) } else { len };
+        if data.len() < end {
             let space =
                 if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
-            data.resize(len, space).await?;
+            data.resize(end, space).await?;
         }
-        match shows {
-            true => self.change_clusters(io, self.clusters_between(old_len, len), Become::Mapped).await,
-            false => Ok(()),
+        if !shows {
+            return Ok(());
         }
+        let is_tail_mapped = self.is_data_raw();
+        let start = if is_tail_mapped { old_len } else { self.preallocate_tail(io, old_len, false).await? };
+        self.change_clusters(io, self.clusters_between(start, len), Become::Mapped).await
     }
 
     async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
