@@ -61,7 +61,7 @@ impl Qcow2 {
     }
 
     /// Gives space to the cluster in which the old disk ended; where what is left to do begins.
-    pub(super) async fn preallocate_tail(&self, io: Io<'_>, old_len: u64, as_zeroes: bool) -> Result<u64> {
+    async fn preallocate_tail(&self, io: Io<'_>, old_len: u64, as_zeroes: bool) -> Result<u64> {
         let (start, end) = (GuestOffset::new(old_len).align_down(self.cluster.bytes()), old_len);
         let end = end.next_multiple_of(self.cluster.bytes());
         if end == old_len {

@@ -141,8 +141,7 @@ impl Qcow2 {
         self.change_clusters(io, self.clusters_between(old_len, backing.min(len)), Become::Zero).await
     }
 
-    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows, and
-    /// it ends with a whole subcluster.
+    /// A data file is as long as the disk. If it is a raw image, or its clusters are to have their space, all of it shows.
     async fn grow_data(
         &self,
         io: Io<'_>,
@@ -158,22 +157,19 @@ impl Qcow2 {
         if shows && let Some(range) = GuestRange::checked(old_len, there).filter(|range| !range.is_empty()) {
             data.write_zeroes(range, ZeroFlags { may_unmap: true, ..ZeroFlags::default() }).await?;
         }
-        let end =
-            if shows { len.next_multiple_of(self.map.l2().subcluster_bytes()).min(LEN_MAX) } else { len };
-        if data.len() < end {
+        if data.len() < len {
             let space =
                 if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
-            data.resize(end, space).await?;
+            data.resize(len, space).await?;
         }
-        if !shows {
-            return Ok(());
+        match shows {
+            true => self.change_clusters(io, self.clusters_between(old_len, len), Become::Mapped).await,
+            false => Ok(()),
         }
-        let is_tail_mapped = self.is_data_raw();
-        let start = if is_tail_mapped { old_len } else { self.preallocate_tail(io, old_len, false).await? };
-        self.change_clusters(io, self.clusters_between(start, len), Become::Mapped).await
     }
 
-    async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
+    /// Makes the L1 table large enough for `len` bytes of guest offsets. With the size locked.
+    pub(super) async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
         let entries = usize::try_from(self.map.l2().l1_entries(len)).unwrap_or(usize::MAX);
         if entries <= self.map.l1_len() {
             return Ok(());

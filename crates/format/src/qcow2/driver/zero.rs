@@ -278,15 +278,7 @@ impl Qcow2 {
     /// A cluster that shows what the data file has.
     fn mapped(&self, spot: Spot, n: u64, entry: L2Entry) -> L2Entry {
         let at = self.map.place_in_data_file(spot).plus(n * self.cluster.bytes());
-        let place = Allocated { at, copied: true };
-        match entry {
-            // As in the image itself, space says nothing about subclusters.
-            L2Entry::Unallocated if !self.is_data_raw() && self.map.l2().is_extended() => {
-                L2Entry::Mixed(Mixed { place: Some(place), data: 0, zero: 0 })
-            }
-            L2Entry::Unallocated => L2Entry::Data(place),
-            entry => entry,
-        }
+        if entry == L2Entry::Unallocated { L2Entry::Data(Allocated { at, copied: true }) } else { entry }
     }
 
     /// Gives back space in the data file: that of whole clusters which `range` begins with and that own it no more. Their
