@@ -82,6 +82,13 @@ pub enum Place {
         /// Where in the child.
         at: HostOffset,
     },
+    /// For [`Access::Status`] only: space of this node in a child, from `at` on, that has no data. Nobody reads there.
+    Reserved {
+        /// Where in the child.
+        at: HostOffset,
+        /// The node says that the bytes are zeroes; else they are what [`Self::Backing`] makes them.
+        zero: bool,
+    },
     /// Nowhere: they read as zeroes.
     Zero {
         /// The node says so itself, rather than having nothing at this place and nothing below it.
@@ -387,6 +394,12 @@ pub trait Driver: Any + Send + Sync {
     ) -> LocalFuture<'a, Result<()>> {
         let _ = (len, preallocation);
         Box::pin(async move { Err(unsupported(io, "resize")) })
+    }
+
+    /// Length of the disk in bytes after it was resized to `len`: more if the disk is whole sectors and `len` is not.
+    fn len_resized(&self, io: Io<'_>, len: u64) -> u64 {
+        let _ = io;
+        len
     }
 
     /// Makes the image name another backing file, or none, durably; what was written before is durable then, too. Whoever

@@ -400,6 +400,10 @@ impl Driver for CopyOnRead {
         })
     }
 
+    fn len_resized(&self, io: Io<'_>, len: u64) -> u64 {
+        io.child(ChildKey::File).map_or(len, |file| file.len())
+    }
+
     /// A plan that inserts a filter was made some time ago: the disk may have grown since.
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
         same_length::stage(request, Reopening::Refused)

@@ -285,6 +285,10 @@ impl Driver for Raw {
         })
     }
 
+    fn len_resized(&self, _io: Io<'_>, len: u64) -> u64 {
+        len.next_multiple_of(SECTOR_BYTES).min(LEN_MAX)
+    }
+
     fn grant(&self, child: ChildKey, role: Role, parent: ParentState) -> Grant {
         let _ = child;
         file_grant(role, parent)

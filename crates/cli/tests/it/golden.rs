@@ -321,6 +321,11 @@ fn check_in(scratch: &Scratch, name: &str, steps: Vec<Step>) {
 }
 
 #[test]
+fn golden_maps_say_where_bytes_are_as_the_c_tool_does() {
+    check("map");
+}
+
+#[test]
 fn golden_info_prints_what_the_c_tool_prints() {
     check("info");
 }

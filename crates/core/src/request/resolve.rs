@@ -131,7 +131,9 @@ fn step<'t>(io: Io<'t>, range: GuestRange, place: Place, access: Access) -> Resu
         Place::Device { at } => there(Target::Device { node: DeviceNode::Walked(io), at }),
         Place::Ask => there(Target::Ask { io, at: range.start() }),
         Place::Load => there(Target::Load { io, range }),
-        Place::Stored { .. } => unreachable!("a driver located for a status what is read or written"),
+        Place::Stored { .. } | Place::Reserved { .. } => {
+            unreachable!("a driver located for a status what is read or written")
+        }
         Place::Zero { .. } => {
             assert!(access != Access::Write, "a driver located zeroes for a write");
             there(Target::Zero)

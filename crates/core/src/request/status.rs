@@ -24,6 +24,9 @@ pub(crate) fn status<'a>(io: Io<'a>, range: GuestRange, layers: u32) -> LocalFut
         let status = match place {
             Place::Device { .. } => io.node().driver().device_status(io, io.local_ref(), range).await?,
             Place::Zero { explicit } => Status { len: range.len(), allocated: explicit, ..ZERO },
+            Place::Reserved { at, zero: true } => {
+                Status { len: range.len(), allocated: true, offset: Some(at.get()), ..ZERO }
+            }
             Place::Stored { at } => Status {
                 len: range.len(),
                 data: true,
@@ -41,7 +44,8 @@ pub(crate) fn status<'a>(io: Io<'a>, range: GuestRange, layers: u32) -> LocalFut
                 ..ZERO
             },
             Place::Load => unreachable!("locate loads"),
-            Place::Backing => below(io, range, layers).await?,
+            Place::Backing => below(io, range, layers, None).await?,
+            Place::Reserved { at, zero: false } => below(io, range, layers, Some(at.get())).await?,
             Place::Child { child, at, tail, transparent } => {
                 let layers = if transparent { layers } else { u32::MAX };
                 let inner = child_status(io, range, child, (at.in_child().get(), tail, layers)).await?;
@@ -75,8 +79,9 @@ fn stored(inner: Status, at: u64) -> Status {
     }
 }
 
-async fn below(io: Io<'_>, range: GuestRange, layers: u32) -> Result<Status> {
-    let nothing = Status { len: range.len(), ..ZERO };
+/// What the backing image says; where there is none, the node has `offset` for it.
+async fn below(io: Io<'_>, range: GuestRange, layers: u32, offset: Option<u64>) -> Result<Status> {
+    let nothing = Status { len: range.len(), offset, ..ZERO };
     let Some(backing) = io.child(ChildKey::Backing) else { return Ok(nothing) };
     if layers == 0 {
         return Ok(Status { zero: false, ..nothing });

@@ -151,7 +151,7 @@ pub(crate) async fn resize(io: Io<'_>, len: u64, preallocation: Preallocation) -
         None => io.node().driver().resize(io, len, preallocation).await,
     };
     result.map_err(|error| error.on_node(io.node().name()))?;
-    io.node().set_len(len);
+    io.node().set_len(io.node().driver().len_resized(io, len));
     Ok(())
 }
 

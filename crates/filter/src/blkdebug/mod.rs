@@ -378,6 +378,10 @@ impl Driver for BlkDebug {
         Box::pin(async move { io.file()?.resize(len, preallocation).await })
     }
 
+    fn len_resized(&self, io: Io<'_>, len: u64) -> u64 {
+        io.child(ChildKey::File).map_or(len, |file| file.len())
+    }
+
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {
         same_length::stage(request, Reopening::Nothing)
     }

@@ -116,12 +116,12 @@ async fn zero_from(
     target: &Target,
     len_bytes: u64,
 ) -> Result<u64> {
-    if request.has_backing()? {
-        return Ok(target.backing_bytes.unwrap_or(0));
-    }
     if request.is_target_zero && target.backing_bytes.is_some() {
         let text = "a target with a backing file does not read as zeroes";
         return Err(Error::new(Kind::InvalidInput, text).in_option("target-is-zero"));
+    }
+    if request.has_backing()? {
+        return Ok(target.backing_bytes.unwrap_or(0));
     }
     let keeps_contents = target.keeps_contents && target.cluster_bytes.is_none();
     let is_new = !request.skips_creation && !keeps_contents;

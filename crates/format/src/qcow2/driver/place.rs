@@ -111,7 +111,7 @@ impl Qcow2 {
             let Some(next) = next.filter(|_| reaches_end) else { break };
             let follows = before.map(|place| Allocated { at: place.at.plus(self.cluster.bytes()), ..place });
             let next_part = next.run(0, l2);
-            if next_part.0 != part || part == Part::Data && next.place() != follows {
+            if next_part.0 != part || next.place() != follows {
                 break;
             }
             count = next_part.1;
@@ -201,13 +201,24 @@ impl Qcow2 {
         if let Place::Child { child: ChildKey::File | ChildKey::DataFile, at, .. } = extent.place {
             extent.place = self.place_beside_holes(io, at).unwrap_or(extent.place);
         }
+        let spot = self.map.spot(range.start());
+        if let Place::Backing | Place::Zero { .. } = extent.place
+            && let Some(at) = self.space_at(spot)
+        {
+            extent.place = Place::Reserved { at, zero: extent.place != Place::Backing };
+        }
         if extent.place == Place::Ask {
-            let spot = self.map.spot(range.start());
             self.map.table(spot.slice)?;
             let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index));
             self.map.parse(spot, raw.unwrap_or_default())?;
         }
         Ok(extent)
+    }
+
+    /// The space in the file that a spot has, with data or without.
+    fn space_at(&self, spot: Spot) -> Option<HostOffset> {
+        let raw = self.map.slices.with(spot.slice, |slice| slice.raw(spot.index))?;
+        self.map.entry(spot, raw).ok()?.place()?.at.checked_add(spot.byte)
     }
 
     /// Data at `at` of the file that data is in.

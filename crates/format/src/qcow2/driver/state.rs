@@ -80,7 +80,7 @@ impl Qcow2 {
                 Some(buf)
             }
             Place::Zero { .. } => None,
-            Place::Load | Place::Stored { .. } | Place::Device { .. } => {
+            Place::Load | Place::Stored { .. } | Place::Reserved { .. } | Place::Device { .. } => {
                 unreachable!("a format answers a read with other places")
             }
         };
