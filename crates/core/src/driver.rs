@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | by requests, on any I/O thread | `locate`, `load_now` | look at what is in memory; no wait, no allocation when the answer is cached |
 //! | by requests, on any I/O thread | `press`, `unpress` | compute, for milliseconds; no wait |
-//! | by requests, on any I/O thread | `load`, `read`, `write`, `write_pressed`, `write_zeroes`, `discard`, `flush`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
+//! | by requests, on any I/O thread | `load`, `read`, `write`, `write_pressed`, `write_zeroes`, `discard`, `flush`, `read_state`, `write_state`, `resize`, `device_status` | read and write children, wait for resources of requests and for devices |
 //! | by plans, on the control thread | `grant`, `check` | compute, and nothing else |
 //! | by changes, on the control thread | `stage`, `change_bitmaps`, `store`, `close` | open, lock, allocate; do I/O (`store`); fail (not `close`) |
 //!
@@ -429,6 +429,19 @@ pub trait Driver: Any + Send + Sync {
     /// What it can do with internal snapshots; `None` if it has none.
     fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
         None
+    }
+
+    /// Reads the state of a machine that the image keeps beside its disk, from byte `at` of that state on. Where none was
+    /// written, the bytes are those that the format finds there.
+    fn read_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        let _ = at;
+        Box::pin(async move { (Err(unsupported(io, "read the state of a machine")), buf) })
+    }
+
+    /// Stores `buf` in the state of a machine, as far as `at` bytes from its start. The disk shows nothing of it.
+    fn write_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        let _ = at;
+        Box::pin(async move { (Err(unsupported(io, "keep the state of a machine")), buf) })
     }
 
     /// The node's own device, for protocol drivers.

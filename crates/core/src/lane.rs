@@ -115,6 +115,15 @@ impl<M: Mode> Ticket<'_, M> {
         self.run(work).await.with_buf()
     }
 
+    /// Fills `buf` from byte `at` of the state of a machine that the image keeps beside its disk, and gives it back. Its
+    /// contents are unspecified after an error.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the node's format keeps none; those of devices.
+    pub async fn read_state(&mut self, at: u64, buf: Buf) -> (Result<()>, Buf) {
+        self.run(Work::State { at, buf, writes: false }).await.with_buf()
+    }
+
     /// Every write of this user that was done before is on stable storage afterwards.
     pub async fn flush(&mut self) -> Result<()> {
         self.run(Work::Flush).await.result
@@ -220,6 +229,18 @@ impl<M: Mode> Ticket<'_, M> {
         M: Writes,
     {
         self.run(Work::Pressed { pressed, buf, flags }).await.with_buf()
+    }
+
+    /// Stores `buf` at byte `at` of the state of a machine that the image keeps beside its disk, and gives it back. After an
+    /// error, any of the old and new bytes may be there.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the node's format keeps none, [`Kind::TooLarge`] past the largest state; those of devices.
+    pub async fn write_state(&mut self, at: u64, buf: Buf) -> (Result<()>, Buf)
+    where
+        M: Writes,
+    {
+        self.run(Work::State { at, buf, writes: true }).await.with_buf()
     }
 
     /// Makes `range` read as zeroes.

@@ -314,6 +314,14 @@ impl Driver for CopyOnRead {
         })
     }
 
+    fn read_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(through::read_state(io, at, buf))
+    }
+
+    fn write_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(through::write_state(io, at, buf))
+    }
+
     fn takes_compressed(&self) -> bool {
         true
     }

@@ -1,7 +1,8 @@
-//! Where the bytes of a filter are that reads and writes them itself.
+//! Where the bytes of a filter are that reads and writes them itself; the state of a machine, which the child keeps.
 
 use drystone_base::{Error, GuestRange, HostOffset, Kind, Result};
-use drystone_core::driver::{Access, Extent, Place, Tail};
+use drystone_buf::Buf;
+use drystone_core::driver::{Access, BufResult, Extent, Place, Tail};
 use drystone_core::graph::node::ChildKey;
 use drystone_core::request::io::Io;
 
@@ -16,4 +17,18 @@ pub(crate) fn locate(io: Io<'_>, range: GuestRange, access: Access) -> Result<Ex
         Access::Status => Place::Child { child: ChildKey::File, at, tail: Tail::Zeroes, transparent: true },
     };
     Ok(Extent { len: range.len(), place })
+}
+
+pub(crate) async fn read_state(io: Io<'_>, at: u64, buf: Buf) -> BufResult {
+    match io.file() {
+        Ok(file) => file.read_state(at, buf).await,
+        Err(error) => (Err(error), buf),
+    }
+}
+
+pub(crate) async fn write_state(io: Io<'_>, at: u64, buf: Buf) -> BufResult {
+    match io.file() {
+        Ok(file) => file.write_state(at, buf).await,
+        Err(error) => (Err(error), buf),
+    }
 }

@@ -267,6 +267,24 @@ impl Driver for Raw {
         })
     }
 
+    fn read_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            match io.file() {
+                Ok(file) => file.read_state(at, buf).await,
+                Err(error) => (Err(error), buf),
+            }
+        })
+    }
+
+    fn write_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            match io.file() {
+                Ok(file) => file.write_state(at, buf).await,
+                Err(error) => (Err(error), buf),
+            }
+        })
+    }
+
     fn grant(&self, child: ChildKey, role: Role, parent: ParentState) -> Grant {
         let _ = child;
         file_grant(role, parent)

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use drystone_base::planted::Mistake;
 
 /// How many seeds may be needed.
-pub(crate) const SEEDS_MAX: u64 = 1000;
+pub(crate) const SEEDS_MAX: u64 = 3000;
 
 /// How much is printed of what was found.
 const MESSAGE_CHARS_MAX: usize = 150;
@@ -53,7 +53,11 @@ const ALL: &[Planted] = &[
     Planted { mistake: Mistake::EdgeReused, name: "edge-reused", signs: LEFT },
     Planted { mistake: Mistake::TicketHeldOutside, name: "ticket-held-outside", signs: &[STUCK] },
     Planted { mistake: Mistake::FreedReused, name: "freed-reused", signs: &[BYTES] },
-    Planted { mistake: Mistake::MappingBeforeData, name: "mapping-before-data", signs: &[BYTES, CORRUPT] },
+    Planted {
+        mistake: Mistake::MappingBeforeData,
+        name: "mapping-before-data",
+        signs: &[BYTES, CORRUPT, "compressed data is damaged"],
+    },
     Planted {
         mistake: Mistake::CountsBeforeMapping,
         name: "counts-before-mapping",

@@ -21,9 +21,10 @@
 //! | `calendar` | [`LocalTime`]: a moment where the machine is |
 //! | [`path`] | what is done by name |
 //!
-//! Invariants: an I/O thread blocks in one place, its engine's turn; waking never blocks and never allocates; file I/O is
-//! never cancelled, and its buffer belongs to the operation until the kernel is done. Which thread code runs on is a
-//! parameter, never a thread-local. Does not know: graphs, formats, permissions, protocols.
+//! Invariants: an I/O thread blocks in one place, its engine's turn, unless it is one of a program that serves nobody
+//! ([`EngineKind`]); waking never blocks and never allocates; file I/O is never cancelled, and its buffer belongs to the
+//! operation until the kernel is done. Which thread code runs on is a parameter, never a thread-local. Does not know: graphs,
+//! formats, permissions, protocols.
 
 mod activation;
 mod calendar;

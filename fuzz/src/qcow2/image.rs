@@ -25,6 +25,7 @@ use drystone_format::qcow2::check::{Outcome, Source, check};
 use drystone_format::qcow2::driver::Qcow2;
 use drystone_format::qcow2::driver::caches::CacheOptions;
 use drystone_format::qcow2::driver::open::Qcow2Options;
+use drystone_format::qcow2::driver::passes::PassDiscard;
 use drystone_format::qcow2::feature::IncompatibleBit;
 use drystone_format::qcow2::header::Version;
 use drystone_testkit::client::{BackendClient, Target};
@@ -55,7 +56,7 @@ impl OpenImage {
         let disk = disk.clone();
         let options = Qcow2Options {
             read_only,
-            pass_discard: true,
+            pass_discard: PassDiscard::ALL,
             discard_keeps: false,
             guards_inactive: true,
             caches: CacheOptions::of_bytes(0),

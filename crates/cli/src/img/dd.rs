@@ -178,7 +178,8 @@ async fn copy(tool: &Tool, request: &Request) -> Result<()> {
         own: Own::ALL,
         flags: target.flags,
         offloads: false,
-        order: Order::Disk,
+        // A format gives out space in the order of writes.
+        order: if image.cluster_bytes().is_some() { Order::Disk } else { Order::Free },
         bytes_per_second: 0,
         salvages: false,
     };

@@ -58,11 +58,14 @@ impl Fault {
     }
 }
 
-/// The errno of a request, as the C tool has it: what leaves the disk is an error of input and output.
+/// The errno of a request, as the C tool has it: what leaves the disk is an error of input and output, what leaves the format is
+/// too large a file.
 pub(super) fn errno(error: &Error) -> i32 {
     const EIO: i32 = 5;
+    const EFBIG: i32 = 27;
     match error.kind() {
         Kind::OutOfRange => EIO,
+        Kind::TooLarge => EFBIG,
         _ => error.errno(),
     }
 }

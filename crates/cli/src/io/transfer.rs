@@ -34,6 +34,15 @@ impl Span {
             .ok_or_else(|| Error::new(Kind::OutOfRange, "the request ends past the largest possible disk"))
     }
 
+    /// In a disk of `len` bytes: a user that may change the length writes inside of it all the same.
+    fn inside(self, len: u64) -> Result<GuestRange> {
+        let range = self.range()?;
+        if range.end().get() > len {
+            return Err(Error::new(Kind::OutOfRange, "the request leaves the disk"));
+        }
+        Ok(range)
+    }
+
     fn offset(self) -> Result<GuestOffset> {
         self.range().map(GuestRange::start)
     }
@@ -43,9 +52,24 @@ impl Span {
     }
 }
 
+/// What a command reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Disk,
+    /// `-b`: what the image keeps of a machine.
+    State,
+}
+
+impl Of {
+    fn asked(words: &Words) -> Self {
+        if words.has('b') { Self::State } else { Self::Disk }
+    }
+}
+
 /// What is done with bytes that were read.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
+    of: Of,
     span: Span,
     style: Style,
     /// The byte that is expected, and where, from the start of what was read.
@@ -56,6 +80,8 @@ struct Reading {
 /// What is written.
 enum Payload {
     Bytes(Buf, WriteFlags),
+    /// Into the state of a machine; whether it is on stable storage then.
+    State(Buf, bool),
     Zeroes(ZeroFlags),
 }
 
@@ -73,13 +99,13 @@ pub(super) async fn read(session: &mut Session<'_>, words: &Words) -> Result<(),
     if part_at.checked_add(part_len).is_none_or(|end| end > span.len_bytes) {
         return Err(Fault::Print("pattern verification range exceeds end of read data\n".into()));
     }
-    if words.has('b') {
+    let of = Of::asked(words);
+    if of == Of::State {
         demand_sectors(span)?;
-        return Err(no_machine_state("read"));
     }
     let part = Span { at: part_at, len_bytes: part_len };
     let expected = expected.map(|byte| (byte, part));
-    let reading = Reading { span, style: style(words), expected, dumps: words.has('v') };
+    let reading = Reading { of, span, style: style(words), expected, dumps: words.has('v') };
     read_now(session, reading, "read").await
 }
 
@@ -114,7 +140,7 @@ fn parts_to_read(words: &Words) -> Result<Reading, Fault> {
     };
     let span = Span { at: parse_len(at)?, len_bytes: parse_parts(parts)? };
     let expected = expected.map(|byte| (byte, Span { at: 0, ..span }));
-    Ok(Reading { span, style: style(words), expected, dumps: words.has('v') })
+    Ok(Reading { of: Of::Disk, span, style: style(words), expected, dumps: words.has('v') })
 }
 
 async fn read_now(session: &mut Session<'_>, reading: Reading, what: &str) -> Result<(), Fault> {
@@ -127,14 +153,20 @@ async fn read_now(session: &mut Session<'_>, reading: Reading, what: &str) -> Re
 /// Reads; also says how many nanoseconds it took.
 async fn fetch<M: Mode>(lane: &mut Lane, reader: &Backend<M>, reading: Reading) -> Result<(Buf, u64)> {
     let Span { at, len_bytes } = reading.span;
-    let offset = reading.span.offset()?;
+    let buf_len = reading.span.buf_len()?;
     let begin_ns = lane.local().now_ns();
     let mut ticket = lane.enter(reader).await;
+    if reading.of == Of::State {
+        let (result, buf) = ticket.read_state(at, Buf::zeroed(buf_len)).await;
+        drop(ticket);
+        return result.map(|()| (buf, lane.local().now_ns().saturating_sub(begin_ns)));
+    }
+    let offset = reading.span.offset()?;
     // What leaves the disk needs no memory.
     if at.saturating_add(len_bytes) > ticket.len() {
         return Err(Error::new(Kind::OutOfRange, "the request leaves the disk"));
     }
-    let (result, buf) = ticket.read(offset, Buf::zeroed(reading.span.buf_len()?)).await;
+    let (result, buf) = ticket.read(offset, Buf::zeroed(buf_len)).await;
     drop(ticket);
     result.map(|()| (buf, lane.local().now_ns().saturating_sub(begin_ns)))
 }
@@ -191,9 +223,6 @@ pub(super) async fn write(session: &mut Session<'_>, words: &Words) -> Result<()
     if has('b') || has('c') {
         demand_sectors(span)?;
     }
-    if has('b') {
-        return Err(no_machine_state("write"));
-    }
     let flags = session.image()?.flags();
     let fua = flags.fua || has('f');
     let payload = if has('z') {
@@ -203,8 +232,11 @@ pub(super) async fn write(session: &mut Session<'_>, words: &Words) -> Result<()
             Some(file) => load_pattern(file)?,
             None => vec![pattern.unwrap_or(FILL)],
         };
-        let flags = WriteFlags { fua, compressed: has('c'), ..flags };
-        Payload::Bytes(filled(span, &fill)?, flags)
+        let buf = filled(span, &fill)?;
+        match Of::asked(words) {
+            Of::State => Payload::State(buf, fua),
+            Of::Disk => Payload::Bytes(buf, WriteFlags { fua, compressed: has('c'), ..flags }),
+        }
     };
     write_now(session, span, payload, (style(words), "write")).await
 }
@@ -286,16 +318,20 @@ async fn write_now(
 
 /// Writes; says how many nanoseconds it took.
 async fn store(lane: &mut Lane, writer: &Backend<ReadWrite>, span: Span, payload: Payload) -> Result<u64> {
-    let range = span.range()?;
     let begin_ns = lane.local().now_ns();
     let mut ticket = lane.enter(writer).await;
-    // A user that may change the length writes inside of it all the same.
-    if range.end().get() > ticket.len() {
-        return Err(Error::new(Kind::OutOfRange, "the request leaves the disk"));
-    }
     match payload {
-        Payload::Bytes(buf, flags) => ticket.write(range.start(), buf, flags).await.0?,
-        Payload::Zeroes(flags) => ticket.write_zeroes(range, flags).await?,
+        Payload::State(buf, fua) => {
+            ticket.write_state(span.at, buf).await.0?;
+            if fua {
+                ticket.flush().await?;
+            }
+        }
+        Payload::Bytes(buf, flags) => {
+            let range = span.inside(ticket.len())?;
+            ticket.write(range.start(), buf, flags).await.0?;
+        }
+        Payload::Zeroes(flags) => ticket.write_zeroes(span.inside(ticket.len())?, flags).await?,
     }
     drop(ticket);
     Ok(lane.local().now_ns().saturating_sub(begin_ns))
@@ -374,8 +410,4 @@ fn demand_sectors(span: Span) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-fn no_machine_state(what: &str) -> Fault {
-    Fault::request(what, &Error::new(Kind::Unsupported, "there is no state of a machine"))
 }

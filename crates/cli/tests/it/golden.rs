@@ -425,6 +425,11 @@ fn golden_requests_are_made_and_reported_alike() {
 }
 
 #[test]
+fn golden_states_of_machines_are_kept_alike() {
+    check("io-state");
+}
+
+#[test]
 fn golden_rules_let_requests_fail_alike() {
     check("blkdebug");
 }

@@ -7,12 +7,14 @@
 //! Users of a disk may wait for a device as long as they like. Who changes the graph waits for them, and a device behind a
 //! peer that says nothing must not keep a node for ever: its driver ends the requests that the peer does not answer.
 //!
-//! Invariant: it hurries a bounded number of times, so a wait without an end is still one in which nothing happens.
+//! Invariants: it hurries a bounded number of times, so a wait without an end is still one in which nothing happens; what is
+//! waited for is looked at when it was woken, never because time has passed, so a wake-up that somebody forgets is found out.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::graph::node::Node;
 use crate::runtime::{LocalFuture, LocalRef};
@@ -37,14 +39,43 @@ pub(crate) async fn hurrying<T>(
     nodes: impl Fn() -> Vec<Arc<Node>>,
 ) -> T {
     let (mut work, mut patience) = (pin!(work), Patience::default());
+    let bell = Arc::new(Bell { has_rung: AtomicBool::new(true), behind: Mutex::new(Waker::noop().clone()) });
+    let waker = Waker::from(Arc::clone(&bell));
     poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
-        if polled.is_pending() {
-            patience.poll(local, cx, &nodes);
+        bell.behind().clone_from(cx.waker());
+        if bell.has_rung.swap(false, Ordering::AcqRel)
+            && let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(&waker))
+        {
+            return Poll::Ready(done);
         }
-        polled
+        patience.poll(local, cx, &nodes);
+        Poll::Pending
     })
     .await
+}
+
+/// Knows whether the work was woken, and wakes whoever waits for it.
+struct Bell {
+    has_rung: AtomicBool,
+    behind: Mutex<Waker>,
+}
+
+impl Bell {
+    fn behind(&self) -> MutexGuard<'_, Waker> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::Release);
+        let behind = self.behind().clone();
+        behind.wake();
+    }
 }
 
 impl Patience {

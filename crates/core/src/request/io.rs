@@ -170,6 +170,21 @@ impl<'t> Io<'t> {
         write::write(self, at, buf, flags).await
     }
 
+    /// Fills `buf` from byte `at` of the state of a machine that the node keeps.
+    pub async fn read_state(self, at: u64, buf: Buf) -> BufResult {
+        let (result, buf) = self.node.driver().read_state(self, at, buf).await;
+        (result.map_err(|error| error.on_node(self.node.name())), buf)
+    }
+
+    /// Stores `buf` at byte `at` of the state of a machine that the node keeps.
+    pub async fn write_state(self, at: u64, buf: Buf) -> BufResult {
+        if let Err(error) = self.demand_write(false) {
+            return (Err(error), buf);
+        }
+        let (result, buf) = self.node.driver().write_state(self, at, buf).await;
+        (result.map_err(|error| error.on_node(self.node.name())), buf)
+    }
+
     /// Makes `range` read as zeroes.
     pub async fn write_zeroes(self, range: GuestRange, flags: ZeroFlags) -> Result<()> {
         zero::write_zeroes(self, range, flags).await

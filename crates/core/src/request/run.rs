@@ -45,6 +45,12 @@ pub(crate) enum Work {
         buf: Buf,
         flags: WriteFlags,
     },
+    /// A read or write of a machine's state.
+    State {
+        at: u64,
+        buf: Buf,
+        writes: bool,
+    },
     Zero {
         range: GuestRange,
         flags: ZeroFlags,
@@ -235,6 +241,8 @@ async fn attempt(request: &Request, work: Work) -> (Outcome, Again) {
         Work::Pressed { pressed, buf, flags } => {
             keep(&mut back, crate::request::write::write_pressed(io, &pressed, buf, flags).await)
         }
+        Work::State { at, buf, writes: false } => keep(&mut back, io.read_state(at, buf).await),
+        Work::State { at, buf, writes: true } => keep(&mut back, io.write_state(at, buf).await),
         Work::Zero { range, flags } => io.write_zeroes(range, flags).await,
         Work::Discard(range) => io.discard(range).await,
         Work::Flush => crate::request::flush::flush(io).await,
@@ -265,6 +273,7 @@ enum Again {
     Read(GuestOffset, usize),
     Write(GuestOffset, WriteFlags, usize),
     Pressed(Pressed, WriteFlags, usize),
+    State(u64, bool, usize),
     Other(Work),
     /// It never steps back.
     Never,
@@ -275,9 +284,10 @@ impl Again {
     /// with the rest, and succeed.
     fn is_whole(&self, outcome: &Outcome) -> bool {
         match self {
-            Self::Read(_, len) | Self::Write(_, _, len) | Self::Pressed(_, _, len) => {
-                outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len)
-            }
+            Self::Read(_, len)
+            | Self::Write(_, _, len)
+            | Self::Pressed(_, _, len)
+            | Self::State(_, _, len) => outcome.buf.as_ref().is_some_and(|buf| buf.len() == *len),
             Self::Other(_) => true,
             Self::Never => false,
         }
@@ -290,6 +300,7 @@ impl Again {
             Self::Pressed(pressed, flags, _) => {
                 Work::Pressed { pressed, buf: buf.unwrap_or_else(Buf::empty), flags }
             }
+            Self::State(at, writes, _) => Work::State { at, buf: buf.unwrap_or_else(Buf::empty), writes },
             Self::Other(work) => work,
             Self::Never => unreachable!("what is never whole again does not come again"),
         }
@@ -304,6 +315,7 @@ impl Work {
             Self::Pressed { pressed, buf, flags } => {
                 return Again::Pressed(pressed.clone(), *flags, buf.len());
             }
+            Self::State { at, buf, writes } => return Again::State(*at, *writes, buf.len()),
             Self::Submitted(submitted) => {
                 return match submitted.again() {
                     (at, false, len) => Again::Read(at, len),
@@ -321,7 +333,10 @@ impl Work {
 
     pub(crate) fn into_buf(self) -> Option<Buf> {
         match self {
-            Self::Read { buf, .. } | Self::Write { buf, .. } | Self::Pressed { buf, .. } => Some(buf),
+            Self::Read { buf, .. }
+            | Self::Write { buf, .. }
+            | Self::Pressed { buf, .. }
+            | Self::State { buf, .. } => Some(buf),
             _ => None,
         }
     }
@@ -342,6 +357,8 @@ impl Work {
         match self {
             Self::Read { buf, .. } => (backend::Kind::Read, buf.len() as u64),
             Self::Write { buf, .. } | Self::Pressed { buf, .. } => (backend::Kind::Write, buf.len() as u64),
+            // Nothing of the disk.
+            Self::State { .. } => (backend::Kind::Other, 0),
             Self::Zero { range, .. } => (backend::Kind::Zero, range.len()),
             Self::Copy { source, .. } => (backend::Kind::Write, source.len()),
             Self::Discard(range) => (backend::Kind::Discard, range.len()),

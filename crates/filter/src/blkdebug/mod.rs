@@ -260,6 +260,14 @@ impl Driver for BlkDebug {
         })
     }
 
+    fn read_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(through::read_state(io, at, buf))
+    }
+
+    fn write_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(through::write_state(io, at, buf))
+    }
+
     fn read<'a>(&'a self, io: Io<'a>, at: GuestOffset, buf: Buf) -> LocalFuture<'a, BufResult> {
         Box::pin(async move {
             let range = GuestRange::new(at, buf.len() as u64);

@@ -49,6 +49,19 @@ impl BackendClient {
         ticket.resize(len, preallocation).await
     }
 
+    /// Bytes of the state of a machine.
+    pub async fn read_state(&mut self, at: u64, len: usize) -> Result<Vec<u8>> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        let (result, buf) = ticket.read_state(at, Buf::zeroed(len)).await;
+        result.map(|()| buf.as_slice().to_vec())
+    }
+
+    /// Stores bytes in the state of a machine.
+    pub async fn write_state(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let mut ticket = self.lane.enter(&self.backend).await;
+        ticket.write_state(at, Buf::copy_of(bytes)).await.0
+    }
+
     /// How the first part of `range` is allocated, through all layers.
     pub async fn status(&mut self, range: GuestRange) -> Result<Status> {
         let mut ticket = self.lane.enter(&self.backend).await;

@@ -93,6 +93,12 @@ impl<T: Target> Watched<T> {
 }
 
 impl Watched<BackendClient> {
+    /// Fills `range` of the state of a machine, of which the disk must show nothing.
+    pub async fn write_state(&mut self, range: GuestRange) -> Result<()> {
+        let stamp = self.model.borrow_mut().fresh_stamp();
+        self.target.write_state(range.start().get(), &stamp.bytes(range.start().get(), range.len())).await
+    }
+
     /// Sets the length, with space for what is new.
     pub async fn resize_with(&mut self, len: u64, preallocation: Preallocation) -> Result<()> {
         let resize = self.model.borrow_mut().begin_resize(len);

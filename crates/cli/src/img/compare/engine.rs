@@ -84,6 +84,7 @@ pub(super) async fn compare(tool: &Tool, disks: [&Disk<ReadOnly>; 2], is_strict:
         is_strict,
         stripes: Stripes::new(tool, len_bytes),
         pool: Pool::new(KEPT_BYTES),
+        known: Mutex::default(),
         first: Mutex::default(),
     });
     let own = Arc::clone(&shared);
@@ -104,12 +105,18 @@ struct Shared {
     is_strict: bool,
     stripes: Stripes,
     pool: Pool,
+    /// What each disk said last, and from where on: nobody asks again about a long hole. A far server takes its time to say.
+    known: Mutex<[Option<(u64, Status)>; 2]>,
     first: Mutex<Option<(u64, Difference)>>,
 }
 
 impl Shared {
     fn first(&self) -> MutexGuard<'_, Option<(u64, Difference)>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, [Option<(u64, Status)>; 2]> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn found(&self, at: u64, difference: Difference) {
@@ -167,12 +174,20 @@ impl<'s> Worker<'s> {
 
     /// How both are allocated from `at` on. A disk that has ended is zeroes.
     async fn statuses(&mut self, at: u64) -> Result<[Status; 2]> {
-        let lens = self.shared.lens;
-        let [one, two] = &mut self.lanes;
-        let [first, second] = &self.shared.backends;
-        let one = status(one, first, at, lens[0], self.shared.len_bytes).await?;
-        let two = status(two, second, at, lens[1], self.shared.len_bytes).await?;
-        Ok([one, two])
+        let Shared { lens, len_bytes, backends, .. } = self.shared;
+        let mut both = self.shared.known().map(|known| from_known(known, at));
+        for (status, (lane, (backend, len))) in
+            both.iter_mut().zip(self.lanes.iter_mut().zip(backends.iter().zip(lens)))
+        {
+            if status.is_none() {
+                *status = Some(ask(lane, backend, at, *len, *len_bytes).await?);
+            }
+        }
+        *self.shared.known() = both.map(|status| status.map(|status| (at, status)));
+        match both {
+            [Some(one), Some(two)] => Ok([one, two]),
+            _ => unreachable!("both were asked"),
+        }
     }
 
     /// Compares what is stored in one way in both images.
@@ -222,7 +237,14 @@ fn likeness(status: Status) -> impl PartialEq {
     (status.data, status.zero, status.allocated, status.compressed, status.offset.is_some())
 }
 
-async fn status(
+/// What is known from `at` on.
+fn from_known(known: Option<(u64, Status)>, at: u64) -> Option<Status> {
+    let (from, status) = known?;
+    let into = at.checked_sub(from).filter(|into| *into < status.len)?;
+    Some(Status { len: status.len - into, ..status })
+}
+
+async fn ask(
     lane: &mut Lane,
     backend: &Backend<ReadOnly>,
     at: u64,

@@ -24,6 +24,7 @@
 //! | `amend`, `recount` | another version of the format; refcounts of another width |
 //! | `mend` | the repair of an image that was not closed |
 //! | `snapshot`, `shared` | internal snapshots; clusters that several mappings use |
+//! | `state` | the state of a machine, behind the disk |
 //! | `read` | compressed clusters, parts of old clusters |
 //!
 //! Invariants: on disk, a mapping is never ahead of its data, nor of the count of its clusters; a count is never behind
@@ -63,6 +64,7 @@ mod shrink;
 mod snapshot;
 mod source;
 mod stage;
+mod state;
 mod store;
 mod table;
 mod write;
@@ -325,6 +327,21 @@ impl Driver for Qcow2 {
 
     fn snapshots(&self) -> Option<&dyn InternalSnapshots> {
         Some(self)
+    }
+
+    fn read_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let mut buf = buf;
+            let result = self.load_state(io, at, buf.as_mut_slice()).await;
+            (self.watch(io, result).await, buf)
+        })
+    }
+
+    fn write_state<'a>(&'a self, io: Io<'a>, at: u64, buf: Buf) -> LocalFuture<'a, BufResult> {
+        Box::pin(async move {
+            let (result, buf) = self.save_state(io, at, buf).await;
+            (self.watch(io, result).await, buf)
+        })
     }
 
     fn stage<'a>(&'a self, request: &'a StageRequest<'a>) -> LocalFuture<'a, Result<Box<dyn Staged>>> {

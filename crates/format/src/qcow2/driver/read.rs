@@ -234,7 +234,7 @@ impl Qcow2 {
 }
 
 /// Reads `len` bytes, zeroes past the end of the child; `None` if nothing of it is inside.
-async fn read_clamped(child: Io<'_>, at: GuestOffset, len: usize) -> Result<Option<Buf>> {
+pub(super) async fn read_clamped(child: Io<'_>, at: GuestOffset, len: usize) -> Result<Option<Buf>> {
     let Some(left) = child.len().checked_sub(at.get()).filter(|left| *left > 0) else { return Ok(None) };
     let inside = usize::try_from(left).unwrap_or(usize::MAX).min(len);
     let mut buf = Buf::zeroed(len);

@@ -168,7 +168,8 @@ impl Qcow2 {
         }
     }
 
-    async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
+    /// Makes the L1 table large enough for `len` bytes of guest offsets. With the size locked.
+    pub(super) async fn grow_l1(&self, io: Io<'_>, len: u64) -> Result<()> {
         let entries = usize::try_from(self.map.l2().l1_entries(len)).unwrap_or(usize::MAX);
         if entries <= self.map.l1_len() {
             return Ok(());

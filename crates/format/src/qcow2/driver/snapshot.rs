@@ -159,8 +159,8 @@ impl Qcow2 {
         let len = stored_len.unwrap_or(header.len_guest());
         let mut l1 = self.load_l1(io, table).await?;
         l1.iter_mut().for_each(|raw| *raw = entry::with_copied(*raw, false));
-        // What is behind the disk is the machine's state, which nobody looks for outside of its snapshot.
-        let entries = self.map.l2().l1_entries(len);
+        // What is behind the disk is the machine's state.
+        let entries = self.map.l2().l1_entries(len).max(l1.len() as u64);
         if entries * ENTRY_BYTES > L1_BYTES_MAX {
             return Err(Error::new(Kind::InvalidImage, "the internal snapshot's disk is too long"));
         }

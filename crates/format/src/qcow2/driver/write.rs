@@ -13,7 +13,7 @@
 //! Subclusters that the request does not touch stay what they are. Without subclusters, the cluster is the only one.
 
 use drystone_base::planted::{Mistake, is_planted};
-use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, Result};
+use drystone_base::{Error, GuestOffset, GuestRange, HostOffset, Kind, LEN_MAX, Result};
 use drystone_buf::Buf;
 use drystone_core::driver::{BufResult, WriteFlags};
 use drystone_core::request::event::Event;
@@ -258,8 +258,9 @@ impl Qcow2 {
         (at, len): (u64, u64),
     ) -> Result<Option<Buf>> {
         let Some(at) = GuestOffset::checked(at) else { return Ok(None) };
-        // Past the end of the disk there is nothing to preserve.
-        let len = len.min(io.len().saturating_sub(at.get()));
+        // Past the end of the disk there is nothing to preserve, except in the state of a machine.
+        let end = if at.get() < self.state_start(io.len()) { io.len() } else { LEN_MAX };
+        let len = len.min(end.saturating_sub(at.get()));
         self.old_bytes(io, at, before.entry(n), usize::try_from(len).unwrap_or(0)).await
     }
 

@@ -91,6 +91,10 @@ macro_rules! for_each_change {
             refcounts_become_lazy: new("c4K 64K"), "write 1K..2K; amend lazy; write 8K..9K; flush";
             is_emptied: new("c512 r64 128K").after("write 0..64K"), "write 100K..101K; empty; write 3K..4K; flush";
             discarded_clusters_keep_their_place: new("c4K 64K").passing().with(|o| o.discard_keeps = true).after("write 0..32K; press 40K..48K"), "discard 0..12K; flush; write 1K..2K; unmap 16K..24K & discard 40K..44K; flush; write 17K..20K; write 48K..52K";
+            a_state_grows_l1: new("c512 r64 64K").after("write 0..1K"), "write 1K..2K; state 0..3K; flush; state 1K+100 & write 40K..41K; flush; state 30K..34K";
+            a_state_beside_a_snapshot_and_other_lengths: new("c512 64K").after("write 0..4K; state 0..4K").snapshot(), "state 1K..2K; flush; grow 80K; write 70K..71K; state 512+512; flush; shrink 5K; state 0..1K; flush";
+            a_state_over_backing: new("64K").after("write 0..64K").overlay("c1K 20K"), "state 100..1K & write 1K..2K; flush; state 3K..9K";
+            a_state_in_a_data_file: new("data 64K").after("write 0..20K"), "state 0..5K; flush; write 21K..22K; grow 80K; state 0..1K; flush";
             everything_side_by_side: new("c512 r64 128K").after("write 0..32K").overlay("c512 r64 128K"), "write 1K..9K & zero 16K..20K & write 60K..64K & discard 4K..6K; flush & write 70K..72K; unmap 60K..62K & write 2K..3K; flush; write 100K..128K";
         }
     };

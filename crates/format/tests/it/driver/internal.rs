@@ -301,7 +301,7 @@ fn narrow_counts_refuse_a_snapshot_and_nothing_changes() {
 
 impl Chain {
     /// `take NAME`, `apply ID` or `delete ID`.
-    fn change_snapshots(&self, graph: &SimGraph<'_>, step: &str) -> Result<()> {
+    pub(super) fn change_snapshots(&self, graph: &SimGraph<'_>, step: &str) -> Result<()> {
         let words: Vec<String> = step.split_whitespace().map(str::to_owned).collect();
         self.alone(graph, async move |io| {
             let snapshots = io.node().driver().snapshots().unwrap();

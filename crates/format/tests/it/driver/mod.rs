@@ -10,6 +10,7 @@
 //! | `damage`, `ordeal` | images that are broken or were made to hurt |
 //! | `matrix` | every size of clusters, width of counts, version and depth |
 //! | `parallel`, `reopen` | what does not wait and does not grow; changes of mode and options |
+//! | `machine` | the state of a machine |
 //! | `load` | random requests from several threads |
 
 mod backing;
@@ -21,6 +22,7 @@ mod damage;
 mod internal;
 mod kind;
 mod load;
+mod machine;
 mod marked;
 mod matrix;
 mod ordeal;

@@ -6,6 +6,7 @@
 //! | `press RANGE` | new data, stored compressed |
 //! | `zero RANGE`, `unmap RANGE` | zeroes, which may not or may give up space |
 //! | `discard RANGE`, `flush`, `read RANGE` | |
+//! | `state RANGE` | new data in the state of a machine, behind the disk |
 //! | `grow LEN`, `shrink LEN`, `grow LEN MODE` | another length; `metadata`, `falloc` or `full` space for what is new |
 //! | `amend v2`, `amend v3`, `amend BITS`, `amend lazy` | likewise; to write after most of them, the image is opened again |
 //! | `bitmap ...` | of a persistent bitmap ([`tracked::action`]) |
@@ -156,6 +157,7 @@ async fn request(client: &mut Client, text: &str) -> Result<()> {
         ["write", at] => client.write(range(at), false).await,
         ["write", at, "fua"] => client.write(range(at), true).await,
         ["press", at] => client.write_compressed(range(at)).await,
+        ["state", at] => client.write_state(range(at)).await,
         ["zero", at] => client.write_zeroes(range(at), false).await,
         ["unmap", at] => client.write_zeroes(range(at), true).await,
         ["discard", at] => client.discard(range(at), DiscardRule::OldOrZero).await,
