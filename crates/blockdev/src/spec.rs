@@ -219,7 +219,7 @@ impl NodeSpec {
             Child::Node(name) => speaker.existing(name)?,
             Child::Unsaid | Child::None => {
                 let text = match driver {
-                    Some(_) => format!("the child '{file_key}' is missing"),
+                    Some(driver) => format!("driver '{driver}' needs a child '{file_key}', which is missing"),
                     None => "driver or file is missing".to_owned(),
                 };
                 return Err(Error::new(Kind::InvalidInput, text).in_option(file_key));

@@ -43,7 +43,7 @@ Changes a persistent bitmap of an image: which parts of the disk were written si
   bitmap [OPTION...] ACTION... IMAGE BITMAP
 
       --add                  make it: it follows every write from now on
-  -g, --granularity SIZE     with --add: bytes per bit (a cluster of the image, if that is 4 to 64 KiB)
+  -g, --granularity SIZE     with --add: bytes per bit (0: a cluster of the image, if that is 4 to 64 KiB)
       --remove               remove it
       --clear                nothing is dirty any more
       --enable, --disable    follow writes, or do not
@@ -102,7 +102,7 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
             "enable" => request.verbs.push(Verb::Enable),
             "disable" => request.verbs.push(Verb::Disable),
             "merge" => request.verbs.push(Verb::Merge(text(value)?.to_owned())),
-            "granularity" => request.granularity = Some(size_between(name, value, (1, SIZE_MAX))?),
+            "granularity" => request.granularity = Some(size_between(name, value, (0, SIZE_MAX))?),
             "source-file" => request.source = Some(value.to_owned()),
             _ => request.source_format = Some(text(value)?.to_owned()),
         }
@@ -161,7 +161,8 @@ async fn change(tool: &Tool, image: &ImageArgs, request: &Request, bitmap: Strin
     for verb in &request.verbs {
         if result.is_ok() {
             let (verb, bitmap) = (verb.clone(), bitmap.clone());
-            let (nodes, granularity) = ((disk.node, from), request.granularity);
+            // None at all, as the C tool has it, is the usual one.
+            let (nodes, granularity) = ((disk.node, from), request.granularity.filter(|bytes| *bytes > 0));
             let about = format!("cannot {} bitmap '{bitmap}'", verb.name());
             let done = tool.on_control(async move |task| act(task, verb, bitmap, nodes, granularity).await);
             result = done

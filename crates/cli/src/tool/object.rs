@@ -101,6 +101,10 @@ impl Secrets {
             return Err(Error::new(Kind::Unsupported, text).in_option("object"));
         }
         let id = options.take_text("id")?.ok_or_else(|| invalid("an object needs an 'id'"))?;
+        if !is_identifier(&id) {
+            let text = format!("'{id}' is no identifier: a letter, then letters, digits, '-', '.' and '_'");
+            return Err(invalid(&text));
+        }
         let object = if is_idle {
             None
         } else {
@@ -149,6 +153,11 @@ fn options(text: &str) -> Result<Options> {
         }
     }
     Ok(options)
+}
+
+fn is_identifier(id: &str) -> bool {
+    id.starts_with(|first: char| first.is_ascii_alphabetic())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
 }
 
 fn invalid(text: &str) -> Error {

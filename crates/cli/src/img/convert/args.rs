@@ -7,6 +7,7 @@ use drystone_blockdev::snapshots::Which;
 
 use crate::args::UsageError;
 use crate::args::getopt::{Flag, Getopt};
+use crate::args::list;
 use crate::args::number::{NumberError, parse_number, parse_size};
 use crate::img::Failure;
 use crate::img::create::NewImage;
@@ -136,6 +137,8 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Option<Request>, Failure> {
     let mut names = getopt.into_free();
     let (target, sources) = match (names.pop(), names) {
         (Some(target), sources) if !sources.is_empty() => (target, sources),
+        // Who asks what options there are needs no images.
+        (target, sources) if request.asks_for_options() => (target.unwrap_or_default(), sources),
         _ => return Err(usage(UsageError::Other("a source and a target are expected".into()))),
     };
     request.target = target;
@@ -212,6 +215,11 @@ impl Said {
 }
 
 impl Request {
+    /// Whether `-o help` asks for the options of new images.
+    fn asks_for_options(&self) -> bool {
+        !self.skips_creation && self.target_options.iter().any(|list| list::asks_for_help(list))
+    }
+
     /// Fails if options do not go together.
     ///
     /// # Errors

@@ -73,7 +73,8 @@ pub(super) fn run(args: Vec<OsString>, console: &mut Console) -> Result<u8, Fail
         return Ok(0);
     };
     if !request.skips_creation
-        && let Some(help) = NewImage::help(&request.target_format, &request.target_options)?
+        && let Some(help) =
+            NewImage::help(&request.target_format, &request.target_options, !request.sources.is_empty())?
     {
         console.print(help);
         return Ok(0);

@@ -203,11 +203,11 @@ impl NewImage {
     ///
     /// # Errors
     /// A format that there is not.
-    pub(super) fn help(format: &str, lists: &[String]) -> Result<Option<String>> {
+    pub(super) fn help(format: &str, lists: &[String], has_file: bool) -> Result<Option<String>> {
         if !lists.iter().any(|list| list::asks_for_help(list)) {
             return Ok(None);
         }
-        Ok(Some(table::help(Format::named(format)?, true)))
+        Ok(Some(table::help(Format::named(format)?, has_file)))
     }
 
     /// Sets the backing file.
