@@ -186,6 +186,7 @@
 //! | `Lane::enter` | `&mut Lane`, `&Backend` | I/O | waits for a gate; the ticket borrows the lane |
 //! | `Ticket::fork` | `&Ticket`, another `&mut Lane` | I/O | does not ask the gate |
 //! | `Ticket::read` | `&mut Ticket` | I/O | waits for devices and for other requests |
+//! | `Ticket::read_state` | `&mut Ticket` | I/O | waits for devices and for other requests |
 //! | `Ticket::copy_to` | `&mut Ticket`, another `&Backend<ReadWrite>` | I/O | waits for devices; enters the other disk if its gate is open, and does not wait for it |
 //! | `Ticket::flush` | `&mut Ticket` | I/O | waits for devices |
 //! | `Ticket::status` | `&mut Ticket` | I/O | waits for devices |
@@ -195,6 +196,7 @@
 //! | `Ticket::write` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::press` | `&Ticket<ReadWrite>` | I/O | computes for milliseconds |
 //! | `Ticket::write_pressed` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
+//! | `Ticket::write_state` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::write_zeroes` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::discard` | `&mut Ticket<ReadWrite>` | I/O | waits for devices and for other requests |
 //! | `Ticket::resize` | `&mut Ticket<ReadWrite>`, granted `RESIZE` | I/O | waits for devices and for other requests |
@@ -215,6 +217,8 @@
 //! | `Io::read_new` | `Io` | I/O | waits for devices and for other requests |
 //! | `Io::read_now` | `Io` | I/O | takes no wait: reads what memory has, or nothing |
 //! | `Io::write` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
+//! | `Io::read_state` | `Io` | I/O | waits for devices and for other requests |
+//! | `Io::write_state` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::write_zeroes` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::discard` | `Io` with `WRITE` | I/O | waits for devices and for other requests |
 //! | `Io::flush` | `Io` | I/O | waits for devices |
