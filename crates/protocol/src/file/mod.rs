@@ -62,11 +62,6 @@ struct Switches {
     unmaps: AtomicBool,
 }
 
-/// Length of the disk in a file of `len` bytes: whole sectors.
-fn len_of(file: &File, len: u64) -> u64 {
-    if file.is_block_device() { len } else { len.next_multiple_of(SECTOR_BYTES).min(LEN_MAX) }
-}
-
 impl HostFile {
     /// Opens the file or device. Nothing is locked before the node is claimed or in the graph.
     ///
@@ -83,7 +78,7 @@ impl HostFile {
         let file = File::open(local, &options.path, how).await?;
         check_kind(&file, options.kind)?;
         let len = file.len_bytes(local).await?;
-        let len = len_of(&file, len);
+        let len = if file.is_block_device() { len } else { len.next_multiple_of(SECTOR_BYTES).min(LEN_MAX) };
         let align = alignment(file.align_request_bytes());
         let request_alignment = align.map_err(|error| error.at_path(file.path()))?;
         let facts = NodeFacts { len, request_alignment, read_only: options.read_only };
@@ -167,10 +162,6 @@ impl Driver for HostFile {
 
     fn disk(&self) -> Option<&dyn Disk> {
         Some(&*self.image)
-    }
-
-    fn len_resized(&self, _io: Io<'_>, len: u64) -> u64 {
-        len_of(&self.image.file, len)
     }
 
     fn reserved_bytes(&self) -> Option<u64> {
